@@ -1,0 +1,71 @@
+"""Errors a user can mend, and how an entry point ends: one line on stderr and an exit status, no traceback."""
+
+import errno
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class UserError(Exception):
+    """Something outside the program is wrong. The message says what, the value, and what to do. Exit status 1."""
+
+
+class UsageError(UserError):
+    """The command line is wrong. Exit status 2."""
+
+
+class Stopped(Exception):
+    """The run was asked to end by a signal, and everything it needs to go on is written. Exit status 128 + signal."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.signum = signum
+
+
+def unknown_name(kind: str, name: str, available: Sequence[str]) -> str:
+    """A message such as: Unknown model 'r3d18'. Did you mean 'r3d_18'? Available: c3d, r3d_18."""
+    close = get_close_matches(name, available, n=1, cutoff=0.5)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Unknown {kind} '{name}'.{hint} Available: {', '.join(sorted(available))}."
+
+
+def run_cli(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs main(argv) and exits: 0 done (or main's own status), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    try:
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except UsageError as error:
+        status = _fail(str(error), 2)
+    except UserError as error:
+        status = _fail(str(error), 1)
+    except Stopped as stop:
+        status = _fail(str(stop), 128 + stop.signum)
+    except KeyboardInterrupt:
+        status = _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output went away, as in `... | head`
+        sys.stdout = None
+        status = 0
+    except OSError as error:
+        advice = ADVICE.get(error.errno)
+        if advice is None:
+            raise
+        status = _fail(f"{error.strerror}: {error.filename or 'a file of this run'}. {advice}", 1)
+    sys.exit(status)
+
+
+ADVICE = {
+    errno.ENOSPC: "Free some space on that disk, or choose another folder; what is written whole is kept.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, or choose another folder.",
+    errno.EROFS: "Choose a folder on a disk that can be written.",
+    errno.EACCES: "Choose a folder that you may write, or ask for the permission.",
+    errno.EPERM: "Choose a folder that you may write, or ask for the permission.",
+}
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

@@ -1,0 +1,123 @@
+"""Models register here by name, each with the input it wants and the settings under which it learns."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch.nn as nn
+
+from engine.errors import UsageError, unknown_name
+
+KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
+KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network wants to see. It travels with the weights; training, evaluation and inference read it here.
+
+    clip_len      frames in a clip, T
+    frame_stride  distance of a clip's frames, counted in frames of the source (after resampling, where fps is set)
+    fps           frame rate to which the source is resampled; None: the source's own
+    resize        (width, height) of the frames stored on disk, before cropping
+    crop_size     height and width of the square that the network gets
+    mean, std     per channel, RGB, for values in [0, 1]
+
+        clip_len=4, frame_stride=3   f..f..f..f   span 10
+    """
+
+    clip_len: int = 16
+    frame_stride: int = 1
+    fps: float | None = None
+    resize: tuple[int, int] = (171, 128)
+    crop_size: int = 112
+    mean: tuple[float, float, float] = KINETICS_MEAN
+    std: tuple[float, float, float] = KINETICS_STD
+
+    def __post_init__(self) -> None:
+        for name in ("clip_len", "frame_stride", "crop_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if self.crop_size > min(self.resize):
+            raise UsageError(
+                f"crop_size {self.crop_size} does not fit into frames of {self.resize[0]}x{self.resize[1]} (WxH). "
+                f"Choose a --crop-size of at most {min(self.resize)}."
+            )
+
+    @property
+    def span(self) -> int:
+        """Source frames from a clip's first to its last, both counted."""
+        return (self.clip_len - 1) * self.frame_stride + 1
+
+    def to_dict(self) -> dict:
+        """Plain lists and numbers, as checkpoints and config.json hold it."""
+        values = asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "InputSpec":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class TrainDefaults:
+    """Settings under which a bare `python train.py --model X` learns."""
+
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 5e-4
+    batch_size: int = 32
+    epochs: int = 60
+    warmup_epochs: float = 2.0
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    name: str
+    build: Callable[..., nn.Module]
+    input_spec: InputSpec
+    defaults: TrainDefaults
+
+
+MODELS: dict[str, ModelEntry] = {}
+
+
+def register_model(input_spec: InputSpec, **defaults) -> Callable:
+    """Decorator: puts build(num_classes) -> nn.Module under its function name into the registry.
+
+    `defaults` are fields of TrainDefaults.
+    """
+
+    def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        MODELS[build.__name__] = ModelEntry(build.__name__, build, input_spec, replace(TrainDefaults(), **defaults))
+        return build
+
+    return add
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The registered model, or a UsageError with the nearest name and the list."""
+    if name not in MODELS:
+        raise UsageError(unknown_name("model", name, sorted(MODELS)))
+    return MODELS[name]
+
+
+def list_models() -> list[str]:
+    return sorted(MODELS)
+
+
+def input_spec(name: str) -> InputSpec:
+    return model_entry(name).input_spec
+
+
+def create_model(name: str, num_classes: int, **options) -> nn.Module:
+    """A freshly initialised network that maps (B, 3, T, H, W) float to (B, num_classes) logits.
+
+    `options` go to the model's own function; an option that it does not know is a UsageError.
+    """
+    entry = model_entry(name)
+    known = set(inspect.signature(entry.build).parameters)
+    for option in options:
+        if option not in known:
+            raise UsageError(f"Model '{name}' has no option '{option}'.")
+    return entry.build(num_classes, **options)
