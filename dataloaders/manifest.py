@@ -1,0 +1,212 @@
+"""manifest.csv: one row a video, what was extracted, what was refused and why.
+
+Training and evaluation read it, never the folders. While a run extracts, finished rows go to manifest.partial.csv,
+one line each; when all are done they become manifest.csv at once.
+"""
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from engine.errors import UserError
+
+NAME = "manifest.csv"
+PARTIAL_NAME = "manifest.partial.csv"
+FRAME_NAME = re.compile(r"(?:image_|img_|frame_)?0*(\d+)\.jpe?g", re.IGNORECASE)
+PART_FOLDERS = ("train", "val", "test", "unused")
+
+
+@dataclass(frozen=True)
+class VideoRow:
+    """One video.
+
+    video        its path in the videos folder             label   its class (column "class")
+    folder       its frames, under the frames folder        group   the recording it was cut from
+    num_frames   JPEGs in the folder                        every   each every-th frame of the source is stored
+    width, height  of the stored frames                     fps     of the source; 0 where it is not known
+    status       "ok" or "refused", and the reason; an ok video may have one too (damaged places)
+    given        the part its folder gave it, or ""          split   the one that the folders show
+    pattern      name of frame i: "{:05d}.jpg", counted from `first`
+    """
+
+    video: str
+    label: str
+    group: str
+    folder: str
+    num_frames: int
+    every: int
+    quality: int
+    width: int
+    height: int
+    fps: float
+    source_width: int
+    source_height: int
+    source_bytes: int
+    status: str
+    reason: str
+    given: str
+    split: str
+    pattern: str = "{:05d}.jpg"
+    first: int = 1
+
+    def frame_name(self, index: int) -> str:
+        """File name of stored frame `index`, counted from 0."""
+        return self.pattern.format(self.first + index)
+
+
+COLUMNS = tuple("class" if field.name == "label" else field.name for field in fields(VideoRow))
+
+
+def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
+    """The rows of a manifest. A last line without its end (a run that was killed) is left out of a partial one."""
+    path = frames / name
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    if name == PARTIAL_NAME and not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+    lines = csv.reader(io.StringIO(text, newline=""))
+    header = next(lines, None)
+    if header is None and name == PARTIAL_NAME:
+        return []
+    if header is None or tuple(header) != COLUMNS:
+        raise UserError(f"{path} is not a manifest that this version reads. Delete it, and preprocess again.")
+    rows = []
+    for line in lines:
+        try:
+            rows.append(VideoRow(*(field.type(value) for field, value in zip(fields(VideoRow), line, strict=True))))
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {lines.line_num}: damaged ({error}). Delete the file, and preprocess again."
+            ) from error
+    return rows
+
+
+def write_manifest(frames: Path, rows: Iterable[VideoRow]) -> None:
+    """Sorted by video, written to a temporary name and renamed."""
+    temporary = frames / f"{NAME}.tmp"
+    temporary.write_text(_header() + "".join(map(_line, sorted(rows, key=lambda row: row.video))), **ENCODING)
+    temporary.replace(frames / NAME)
+
+
+class PartialManifest:
+    """Rows as they become ready, each flushed, so that a killed run loses no finished video."""
+
+    def __init__(self, frames: Path, rows: Iterable[VideoRow]):
+        path = frames / PARTIAL_NAME
+        path.write_text(_header() + "".join(map(_line, rows)), **ENCODING)
+        self.file = path.open("a", **ENCODING)
+
+    def add(self, row: VideoRow) -> None:
+        self.file.write(_line(row))
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+
+
+def _header() -> str:
+    return ",".join(COLUMNS) + "\n"
+
+
+def _line(row: VideoRow) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(astuple(row))
+    return buffer.getvalue()
+
+
+def is_complete(frames: Path) -> bool:
+    """Whether a preprocessing run has ended there."""
+    return (frames / NAME).is_file() and not (frames / PARTIAL_NAME).exists()
+
+
+def usable(rows: Iterable[VideoRow]) -> list[VideoRow]:
+    return [row for row in rows if row.status == "ok"]
+
+
+def index_frames(frames: Path) -> list[VideoRow]:
+    """Rows for a tree of frames that was made elsewhere: <frames>/[<train|val|test>/]<class>/<video>/<frame>.jpg.
+
+    Names may be 00001.jpg, image_00001.jpg, img_00001.jpg, frame1.jpg, or 0000{i}.jpg without a fixed width; they are
+    put in the order of their numbers, never of their letters. A gap in the numbers is an error that names the video.
+    """
+    import cv2
+
+    rows = []
+    for given, class_folder in _classes(frames):
+        for folder in sorted(path for path in class_folder.iterdir() if path.is_dir()):
+            pattern, first, count = _frame_pattern(folder)
+            image = cv2.imread(str(folder / pattern.format(first)))
+            if image is None:
+                raise UserError(f"{folder / pattern.format(first)} is not a JPEG that can be read.")
+            relative = folder.relative_to(frames).as_posix()
+            rows.append(
+                VideoRow(
+                    video=f"{class_folder.name}/{folder.name}",
+                    label=class_folder.name,
+                    group=f"{class_folder.name}/{folder.name}",
+                    folder=relative,
+                    num_frames=count,
+                    every=1,
+                    quality=0,
+                    width=image.shape[1],
+                    height=image.shape[0],
+                    fps=0.0,
+                    source_width=0,
+                    source_height=0,
+                    source_bytes=0,
+                    status="ok",
+                    reason="",
+                    given=given,
+                    split="",
+                    pattern=pattern,
+                    first=first,
+                )
+            )
+    if not rows:
+        raise UserError(f"{frames} has no frames in it: <class>/<video>/00001.jpg is what is looked for.")
+    return rows
+
+
+def _classes(frames: Path) -> list[tuple[str, Path]]:
+    folders = sorted(path for path in frames.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if folders and all(folder.name in PART_FOLDERS for folder in folders):
+        parts = [("" if part.name == "unused" else part.name, part) for part in folders]
+        return [(given, folder) for given, part in parts for folder in sorted(part.iterdir()) if folder.is_dir()]
+    return [("", folder) for folder in folders]
+
+
+def _frame_pattern(folder: Path) -> tuple[str, int, int]:
+    """(pattern, first number, number of frames) of a folder of frames."""
+    by_prefix: dict[str, dict[int, str]] = defaultdict(dict)
+    for path in folder.iterdir():
+        match = FRAME_NAME.fullmatch(path.name)
+        if match:
+            prefix = path.name[: len(path.name) - len(path.suffix)].rstrip("0123456789")
+            by_prefix[prefix + path.suffix][int(match.group(1))] = path.name
+    if not by_prefix:
+        raise UserError(f"{folder} has no frames named like 00001.jpg, image_00001.jpg or img_00001.jpg.")
+    names = max(by_prefix.values(), key=len)
+    numbers = sorted(names)
+    if numbers[-1] - numbers[0] + 1 != len(numbers):
+        missing = next(number for number in range(numbers[0], numbers[-1]) if number not in names)
+        raise UserError(f"{folder} lacks frame {missing}: it has {len(numbers)} frames up to number {numbers[-1]}.")
+    return _pattern_of(names, numbers), numbers[0], len(numbers)
+
+
+def _pattern_of(names: dict[int, str], numbers: list[int]) -> str:
+    """The format that gives every name: fixed width, no width, or a constant string of zeros in front."""
+    name = names[numbers[0]]
+    stem, suffix = name.rsplit(".", 1)
+    digits = len(stem) - len(stem.rstrip("0123456789"))
+    prefix = stem[: len(stem) - digits]
+    zeros = digits - len(str(numbers[0]))
+    for pattern in (f"{prefix}{{:0{digits}d}}.{suffix}", f"{prefix}{'0' * zeros}{{:d}}.{suffix}"):
+        if all(pattern.format(number) == names[number] for number in numbers):
+            return pattern
+    raise UserError(f"The frames beside {name} are named in more than one way ({names[numbers[-1]]}).")

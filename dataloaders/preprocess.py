@@ -1,0 +1,427 @@
+"""Videos -> folders of JPEG frames and a manifest.
+
+    python -m dataloaders.preprocess --dataset ucf101
+    python -m dataloaders.preprocess --dataset my/videos --size 80x60 --workers 8
+
+A video's folder appears whole or not at all. Stopped at any moment, the same command goes on where it was.
+"""
+
+import argparse
+import errno
+import os
+import queue
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from dataloaders import manifest
+from dataloaders.extract import Extracted, Extractor, extract_video
+from dataloaders.manifest import VideoRow
+from dataloaders.source import (
+    DEFAULT_SIZE,
+    DataSource,
+    SourceVideo,
+    class_folders,
+    find_source,
+    find_videos,
+    with_frames,
+)
+from dataloaders.splits import SPLITS, split_videos
+from dataloaders.video import VideoError, VideoReader
+from engine.console import count, duration, gigabytes, progress
+from engine.errors import ROOT, UserError, run_cli
+
+SHOWN_REFUSALS = 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How frames are stored: size (width, height), each every-th frame, JPEG quality 1 to 100."""
+
+    size: tuple[int, int] = DEFAULT_SIZE
+    every: int = 1
+    quality: int = 95
+
+    def __str__(self) -> str:
+        return f"{self.size[0]}x{self.size[1]}, every {self.every}, quality {self.quality}"
+
+
+def main(argv: Sequence[str]) -> None:
+    import mypath
+
+    args = parse_args(argv)
+    settings = Settings(args.size, args.every, args.quality)
+    source = with_frames(find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT), args.frames)
+    make_demo_videos(source)
+    preprocess(source, settings, args.split, args.workers)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dataloaders.preprocess", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", help="name in mypath.py, or a folder of class folders")
+    parser.add_argument("--frames", help="where the frames go (default: as mypath.py says, or FOLDER-frames)")
+    parser.add_argument("--split", choices=SPLITS, help="the split that the folders show (default: 1, given or random)")
+    parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
+    parser.add_argument("--size", type=size, default=DEFAULT_SIZE, help="stored frames, WxH (default: 171x128)")
+    parser.add_argument("--every", type=positive, default=1, help="keep each k-th frame (default: 1, all)")
+    parser.add_argument("--quality", type=percent, default=95, help="of the JPEGs, 1 to 100 (default: 95)")
+    return parser.parse_args(argv)
+
+
+def size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (positive(number) for number in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 171x128 (width x height)") from error
+    return width, height
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def percent(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 to 100")
+    return int(text)
+
+
+def make_demo_videos(source: DataSource) -> None:
+    """Generates the demo data set where it is asked for and not there yet."""
+    if source.name == "demo":
+        from dataloaders.demo import generate_demo
+
+        generate_demo(source.videos)
+
+
+def preprocess(
+    source: DataSource, settings: Settings, split: str | None = None, workers: int | None = None
+) -> list[VideoRow]:
+    """Extracts what is not extracted yet, and returns the whole manifest. Prints what it does and what it refused."""
+    videos = find_videos(source)
+    parts = split_videos(source, videos, split)
+    frames = source.frames_for(settings.size)
+    frames.mkdir(parents=True, exist_ok=True)
+
+    with only_one_run(frames):
+        old = _old_rows(frames, settings)
+        folders = _folders(videos, parts.parts)
+        present = {video.video: video for video in videos}
+        sizes = {video.video: (source.videos / video.video).stat().st_size for video in videos}
+        done = {row.video: row for row in old if row.video not in present or row.source_bytes == sizes[row.video]}
+        todo = [video for video in videos if video.video not in done]
+        _say_split(old, parts.name)
+        if not todo and manifest.is_complete(frames):
+            _say_nothing_to_do(frames, list(done.values()))
+            return list(done.values())
+
+        for video in todo:  # frames of a source that has changed, or of a run that was killed between two steps
+            shutil.rmtree(frames / folders[video.video], ignore_errors=True)
+        shutil.rmtree(frames / ".partial", ignore_errors=True)
+        partial = manifest.PartialManifest(frames, done.values())
+        start, num_bytes = time.monotonic(), 0
+        try:
+            results = _extract_all(source, frames / ".partial", todo, settings, workers)
+            for video, temporary, result in progress(results, len(todo), "Extracting", "videos"):
+                folder = frames / folders[video.video]
+                if result.refused:
+                    shutil.rmtree(temporary, ignore_errors=True)
+                else:
+                    folder.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.rename(folder)
+                num_bytes += result.num_bytes
+                done[video.video] = _row(video, folders[video.video], sizes[video.video], result, settings, parts.name)
+                partial.add(done[video.video])
+        except OSError as error:
+            raise _explain(error, frames, len(todo), len(done), num_bytes) from error
+        finally:
+            partial.close()
+            shutil.rmtree(frames / ".partial", ignore_errors=True)
+
+        rows = sorted(done.values(), key=lambda row: row.video)
+        manifest.write_manifest(frames, rows)
+        (frames / manifest.PARTIAL_NAME).unlink()
+        _say_summary(frames, rows, {video.video for video in todo}, num_bytes, time.monotonic() - start)
+        return rows
+
+
+@contextmanager
+def only_one_run(frames: Path) -> Iterator[None]:
+    """Holds the folder for this process. The lock goes with the process, however that ends."""
+    owner = frames / ".lock-owner"
+    try:
+        with FileLock(frames / ".lock", timeout=0):
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+            yield
+    except Timeout as error:
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        raise UserError(f"{who} is extracting into {frames} right now. Wait until it is done.") from error
+
+
+def _old_rows(frames: Path, settings: Settings) -> list[VideoRow]:
+    """Rows of earlier runs, which must have had the same settings."""
+    rows = {}
+    for name in (manifest.NAME, manifest.PARTIAL_NAME):
+        if (frames / name).is_file():
+            rows.update({row.video: row for row in manifest.read_manifest(frames, name)})
+    if not rows and _has_content(frames):
+        raise UserError(
+            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
+            "they are; to extract, choose another folder: --frames DIR"
+        )
+    for row in rows.values():
+        stored = Settings((row.width, row.height), row.every, row.quality)
+        if row.quality and stored != settings:
+            raise UserError(
+                f"{frames} holds frames at {stored}, and {settings} is asked for. "
+                "Choose another folder (--frames DIR), or delete that one."
+            )
+        if not row.quality:
+            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
+    return list(rows.values())
+
+
+def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
+    """Folder of each video. `a.avi` and `a.mp4` of one class keep their endings, `A.avi` beside `a.avi` too."""
+    stems = Counter((video.given, video.label, Path(video.video).stem.lower()) for video in videos)
+    folders = {}
+    for video in videos:
+        path = Path(video.video)
+        name = path.stem if stems[video.given, video.label, path.stem.lower()] == 1 else path.name
+        folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
+    return folders
+
+
+def _extract_all(
+    source: DataSource, temporary: Path, todo: Sequence[SourceVideo], settings: Settings, workers: int | None
+) -> Iterator[tuple[SourceVideo, Path, Extracted]]:
+    """Videos with the folder of their frames and what came of them, as they become ready. An OSError ends all."""
+    jobs: queue.SimpleQueue = queue.SimpleQueue()
+    results: queue.SimpleQueue = queue.SimpleQueue()
+    ending = threading.Event()
+    for number, video in enumerate(todo):
+        jobs.put((video, temporary / str(number)))
+
+    def work(extractor: Extractor) -> None:
+        try:
+            while not ending.is_set():
+                video, folder = jobs.get_nowait()
+                path = source.videos / video.video
+                result = extractor.extract(video=path, folder=folder, **asdict(settings))
+                results.put((video, folder, result))
+        except queue.Empty:
+            return
+        except BaseException as error:  # passed to the main thread, which ends the run
+            results.put((None, None, error))
+
+    extractors = [Extractor() for _ in range(min(workers or num_processors(), len(todo)))]
+    threads = [threading.Thread(target=work, args=(extractor,), daemon=True) for extractor in extractors]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in todo:
+            video, folder, result = results.get()
+            if video is None:
+                raise result
+            yield video, folder, result
+    finally:
+        ending.set()
+        for extractor in extractors:
+            extractor.close()
+        for thread in threads:
+            thread.join()
+
+
+def num_processors() -> int:
+    """Processors that this process may use (fewer than the machine has, in a container or under a scheduler)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _row(
+    video: SourceVideo, folder: str, source_bytes: int, result: Extracted, settings: Settings, split: str
+) -> VideoRow:
+    return VideoRow(
+        video=video.video,
+        label=video.label,
+        group=video.group,
+        folder="" if result.refused else folder,
+        num_frames=result.num_frames,
+        every=settings.every,
+        quality=settings.quality,
+        width=settings.size[0],
+        height=settings.size[1],
+        fps=round(result.fps, 6),
+        source_width=result.width,
+        source_height=result.height,
+        source_bytes=source_bytes,
+        status="refused" if result.refused else "ok",
+        reason=result.refused or result.note,
+        given=video.given,
+        split=split,
+    )
+
+
+def _explain(error: OSError, frames: Path, num_todo: int, num_done: int, num_bytes: int) -> Exception:
+    """A full disk, with the space that is still needed; any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    needed = f" (about {gigabytes(num_bytes / num_done * (num_todo - num_done))} more)" if num_bytes else ""
+    return UserError(
+        f"The disk of {frames} is full. What is extracted is kept: free some space{needed} and give the same command "
+        "again, or choose another folder (--frames DIR)."
+    )
+
+
+def _say_split(old: Sequence[VideoRow], split: str) -> None:
+    shown = {row.split for row in old}
+    if shown and shown != {split}:
+        print(
+            f"The folders go on showing split {', '.join(sorted(shown))}. Training on split {split} picks its videos "
+            "from the manifest; nothing needs to be extracted again."
+        )
+
+
+def _say_nothing_to_do(frames: Path, rows: Sequence[VideoRow]) -> None:
+    refused = sum(row.status == "refused" for row in rows)
+    also = f" ({refused} refused, see {frames / manifest.NAME})" if refused else ""
+    print(f"Nothing to do: {count(len(rows) - refused, 'video')} extracted in {frames}{also}.")
+
+
+def _say_summary(frames: Path, rows: Sequence[VideoRow], new: set[str], num_bytes: int, seconds: float) -> None:
+    extracted = [row for row in rows if row.video in new and row.status == "ok"]
+    refused = [row for row in rows if row.video in new and row.status == "refused"]
+    damaged = [row for row in extracted if row.reason]
+    print(
+        f"Extracted {count(len(extracted), 'video')}, {count(sum(row.num_frames for row in extracted), 'frame')}, "
+        f"{gigabytes(num_bytes)} into {frames} in {duration(seconds)}."
+    )
+    _say_reasons(refused, f"{count(len(refused), 'file')} refused:")
+    _say_reasons(damaged, f"{count(len(damaged), 'video')} used in spite of damage:")
+    for label in sorted({row.label for row in rows} - {row.label for row in rows if row.status == "ok"}):
+        print(f"Class {label} has no video that can be used.")
+    if not any(row.status == "ok" for row in rows):
+        raise UserError(f"None of the {count(len(rows), 'file')} can be used; the reasons are in the manifest.")
+
+
+def _say_reasons(rows: Sequence[VideoRow], title: str) -> None:
+    if rows:
+        print(title)
+        for row in rows[:SHOWN_REFUSALS]:
+            print(f"  {row.video}: {row.reason}")
+        if len(rows) > SHOWN_REFUSALS:
+            print(f"  ... and {len(rows) - SHOWN_REFUSALS} more, see the manifest's column 'reason'")
+
+
+def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:
+    """Before training or evaluation: extracts what is missing, after saying what that will take.
+
+    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are.
+    Raises UserError where the disk is too small.
+    """
+    frames = source.frames_for(size)
+    if manifest.is_complete(frames):
+        if _videos_changed(source, frames):
+            preprocess(source, stored_settings(frames), split)
+        return
+    if frames.is_dir() and not (frames / manifest.PARTIAL_NAME).exists() and _has_content(frames):
+        return
+
+    make_demo_videos(source)
+    settings = Settings(size)
+    need = estimate(source, settings)
+    print(
+        f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {count(need.num_videos, 'video')}, "
+        f"about {gigabytes(need.num_bytes)} and {duration(need.seconds)} into {frames}."
+    )
+    frames.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(frames).free
+    already = sum(1 for _ in frames.rglob("*.jpg")) * need.num_bytes / max(need.num_frames, 1)
+    if need.num_bytes - already > free:
+        raise UserError(
+            f"The disk of {frames} has {gigabytes(free)} free, which is too little. Free some space, or choose a "
+            "folder on another disk: --frames DIR"
+        )
+    preprocess(source, settings, split)
+
+
+def stored_settings(frames: Path) -> Settings:
+    """Settings of the frames that are there."""
+    row = manifest.read_manifest(frames)[0]
+    return Settings((row.width, row.height), row.every, row.quality)
+
+
+def _videos_changed(source: DataSource, frames: Path) -> bool:
+    """Whether a class folder of the videos is younger than the manifest: something was added or taken away."""
+    made = (frames / manifest.NAME).stat().st_mtime
+    if not source.videos.is_dir() or not stored_settings(frames).quality:
+        return False
+    return any(folder.stat().st_mtime > made for folder in [source.videos, *class_folders(source.videos)])
+
+
+def _has_content(folder: Path) -> bool:
+    return any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take, from a few videos tried."""
+
+    num_videos: int
+    num_frames: float
+    num_bytes: float
+    seconds: float
+
+
+def estimate(source: DataSource, settings: Settings, workers: int | None = None, num_samples: int = 12) -> Estimate:
+    """Extracts the beginning of a few videos, spread over the data set, and scales by the lengths in their headers."""
+    videos = find_videos(source)
+    samples = videos[:: max(len(videos) // num_samples, 1)][:num_samples]
+    num_frames = num_bytes = tried_frames = tried = 0
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, video in enumerate(samples):
+            path = source.videos / video.video
+            length = _header_frames(path)
+            start = time.monotonic()
+            result = extract_video(path, Path(folder) / str(number), **asdict(settings), limit=32)
+            if result.refused:
+                continue
+            seconds += time.monotonic() - start
+            tried += 1
+            tried_frames += result.num_frames
+            num_bytes += result.num_bytes
+            num_frames += max(length // settings.every, result.num_frames)
+    if not tried:
+        return Estimate(len(videos), 0.0, 0.0, 0.0)
+    total_frames = num_frames / tried * len(videos)
+    return Estimate(
+        num_videos=len(videos),
+        num_frames=total_frames,
+        num_bytes=total_frames * num_bytes / tried_frames,
+        seconds=total_frames * seconds / tried_frames / (workers or num_processors()),
+    )
+
+
+def _header_frames(path: Path) -> int:
+    """Frames as the header has them: good enough for an estimate, and for nothing else."""
+    try:
+        with VideoReader(path) as reader:
+            seconds = (reader.container.duration or 0) / 1e6
+            return reader.stream.frames or int(seconds * (reader.fps or 25))
+    except VideoError:
+        return 0
+
+
+if __name__ == "__main__":
+    run_cli(main)

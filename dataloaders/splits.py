@@ -1,0 +1,225 @@
+"""Which videos train, which validate, which test. A group (one recording) is never divided."""
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from dataloaders.source import DataSource, group_of, read_lines
+from engine.errors import UsageError, UserError
+
+SPLITS = ("1", "2", "3", "given", "random")
+TEST_FRACTION = 0.15
+VAL_FRACTION = 0.15
+SEED = 0  # of every split that is drawn: the same videos on every machine and in every run
+
+UCF101_TEST_GROUPS = {"1": range(1, 8), "2": range(8, 15), "3": range(15, 22)}
+UCF101_VAL_GROUPS = range(23, 26)  # no official split tests on them
+
+
+class Video(Protocol):
+    """What a split needs to know of a video: SourceVideo and VideoRow both have it."""
+
+    video: str
+    label: str
+    group: str
+    given: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """name; part of each video ("train", "val", "test" or "unused") by its relative path; a hash of who is where."""
+
+    name: str
+    parts: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def hash(self) -> str:
+        lines = "\n".join(f"{video} {part}" for video, part in sorted(self.parts.items()))
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def videos(self, part: str) -> list[str]:
+        return [video for video, its_part in self.parts.items() if its_part == part]
+
+
+def default_split(source: DataSource, videos: Iterable[Video]) -> str:
+    """1 for UCF101 and HMDB51; else what the folders give, else random."""
+    if source.layout in ("ucf101", "hmdb51"):
+        return "1"
+    return "given" if any(video.given for video in videos) else "random"
+
+
+def split_videos(source: DataSource, videos: Sequence[Video], split: str | None = None, val: str = "auto") -> Split:
+    """Gives each video its part.
+
+    val: "auto" takes validation videos out of the training list by whole groups (UCF101: groups 23-25); "none" trains
+    on the whole list. Raises UsageError for a split that the layout does not have, UserError for missing lists.
+    """
+    split = split or default_split(source, videos)
+    if split == "given":
+        parts, notes = _given_parts(source, videos), []
+    elif split == "random":
+        parts, notes = _random_parts(videos), []
+    elif source.layout == "ucf101":
+        parts, notes = _ucf101_parts(source, videos, split)
+    elif source.layout == "hmdb51":
+        parts, notes = _hmdb51_parts(source, videos, split)
+    else:
+        raise UsageError(
+            f"--split {split} is an official split of UCF101 or HMDB51; '{source.name}' is neither. "
+            "Use --split given (train/ val/ test/ folders) or --split random."
+        )
+
+    if "val" not in parts.values() and val == "auto":
+        notes += _hold_out_validation(source, videos, parts)
+    elif val == "none":
+        parts = {video: "train" if part == "val" else part for video, part in parts.items()}
+    return Split(split, parts, notes)
+
+
+def _ucf101_parts(source: DataSource, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
+    if source.splits is not None:
+        return _listed_parts(source, videos, read_ucf101_lists(source.splits, split))
+    tested = UCF101_TEST_GROUPS[split]
+    return {v.video: "test" if _group_number(source, v) in tested else "train" for v in videos}, []
+
+
+def _hmdb51_parts(source: DataSource, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
+    if source.splits is None:
+        raise UserError(
+            f"mypath.py names no 'splits' for '{source.name}'. HMDB51's splits are in its list files: fetch "
+            "test_train_splits.rar from the HMDB51 page, unpack it, and put the folder testTrainMulti_7030_splits "
+            "there."
+        )
+    return _listed_parts(source, videos, read_hmdb51_lists(source.splits, split))
+
+
+def _listed_parts(
+    source: DataSource, videos: Sequence[Video], listed: dict[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    parts = {video.video: listed.get(_key(video), "unused") for video in videos}
+    unlisted = [video.video for video in videos if _key(video) not in listed]
+    notes = []
+    if len(unlisted) == len(parts):
+        raise UserError(
+            f"None of the {len(parts)} videos of '{source.name}' stands in the lists in {source.splits} "
+            f"(first video: {unlisted[0]}). Is this the right folder of lists?"
+        )
+    if unlisted:
+        notes.append(f"{len(unlisted)} videos stand in no list and are unused (first: {unlisted[0]}).")
+    return parts, notes
+
+
+def _key(video: Video) -> str:
+    """<class>/<name without ending>: lists say .avi, the files may have been converted."""
+    return f"{video.label}/{Path(video.video).stem}"
+
+
+def read_ucf101_lists(folder: Path, split: str) -> dict[str, str]:
+    """{"<class>/<stem>": "train" | "test"} from trainlist0<split>.txt (`class/video.avi id`) and testlist0<split>.txt
+    (`class/video.avi`). The ids, which count from 1, are not needed: the class is the folder."""
+    listed = {}
+    for part in ("train", "test"):
+        path = folder / f"{part}list0{split}.txt"
+        if not path.is_file():
+            raise UserError(
+                f"There is no list {path}. mypath.py's 'splits' should be the folder ucfTrainTestlist of UCF101's "
+                "official download; with splits=None the rule that the lists follow is used."
+            )
+        for line in read_lines(path):
+            label, name = line.split()[0].split("/")
+            listed[f"{label}/{Path(name).stem}"] = part
+    return listed
+
+
+def read_hmdb51_lists(folder: Path, split: str) -> dict[str, str]:
+    """{"<class>/<stem>": "train" | "test" | "unused"} from <class>_test_split<split>.txt (`video.avi 1`, 2 or 0)."""
+    ending = f"_test_split{split}.txt"
+    paths = sorted(folder.glob(f"*{ending}")) if folder.is_dir() else []
+    if not paths:
+        raise UserError(
+            f"There are no lists *{ending} in {folder}. Fetch test_train_splits.rar from the HMDB51 page, unpack it, "
+            "and name the folder testTrainMulti_7030_splits in mypath.py's 'splits'."
+        )
+    listed = {}
+    for path in paths:
+        label = path.name.removesuffix(ending)
+        for line in read_lines(path):
+            name, digit = line.rsplit(maxsplit=1)
+            listed[f"{label}/{Path(name).stem}"] = {"1": "train", "2": "test"}.get(digit, "unused")
+    return listed
+
+
+def _group_number(source: DataSource, video: Video) -> int:
+    """UCF101's gNN, from the name: mypath may have given other groups."""
+    name_group = group_of(DataSource(source.name, source.videos, source.frames, "ucf101"), "", Path(video.video).stem)
+    return int(name_group.rsplit("g", 1)[1])
+
+
+def _given_parts(source: DataSource, videos: Sequence[Video]) -> dict[str, str]:
+    if not any(video.given for video in videos):
+        raise UsageError(
+            f"--split given: '{source.name}' has no train/ and test/ folders. Use --split random, which holds whole "
+            "groups out."
+        )
+    return {video.video: video.given or "unused" for video in videos}
+
+
+def _random_parts(videos: Sequence[Video]) -> dict[str, str]:
+    parts = dict.fromkeys((video.video for video in videos), "train")
+    _take_groups(videos, parts, "test", TEST_FRACTION)
+    _take_groups(videos, parts, "val", VAL_FRACTION)
+    return parts
+
+
+def _hold_out_validation(source: DataSource, videos: Sequence[Video], parts: dict[str, str]) -> list[str]:
+    if source.layout == "ucf101":
+        for video in videos:
+            if parts[video.video] == "train" and _group_number(source, video) in UCF101_VAL_GROUPS:
+                parts[video.video] = "val"
+        if "val" in parts.values():
+            return []
+    training = [video for video in videos if parts[video.video] == "train"]
+    _take_groups(training, parts, "val", VAL_FRACTION)
+    if "val" not in parts.values():
+        return ["Too few groups to hold some out for validation; the last epoch is kept."]
+    return []
+
+
+def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, fraction: float) -> None:
+    """Moves whole groups from training to `part` until each class has about `fraction` of its videos there, at least
+    one group a class, and never the last group that a class trains on."""
+    videos = [video for video in videos if parts[video.video] == "train"]
+    members: dict[str, list[Video]] = defaultdict(list)
+    for video in sorted(videos, key=lambda video: video.video):
+        members[video.group].append(video)
+
+    groups_left = Counter(label for group in members.values() for label in {video.label for video in group})
+    wanted = {
+        label: max(1.0, fraction * count) if groups_left[label] > 1 else 0.0
+        for label, count in Counter(video.label for video in videos).items()
+    }
+    order = sorted(members)
+    random.Random(f"{SEED} {part}").shuffle(order)
+    for group in order:
+        counts = Counter(video.label for video in members[group])
+        useful = sum(min(max(wanted[label], 0.0), count) for label, count in counts.items())
+        if 2 * useful < counts.total() or any(groups_left[label] <= 1 for label in counts):
+            continue
+        for video in members[group]:
+            parts[video.video] = part
+        for label, count in counts.items():
+            wanted[label] -= count
+            groups_left[label] -= 1
+
+
+def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:
+    """Groups with videos both in training or validation and in the test list. Official HMDB51 split 2 has one."""
+    seen: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        seen[video.group].add(split.parts[video.video])
+    return sorted(group for group, parts in seen.items() if "test" in parts and parts & {"train", "val"})

@@ -1,0 +1,117 @@
+"""The only reader of video files."""
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+
+from engine.errors import UserError
+
+# What people keep beside their videos. Everything else is tried as a video, and refused aloud when it is none.
+NO_VIDEO_SUFFIXES = frozenset(
+    ".txt .md .csv .tsv .json .xml .html .pdf .doc .docx .xls .xlsx .srt .vtt .ass .py .sh .ini .cfg .conf .log .db "
+    ".jpg .jpeg .png .bmp .tif .tiff .webp .svg .npy .npz .pkl .pth .mat .mp3 .wav .flac .aac .m4a .zip .rar .7z .tar "
+    ".gz .bz2 .xz .md5 .sha256 .part .tmp .ds_store".split()
+)
+
+
+class VideoError(UserError):
+    """This file cannot be used as a video. The message is the reason, without the file's name."""
+
+
+def is_video_name(path: Path) -> bool:
+    """False for hidden files (macOS writes `._clip.avi` beside clip.avi) and for endings that no video has."""
+    return not path.name.startswith(".") and path.suffix.lower() not in NO_VIDEO_SUFFIXES
+
+
+class VideoReader:
+    """An open video: its frames in the order in which they are shown, turned as a player turns them.
+
+    Frames come as the decoder puts them out. Time stamps are not looked at (in AVI files with B-frames they are not
+    in order) and the header's frame count is not believed (it is often too high): iterate to the end to know.
+
+    fps             frames a second, as the container states it; None where it does not
+    width, height   of the frames as shown (rotation applied)
+    num_damaged     packets so far that could not be decoded; their frames are missing from what came out
+
+    Raises VideoError: not a video, no video stream, nothing but damage. An unreadable file (missing, no permission)
+    is its OSError.
+    """
+
+    def __init__(self, path: Path | str, threads: str = "NONE"):
+        self.path = Path(path)
+        self.num_damaged = 0
+        try:
+            # Some files carry titles that are not UTF-8: no reason to refuse their pictures.
+            self.container = av.open(str(path), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EIO):
+                raise
+            raise VideoError(_why_not_opened(self.path)) from error
+
+        if not self.container.streams.video:
+            self.container.close()
+            raise VideoError("it has no video stream")
+
+        self.stream = self.container.streams.video[0]
+        self.stream.thread_type = threads
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.fps = float(rate) if rate else None
+        self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.close()
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        """Decoded frames; to_array(frame) gives the pixels, so that frames nobody wants cost no conversion."""
+        num_frames = 0
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                self.num_damaged += 1
+                continue
+            for frame in frames:
+                if num_frames == 0:
+                    turned = _quarter_turns(frame) % 2 == 1
+                    self.width, self.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+                num_frames += 1
+                yield frame
+
+        if num_frames == 0:
+            raise VideoError("no frame of it can be decoded")
+
+    def _packets(self) -> Iterator[av.Packet]:
+        try:
+            yield from self.container.demux(self.stream)
+        except av.error.FFmpegError:  # the file breaks off in the middle of a packet
+            self.num_damaged += 1
+
+
+def to_array(frame: av.VideoFrame, pixel_format: str = "rgb24") -> np.ndarray:
+    """-> (H, W, 3) uint8, turned as the file's rotation asks."""
+    pixels = frame.to_ndarray(format=pixel_format)
+    turns = _quarter_turns(frame)
+    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def decode_frames(path: Path | str, pixel_format: str = "rgb24", threads: str = "NONE") -> Iterator[np.ndarray]:
+    """Yields every frame of a video as (H, W, 3) uint8 in the order shown; see VideoReader for what it raises."""
+    with VideoReader(path, threads) as reader:
+        for frame in reader:
+            yield to_array(frame, pixel_format)
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns that show the frame upright; odd angles and nonsense count as none."""
+    rotation = frame.rotation
+    return (rotation // 90) % 4 if rotation % 90 == 0 and -360 <= rotation <= 360 else 0
+
+
+def _why_not_opened(path: Path) -> str:
+    return "the file is empty (0 bytes)" if path.stat().st_size == 0 else "it is not a video that can be opened"
