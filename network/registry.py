@@ -61,7 +61,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class TrainDefaults:
-    """Settings under which a bare `python train.py --model X` learns."""
+    """Settings under which a bare `python train.py --model X` learns.
+
+    from_scratch: what to tell a person who trains the model without pretrained weights.
+    """
 
     optimizer: str = "sgd"
     lr: float = 0.01
@@ -69,6 +72,7 @@ class TrainDefaults:
     batch_size: int = 32
     epochs: int = 60
     warmup_epochs: float = 2.0
+    from_scratch: str = ""
 
 
 @dataclass(frozen=True)

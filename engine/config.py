@@ -1,0 +1,173 @@
+"""TrainConfig: command line, config.json, checkpoint content and test fixture in one dataclass."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_type_hints
+
+from engine.errors import UsageError, UserError
+from network import InputSpec, model_entry
+
+RESUMABLE = ("resume", "epochs", "workers", "device")
+
+
+def flag(default: object, help_text: str, **options: object):
+    return field(default=default, metadata={"help": help_text, **options})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a training run does. A field is the flag, its default and its help.
+
+    None stands for "what the model (or the data set) brings"; resolved() puts the values in.
+    """
+
+    dataset: str | None = flag(None, "name in mypath.py, or a folder of class folders")
+    frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one")
+    model: str | None = flag(None, "name of the network; `python -m network` lists them")
+    split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
+    val: str = flag("auto", "validation videos: whole groups of the training list, or none", choices=("auto", "none"))
+    epochs: int | None = flag(None, "how often each video is seen")
+    batch_size: int | None = flag(None, "clips a step")
+    lr: float | None = flag(None, "peak learning rate")
+    weight_decay: float | None = flag(None, "of weights; norms and biases have none")
+    optimizer: str | None = flag(None, "", choices=("sgd", "adam", "adamw"))
+    schedule: str = flag("cosine", "cosine to zero, or step: a tenth at 50 %% and 75 %%", choices=("cosine", "step"))
+    warmup_epochs: float | None = flag(None, "epochs in which the learning rate rises to --lr")
+    clip_len: int | None = flag(None, "frames a clip")
+    frame_stride: int | None = flag(None, "distance of a clip's frames in the source")
+    crop_size: int | None = flag(None, "side of the square the network gets")
+    flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
+    weights: str | None = flag(None, "weights to begin with: a file, or a name such as kinetics400")
+    val_clips: int = flag(3, "clips a video in the validation after each epoch")
+    workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
+    device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
+    amp: str = flag("auto", "mixed precision; auto: bf16 on GPUs that have it", choices=("auto", "off", "bf16", "fp16"))
+    compile: bool = flag(False, "torch.compile the network")
+    seed: int = flag(0, "of weights, clips and order")
+    resume: str | None = flag(None, "go on with this run; needs nothing else")
+    name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)")
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("clip_len", 1),
+            ("frame_stride", 1),
+            ("crop_size", 1),
+            ("val_clips", 1),
+            ("workers", 0),
+            ("warmup_epochs", 0),
+            ("weight_decay", 0),
+            ("seed", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise UsageError(f"{_flag_name(name)} must be at least {least}, but is {value}.")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise UsageError(f"--lr must be greater than 0, but is {self.lr}.")
+        for entry in fields(self):
+            choices, value = entry.metadata.get("choices"), getattr(self, entry.name)
+            if choices and value is not None and value not in choices:
+                raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
+        if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
+            raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
+        if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
+            raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
+
+    def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int) -> "TrainConfig":
+        """The same with every None that a model or data set answers replaced by the answer."""
+        defaults = model_entry(self.model).defaults
+        epochs = self.epochs or defaults.epochs
+        warmup = self.warmup_epochs
+        return replace(
+            self,
+            epochs=epochs,
+            batch_size=self.batch_size or defaults.batch_size,
+            lr=self.lr or defaults.lr,
+            weight_decay=defaults.weight_decay if self.weight_decay is None else self.weight_decay,
+            optimizer=self.optimizer or defaults.optimizer,
+            # a default must not stand in the way of a short run
+            warmup_epochs=min(defaults.warmup_epochs, epochs / 4) if warmup is None else warmup,
+            clip_len=spec.clip_len,
+            frame_stride=spec.frame_stride,
+            crop_size=spec.crop_size,
+            flip=flip,
+            split=split,
+            workers=workers if self.workers is None else self.workers,
+        )
+
+    def adapt(self, spec: InputSpec) -> InputSpec:
+        """The spec with what the command line says of clip and crop."""
+        given = {
+            name: getattr(self, name)
+            for name in ("clip_len", "frame_stride", "crop_size")
+            if getattr(self, name) is not None
+        }
+        return replace(spec, **given)
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainConfig":
+        """From a checkpoint or config.json. A field of another version is an error that names it."""
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
+        return cls(**values)
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) -> TrainConfig:
+    """Command line -> TrainConfig. argparse itself ends with status 2 on an unknown flag or a wrong type."""
+    parser = argparse.ArgumentParser(
+        prog="python train.py", description="Trains a network on a data set and writes a run under run/."
+    )
+    types = get_type_hints(TrainConfig)
+    for entry in fields(TrainConfig):
+        options = {"dest": entry.name, "default": None, "help": _help(entry)}
+        kind = _plain_type(types[entry.name])
+        if kind is bool:
+            parser.add_argument(_flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
+        else:
+            choices = entry.metadata.get("choices")
+            parser.add_argument(
+                _flag_name(entry.name),
+                type=kind,
+                choices=choices,
+                metavar=None if choices else kind.__name__,
+                **options,
+            )
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+    if "resume" in given:
+        other = sorted(set(given) - set(RESUMABLE))
+        if other:
+            raise UsageError(
+                f"--resume goes on with the run's own settings; {_flag_name(other[0])} cannot be changed. "
+                "Only --epochs, --workers and --device can."
+            )
+        return TrainConfig(**given)
+    return TrainConfig(**{"dataset": default_dataset, "model": default_model} | given)
+
+
+def _help(entry) -> str:
+    text = entry.metadata["help"]
+    if entry.default not in (None, MISSING, False):
+        text += f" (default: {entry.default})"
+    return text.strip()
+
+
+def _flag_name(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _plain_type(hint) -> type:
+    return next(kind for kind in get_args(hint) if kind is not type(None)) if isinstance(hint, UnionType) else hint

@@ -1,0 +1,62 @@
+"""Which device a run uses, and in what precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from engine.errors import UsageError, UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """auto takes cuda, else mps, else cpu. Raises UserError for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: this PyTorch finds no GPU (driver missing, or a build without CUDA). Use --device cpu, or "
+            "leave the flag out."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no Apple GPU that PyTorch can use. Use --device cpu.")
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.")
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else "Apple GPU"
+
+
+def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision, None for full float32. auto: bf16 on a GPU that computes in it, else none."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError(f"--amp fp16 needs a CUDA device; this run is on {device.type}. Use --amp bf16 or off.")
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
+
+
+def cudnn_warning() -> str | None:
+    """cuDNN 9.8 to 9.14 computes Conv3d in bf16 and fp16 up to 4 times slower, and 9.8 to 9.10 wrong at times
+    (pytorch issues 163539, 166122, 166643, 174051)."""
+    found = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    if found is None or not 90800 <= found < 91500:
+        return None
+    return (
+        f"WARNING: cuDNN {found // 10000}.{found // 100 % 100} runs 3D convolutions in bf16/fp16 slowly or wrongly. "
+        "Install one from 9.15 on (pip install -U nvidia-cudnn-cu13), or train with --amp off."
+    )

@@ -1,0 +1,128 @@
+"""The answer drawn on a frame: the label with its probability, and below it a bar for each of the likeliest classes.
+
+OpenCV draws into the array; there is no window, and no display is needed.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+CAP_HEIGHT = 21  # pixels of a capital letter at font scale 1, in OpenCV 4 and 5
+
+# OpenCV 5 draws UTF-8 in a font of its own; OpenCV 4 draws strokes, and those for ASCII alone.
+DRAWS_UNICODE = int(cv2.__version__.split(".")[0]) >= 5
+
+READABLE = 320  # pixels of the shorter side from which text of a 20th of it can be read
+LARGEST = 4096  # pixels of the longer side up to which small frames are enlarged
+LINES_PER_SIDE = 24  # lines of text that would fit into the shorter side
+DARK, BAR, TEXT, QUIET = (26, 20, 16), (206, 132, 34), (255, 255, 255), (214, 214, 214)  # BGR
+
+
+def readable_factor(width: int, height: int) -> int:
+    """By which whole number a frame is enlarged so that text on it can be read: 1 from 320 pixels on.
+
+    160x120 -> 3 (480x360)      320x240 -> 2 (640x480)      1920x1080 -> 1
+    """
+    return max(min(-(-READABLE // min(width, height)), LARGEST // max(width, height)), 1)
+
+
+def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (factor * H, factor * W, 3) uint8"""
+    if factor == 1:
+        return frame
+    return cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+
+
+def panel_box(width: int, height: int, num_classes: int) -> tuple[int, int, int, int]:
+    """-> (left, top, right, bottom) of the panel with its header and num_classes bars.
+
+    It covers at most two thirds of the height: where that is too little, the last classes are left out. On a frame
+    that no line of text fits into (a few pixels wide and thousands high) it is empty.
+    """
+    line, gap = _line(width, height), _line(width, height) // 2
+    panel_width = min(width - 2 * gap, max(round(0.4 * width), 17 * line))
+    num_bars = min(num_classes, (2 * height // 3 - _header(line) - gap) // line)
+    if panel_width < 5 * line or num_bars < 0:
+        return 0, 0, 0, 0
+    padding = gap // 2 if num_bars else 0
+    return gap, gap, gap + panel_width, gap + _header(line) + num_bars * line + padding
+
+
+def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
+    """Draws into (H, W, 3) uint8 BGR. `top`: classes with their probabilities in [0, 1], the likeliest first."""
+    height, width = frame.shape[:2]
+    left, up, right, down = panel_box(width, height, len(top))
+    if right == left:
+        return
+    line = _line(width, height)
+    panel = frame[up:down, left:right]
+    _tint(panel, DARK, 0.68)
+
+    _write(panel[: _header(line)], *top[0], scale=0.84 * line / 30, bold=True)
+    num_bars = (down - up - _header(line)) // line
+    for number, (label, probability) in enumerate(top[:num_bars]):
+        bottom = _header(line) + (number + 1) * line
+        row = panel[bottom - line : bottom]
+        inset = max(line // 12, 1)
+        bar = row[inset : line - inset, line // 4 : panel.shape[1] - line // 4]
+        _tint(bar, (255, 255, 255), 0.07)
+        _tint(bar[:, : round(bar.shape[1] * probability)], BAR, 0.85)
+        _write(row, label, probability, scale=0.64 * line / 30)
+
+
+def _line(width: int, height: int) -> int:
+    """Height of a row in pixels."""
+    return max(min(width, height) // LINES_PER_SIDE, 14)
+
+
+def _header(line: int) -> int:
+    return 3 * line // 2
+
+
+def _tint(area: np.ndarray, color: tuple[int, int, int], opacity: float) -> None:
+    """Lays a colour over an area, in place."""
+    if area.size:
+        area[:] = cv2.addWeighted(area, 1 - opacity, np.full_like(area, color), opacity, 0)
+
+
+def _write(row: np.ndarray, label: str, probability: float, scale: float, bold: bool = False) -> None:
+    """The label at the left of a row, shortened to what fits, and its probability at the right."""
+    height, width = row.shape[:2]
+    thickness = max(round((2.4 if bold else 1.4) * scale), 2 if bold and DRAWS_UNICODE else 1)
+    padding, baseline = height // 3, (height + round(CAP_HEIGHT * scale)) // 2
+    percent = f"{100 * probability:.1f} %"
+    percent_left = width - padding - _text_width(percent, scale, thickness)
+    label = shorten(drawable(label), percent_left - 2 * padding, scale, thickness)
+    cv2.putText(row, label, (padding, baseline), FONT, scale, TEXT, thickness, cv2.LINE_AA)
+    cv2.putText(row, percent, (percent_left, baseline), FONT, scale, TEXT if bold else QUIET, thickness, cv2.LINE_AA)
+
+
+@lru_cache(maxsize=4096)
+def drawable(text: str, draws_unicode: bool = DRAWS_UNICODE) -> str:
+    """What OpenCV can draw of a text: all of it from version 5 on; before that ASCII, letters without their accents,
+    and ? for the rest."""
+    text = "".join(" " if unicodedata.category(letter).startswith("C") else letter for letter in text)
+    if draws_unicode:
+        return text
+    plain = (letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return "".join(letter if letter.isascii() else "?" for letter in plain)
+
+
+@lru_cache(maxsize=4096)
+def shorten(text: str, width: int, scale: float, thickness: int) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels with ... behind it."""
+    if _text_width(text, scale, thickness) <= width:
+        return text
+    for length in range(len(text) - 1, 0, -1):
+        short = text[:length].rstrip() + "..."
+        if _text_width(short, scale, thickness) <= width:
+            return short
+    return ""
+
+
+def _text_width(text: str, scale: float, thickness: int) -> int:
+    return cv2.getTextSize(text, FONT, scale, thickness)[0][0]

@@ -1,0 +1,40 @@
+"""The folders under run/."""
+
+import re
+from pathlib import Path
+
+from engine.errors import UserError
+
+
+def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
+    """run/<name>, or run/<stem>-NNN with the next free number. Another run may ask at the same moment."""
+    runs.mkdir(parents=True, exist_ok=True)
+    if name is not None:
+        try:
+            (runs / name).mkdir()
+        except FileExistsError as error:
+            raise UserError(
+                f"The run {runs / name} exists already. Choose another --name, or go on with it: --resume {name}"
+            ) from error
+        return runs / name
+    while True:
+        run_dir = runs / f"{stem}-{_next_number(runs, stem):03d}"
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            continue
+
+
+def _next_number(runs: Path, stem: str) -> int:
+    """Compared as numbers: run 1000 comes after run 999, and 10 after 9."""
+    numbers = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
+    return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
+
+
+def shown(path: Path) -> str:
+    """A path as one would type it here: relative where it lies below the current folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,84 @@
+"""The record of a run: TensorBoard for curves, metrics.jsonl a line an epoch."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensorboardX import SummaryWriter
+from tensorboardX.summary import hparams
+
+from network import InputSpec
+
+# shown as columns of TensorBoard's HPARAMS view; values come from the scalars of the same name
+HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/top5", "test/clip_top1")
+
+
+class Tracker:
+    """Writes one run's records. `first_step`: where a resumed run goes on; what was logged from there on is dropped."""
+
+    def __init__(self, run_dir: Path, first_step: int = 0):
+        self.run_dir = run_dir
+        self.writer = SummaryWriter(
+            str(run_dir), purge_step=first_step or None, filename_suffix=f".{os.getpid()}", flush_secs=10
+        )
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            if value is not None and not math.isnan(value):
+                self.writer.add_scalar(tag, value, step)
+
+    def epoch(self, record: dict) -> None:
+        """Adds a line to metrics.jsonl."""
+        with (self.run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def drop_epochs(self, first: int) -> None:
+        """Forgets the lines from epoch `first` on, which a resumed run writes again."""
+        path = self.run_dir / "metrics.jsonl"
+        if path.is_file():
+            kept = [record for record in read_metrics(self.run_dir) if record["epoch"] < first]
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+            temporary.replace(path)
+
+    def hparams(self, settings: dict) -> None:
+        """Settings into the HPARAMS view, through this run's own writer (add_hparams would make a second run)."""
+        plain = {key: value for key, value in settings.items() if isinstance(value, bool | int | float | str)}
+        for summary in hparams(plain, dict.fromkeys(HPARAM_METRICS, 0.0)):
+            self.writer.file_writer.add_summary(summary)
+
+    def clips(self, x: torch.Tensor, spec: InputSpec, step: int) -> None:
+        """A picture of the first clips as the network gets them: (B, 3, T, H, W) normalised."""
+        self.writer.add_image("input/train_clips", clip_sheet(x, spec), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames: int = 8) -> np.ndarray:
+    """(B, 3, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row a clip, time from left to right."""
+    clips = x[:num_clips].float().cpu()
+    picked = torch.linspace(0, clips.shape[2] - 1, min(num_frames, clips.shape[2])).round().long()
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
+    frames = ((clips[:, :, picked] * std + mean) * 255).round().clamp(0, 255).byte()  # (B, 3, F, H, W)
+    return np.concatenate([np.concatenate(list(clip), axis=1) for clip in frames.permute(0, 2, 3, 4, 1).numpy()])
+
+
+def read_metrics(run_dir: Path) -> list[dict]:
+    """The lines of metrics.jsonl; a last one that a killed run left half-written is left out."""
+    path = run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
