@@ -1,0 +1,248 @@
+"""Checkpoint -> accuracy on the videos of a data set's test list.
+
+    python evaluate.py run/r3d_18-ucf101-000
+    python evaluate.py run/r3d_18-ucf101-000/best.pth --num-clips 10 --crops 3 --temporal
+
+One answer a video: the softmax of N evenly spaced clips, averaged. Clip accuracy is another number and is named so.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import mypath
+from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
+from dataloaders.loader import ClipLoader
+from dataloaders.preprocess import ensure_frames, num_processors, positive
+from dataloaders.source import find_source, with_frames
+from dataloaders.splits import SPLITS
+from dataloaders.transforms import to_model_input
+from engine.checkpoint import TrainedModel, find_checkpoint, load_model
+from engine.console import count, progress
+from engine.device import autocast, pick_device
+from engine.errors import ROOT, UserError, run_cli
+from engine.metrics import topk_correct
+from engine.runs import shown
+from engine.tracking import Tracker
+from network import InputSpec
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies in percent, and what they were computed from.
+
+    top1, top5   of videos: softmax averaged over a video's clips; top5 is top-min(5, classes)
+    clip_top1    of single clips
+    loss         mean cross-entropy of clips
+    probs        (V, K) float64, a row a video       labels  (V,) class ids
+    """
+
+    top1: float
+    top5: float
+    clip_top1: float
+    loss: float
+    num_clips: int
+    probs: np.ndarray
+    labels: np.ndarray
+
+    def to_dict(self) -> dict:
+        return {
+            "top1": self.top1,
+            "top5": self.top5,
+            "clip_top1": self.clip_top1,
+            "loss": self.loss,
+            "num_videos": len(self.labels),
+            "num_clips": self.num_clips,
+        }
+
+
+def evaluate(
+    model: nn.Module,
+    loader: ClipLoader,
+    spec: InputSpec,
+    device: torch.device,
+    amp: torch.dtype | None = None,
+    clips_at_once: int = 32,
+    stop: Callable[[], bool] = lambda: False,
+    what: str = "Evaluating",
+) -> Evaluation | None:
+    """Runs every video of an EvalDataset through the network. None if `stop` says so between two batches.
+
+    The network is left in the mode it was in. Nothing is drawn at random, so the same weights give the same numbers.
+    """
+    was_training = model.training
+    model.eval()
+    probs, labels, clip_hits, clip_losses = [], [], [], []
+    try:
+        for clips, batch_labels, _ in progress(loader, len(loader), what, "batches"):
+            if stop():
+                return None
+            num_videos, num_clips = clips.shape[:2]
+            clips = clips.flatten(0, 1)  # (B * N, T, S, S, 3)
+            parts = []
+            for part in clips.split(clips_at_once):
+                with torch.inference_mode(), autocast(device, amp):
+                    parts.append(model(to_model_input(part.to(device, non_blocking=True), spec)))
+            logits = torch.cat(parts).float().cpu()  # (B * N, K)
+            clip_labels = batch_labels.repeat_interleave(num_clips)
+            clip_hits.append(topk_correct(logits, clip_labels))
+            clip_losses.append(F.cross_entropy(logits, clip_labels, reduction="none"))
+            probs.append(logits.double().softmax(1).view(num_videos, num_clips, -1).mean(1))  # (B, K)
+            labels.append(batch_labels)
+    finally:
+        model.train(was_training)
+
+    probs, labels = torch.cat(probs), torch.cat(labels)
+    assert len(labels) == len(loader.dataset), "each video once"
+    return Evaluation(
+        top1=100 * topk_correct(probs, labels).double().mean().item(),
+        top5=100 * topk_correct(probs, labels, 5).double().mean().item(),
+        clip_top1=100 * torch.cat(clip_hits).double().mean().item(),
+        loss=torch.cat(clip_losses).double().mean().item(),
+        num_clips=num_clips,
+        probs=probs.numpy(),
+        labels=labels.numpy(),
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse_args(argv)
+    device = pick_device(args.device)
+    for path in [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]:
+        trained = load_model(path)
+        trained.model.to(device, memory_format=torch.channels_last_3d)
+        frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
+        evaluate_checkpoint(path, trained, frame_set, args, device)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python evaluate.py", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="RUN|CHECKPOINT", help="a run's folder or .pth file")
+    parser.add_argument("--dataset", help="another data set than the run's, with the same classes")
+    parser.add_argument("--frames", help="folder of the extracted frames, where it is not the usual one")
+    parser.add_argument("--split", choices=SPLITS, help="another split than the run's")
+    parser.add_argument("--on", choices=("test", "val"), default="test", help="which videos (default: test)")
+    parser.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips a video (default: 10)")
+    parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1, the centre, or 3 (default: 1)")
+    parser.add_argument("--temporal", action="store_true", help="also with frames shuffled, reversed and frozen")
+    parser.add_argument("--batch-size", type=positive, default=32, help="clips at once (default: 32)")
+    parser.add_argument("--workers", type=positive, default=min(num_processors(), 8), help="threads that read clips")
+    parser.add_argument("--device", default="auto", help="cuda, mps, cpu (default: the best there is)")
+    return parser.parse_args(argv)
+
+
+def open_test_frames(trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None) -> FrameSet:
+    """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
+
+    Raises UserError where classes differ, and where the test list holds recordings that the checkpoint was trained on.
+    """
+    config = trained.checkpoint["config"]
+    source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT)
+    source = with_frames(source, frames or (config["frames"] if dataset is None else None))
+    ensure_frames(source, trained.input_spec.resize)
+    own_split = dataset is None and split in (None, config["split"])
+    frame_set = open_frames(
+        source, trained.input_spec, config["split"] if own_split else split, config["val"] if own_split else "auto"
+    )
+    if frame_set.classes != trained.classes:
+        raise UserError(_other_classes(trained.classes, frame_set))
+
+    seen_in_training = set(trained.checkpoint["split"]["training_groups"])
+    shared = sorted(seen_in_training & {row.group for row in frame_set.part("test")})
+    if shared and not own_split:
+        raise UserError(
+            f"This checkpoint was trained on {len(shared)} of the recordings that split {frame_set.split.name} tests "
+            f"on (first: {shared[0]}), so its accuracy there would mean nothing. Evaluate it on its own split, "
+            f"{trained.checkpoint['split']['name']}."
+        )
+    return frame_set
+
+
+def _other_classes(classes: list[str], frame_set: FrameSet) -> str:
+    if len(classes) != len(frame_set.classes):
+        return (
+            f"The checkpoint knows {count(len(classes), 'class')} ({classes[0]}, ...), and {frame_set.source.name} has "
+            f"{len(frame_set.classes)} ({frame_set.classes[0]}, ...). Evaluate it on the data set it was trained on."
+        )
+    place = next(i for i, pair in enumerate(zip(classes, frame_set.classes, strict=True)) if pair[0] != pair[1])
+    return (
+        f"Class {place} of the checkpoint is '{classes[place]}', and that of {frame_set.source.name} is "
+        f"'{frame_set.classes[place]}'. Evaluate it on the data set it was trained on."
+    )
+
+
+def evaluate_checkpoint(
+    path: Path, trained: TrainedModel, frame_set: FrameSet, args: argparse.Namespace, device: torch.device
+) -> dict[str, Evaluation]:
+    """Evaluates, prints, and leaves test.json and test/... tags in the run's folder. -> {frame order: Evaluation}"""
+    results = {}
+    for order in FRAME_ORDERS if args.temporal else FRAME_ORDERS[:1]:
+        dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips, args.crops, order)
+        if not len(dataset):
+            raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {args.on} videos.")
+        loader = ClipLoader(dataset, max(args.batch_size // args.num_clips, 1), args.workers)
+        results[order] = evaluate(
+            trained.model, loader, trained.input_spec, device, clips_at_once=args.batch_size, what=f"Evaluating {order}"
+        )
+
+    normal = results["normal"]
+    print(
+        f"{shown(path)} ({trained.name}) on {frame_set.source.name}, split {frame_set.split.name}, {args.on}: "
+        f"{count(len(normal.labels), 'video')}, {count(args.num_clips, 'clip')} x {count(args.crops, 'crop')}"
+    )
+    k = min(5, len(trained.classes))
+    print(
+        f"  video top-1  {normal.top1:6.2f}\n"
+        f"  video top-{k}  {normal.top5:6.2f}\n"
+        f"  clip top-1   {normal.clip_top1:6.2f}"
+    )
+    if args.temporal:
+        print("  video top-1 by order of the frames:")
+        for order, result in results.items():
+            print(f"    {order:10} {result.top1:6.2f}")
+    if args.on == "test":
+        _record(path, trained, frame_set, args, results)
+    return results
+
+
+def _record(
+    path: Path,
+    trained: TrainedModel,
+    frame_set: FrameSet,
+    args: argparse.Namespace,
+    results: dict[str, Evaluation],
+) -> None:
+    """test.json beside the checkpoint, and the tags test/... once for the same numbers."""
+    run_dir = path.parent
+    if not (run_dir / "config.json").is_file():
+        return
+    normal = results["normal"]
+    record = {
+        "checkpoint": path.name,
+        "dataset": frame_set.source.name,
+        "split": frame_set.split.name,
+        "num_clips": args.num_clips,
+        "crops": args.crops,
+        **normal.to_dict(),
+    }
+    if args.temporal:
+        record["temporal"] = {order: result.top1 for order, result in results.items()}
+    file = run_dir / "test.json"
+    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    if {**old, "temporal": None} != {**record, "temporal": None}:
+        tracker = Tracker(run_dir)
+        tags = {"test/top1": normal.top1, "test/top5": normal.top5, "test/clip_top1": normal.clip_top1}
+        tracker.scalars(tags, trained.checkpoint.get("step", 0))
+        tracker.close()
+
+
+if __name__ == "__main__":
+    run_cli(main)
