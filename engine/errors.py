@@ -35,6 +35,7 @@ def unknown_name(kind: str, name: str, available: Sequence[str]) -> str:
 
 def run_cli(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs main(argv) and exits: 0 done (or main's own status), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _raise_stopped)  # so that what was begun is cleared away
     try:
         status = main(sys.argv[1:]) or 0
         sys.stdout.flush()
@@ -55,6 +56,10 @@ def run_cli(main: Callable[[Sequence[str]], int | None]) -> None:
             raise
         status = _fail(f"{error.strerror}: {error.filename or 'a file of this run'}. {advice}", 1)
     sys.exit(status)
+
+
+def _raise_stopped(signum: int, _: object) -> None:
+    raise Stopped(signum, "Stopped by SIGTERM.")
 
 
 ADVICE = {

@@ -1,0 +1,274 @@
+"""A training run from its configuration or its checkpoint: everything the loop needs, in one place."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from dataloaders import build_loaders
+from dataloaders.dataset import FrameSet, open_frames
+from dataloaders.loader import ClipLoader
+from dataloaders.preprocess import ensure_frames, num_processors
+from dataloaders.source import DataSource, find_source, with_frames
+from dataloaders.splits import leaking_groups
+from engine.checkpoint import (
+    config_of,
+    find_checkpoint,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    versions,
+)
+from engine.config import TrainConfig
+from engine.console import count
+from engine.device import cudnn_warning, device_name, pick_amp, pick_device
+from engine.errors import ROOT, UserError
+from engine.metrics import Mean
+from engine.optim import Schedule, build_optimizer
+from engine.runs import create_run_dir, shown
+from engine.tracking import Tracker
+from network import InputSpec, create_model, input_spec, model_entry
+from network.weights import load_into, read_weights
+
+
+@dataclass
+class Progress:
+    """Where a run stands. step counts optimiser steps from the beginning; epochs are those trained and validated."""
+
+    epoch: int = 0
+    step: int = 0
+    best_top1: float | None = None
+    best_loss: float | None = None
+    bad_step: torch.Tensor | None = None  # on the device: first step with a loss that is no number, else -1
+    loss: Mean = field(default_factory=Mean)
+    top1: Mean = field(default_factory=Mean)
+
+
+@dataclass
+class Run:
+    """All that a run needs, made by begin_run or resume_run."""
+
+    config: TrainConfig
+    run_dir: Path
+    device: torch.device
+    amp: torch.dtype | None
+    spec: InputSpec
+    frame_set: FrameSet
+    train_loader: ClipLoader
+    val_loader: ClipLoader | None
+    model: nn.Module
+    forward: Callable[[torch.Tensor], torch.Tensor]  # the model, compiled where that was asked for
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    tracker: Tracker
+    pretrained: bool
+    progress: Progress
+    start: float
+
+
+def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
+    """Everything is checked before the run's folder is made, so that a mistake leaves nothing behind."""
+    device = pick_device(config.device)
+    amp = pick_amp(config.amp, device)
+    spec = input_spec(config.model)
+    source = with_frames(find_source(config.dataset, datasets, ROOT), config.frames)
+    weights = read_weights(config.weights, config.model) if config.weights else None
+    spec = config.adapt(weights.input_spec if weights and weights.input_spec else spec)
+
+    ensure_frames(source, spec.resize, config.split)
+    frame_set = open_frames(source, spec, config.split, config.val)
+    check_parts(frame_set)
+    config = replace(
+        config,
+        dataset=config.dataset if config.dataset in datasets else str(source.videos),
+        frames=str(source.frames) if config.frames else None,
+    ).resolved(spec, pick_flip(config, source), frame_set.split.name, min(num_processors(), 8))
+
+    torch.manual_seed(config.seed)
+    model = create_model(config.model, len(frame_set.classes))
+    if weights:
+        print(load_into(model, weights, frame_set.classes).table())
+    run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
+    config.save(run_dir / "config.json")
+    run = build_run(config, run_dir, device, amp, spec, frame_set, model, weights is not None, Progress())
+    describe(run)
+    run.tracker.hparams(run.config.to_dict())
+    return run
+
+
+def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
+    """A run as its last.pth left it; --epochs, --workers and --device may be others."""
+    path = find_checkpoint(given.resume, runs, "last.pth")
+    checkpoint = load_checkpoint(path)
+    if "optimizer" not in checkpoint:
+        raise UserError(f"{path} holds weights only. A run is resumed from its last.pth: --resume {path.parent}")
+    config = config_of(checkpoint)
+    config = replace(
+        config,
+        epochs=given.epochs or config.epochs,
+        workers=config.workers if given.workers is None else given.workers,
+        device=config.device if given.device == "auto" else given.device,
+    )
+    if checkpoint["epoch"] >= config.epochs:
+        raise UserError(
+            f"{path.parent} has done all its {count(config.epochs, 'epoch')}. To go on, give more: --epochs"
+        )
+
+    device = pick_device(config.device)
+    spec = InputSpec.from_dict(checkpoint["input_spec"])
+    source = with_frames(find_source(config.dataset, datasets, ROOT), config.frames)
+    ensure_frames(source, spec.resize, config.split)
+    frame_set = open_frames(source, spec, config.split, config.val)
+    if frame_set.split.hash != checkpoint["split"]["hash"] or frame_set.classes != checkpoint["classes"]:
+        raise UserError(
+            f"The videos of '{source.name}' or their division are not those this run began with, so it cannot go on "
+            "where it was. Begin a new run; --weights takes this one's best.pth."
+        )
+
+    model = create_model(config.model, len(frame_set.classes))
+    model.load_state_dict(checkpoint["model"])
+    progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
+    amp = pick_amp(config.amp, device)
+    pretrained = checkpoint["pretrained"]
+    run = build_run(config, path.parent, device, amp, spec, frame_set, model, pretrained, progress)
+    run.optimizer.load_state_dict(checkpoint["optimizer"])  # after the model has moved: its state goes along
+    run.scaler.load_state_dict(checkpoint["scaler"])
+    run.progress.loss.load(checkpoint["means"]["loss"])
+    run.progress.top1.load(checkpoint["means"]["top1"])
+    restore_random_state(checkpoint["random"])
+    run.tracker.drop_epochs(run.progress.epoch)
+    config.save(run.run_dir / "config.json")
+    describe(run)
+    print(f"Going on after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}.")
+    return run
+
+
+def build_run(
+    config: TrainConfig,
+    run_dir: Path,
+    device: torch.device,
+    amp: torch.dtype | None,
+    spec: InputSpec,
+    frame_set: FrameSet,
+    model: nn.Module,
+    pretrained: bool,
+    progress: Progress,
+) -> Run:
+    model.to(device, memory_format=torch.channels_last_3d)
+    torch.backends.cudnn.benchmark = True
+    train_loader, val_loader = build_loaders(
+        frame_set,
+        spec,
+        batch_size=config.batch_size,
+        val_clips=config.val_clips,
+        flip=config.flip,
+        seed=config.seed,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+    )
+    progress.loss, progress.top1 = Mean(device), Mean(device)
+    progress.bad_step = torch.full((), -1, device=device)
+    return Run(
+        config=config,
+        run_dir=run_dir,
+        device=device,
+        amp=amp,
+        spec=spec,
+        frame_set=frame_set,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        model=model,
+        forward=torch.compile(model) if config.compile else model,
+        optimizer=build_optimizer(model, config, pretrained),
+        schedule=Schedule(config, len(train_loader)),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
+        tracker=Tracker(run_dir, first_step=progress.step + 1 if progress.step else 0),
+        pretrained=pretrained,
+        progress=progress,
+        start=time.monotonic(),
+    )
+
+
+def checkpoint_content(run: Run, for_resume: bool) -> dict:
+    """Plain values and tensors: enough to predict; with for_resume, to go on to the same weights as without a stop."""
+    progress, split = run.progress, run.frame_set.split
+    training_groups = {row.group for part in ("train", "val") for row in run.frame_set.part(part)}
+    content = {
+        "model": run.model.state_dict(),
+        "ema": None,
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "best_top1": progress.best_top1,
+        "best_loss": progress.best_loss,
+        "config": run.config.to_dict(),
+        "input_spec": run.spec.to_dict(),
+        "classes": run.frame_set.classes,
+        "split": {"name": split.name, "hash": split.hash, "training_groups": sorted(training_groups)},
+        "pretrained": run.pretrained,
+        "versions": versions(),
+    }
+    if for_resume:
+        content |= {
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": run.schedule.state_dict(progress.step),
+            "scaler": run.scaler.state_dict(),
+            "means": {"loss": progress.loss.state(), "top1": progress.top1.state()},
+            "random": random_state(),
+        }
+    return content
+
+
+def check_parts(frame_set: FrameSet) -> None:
+    """Says what the split left over, and refuses one that leaves nothing to train on."""
+    for note in frame_set.split.notes:
+        print(f"Note: {note}")
+    if not frame_set.part("train"):
+        raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no training videos.")
+    if len(frame_set.classes) < 2:
+        raise UserError(f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. It takes two to learn.")
+    untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
+    if untrained:
+        print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")
+    leaking = leaking_groups(frame_set.split, frame_set.rows)
+    if leaking:
+        print(
+            f"WARNING: {count(len(leaking), 'recording')} with videos both in training and in test (first: "
+            f"{leaking[0]}): the test accuracy will be too good."
+        )
+
+
+def pick_flip(config: TrainConfig, source: DataSource) -> bool:
+    if config.flip is not None:
+        return config.flip
+    if source.flip is None:
+        print("Clips are not mirrored. If a mirrored video shows the same action here, add --flip.")
+    return bool(source.flip)
+
+
+def describe(run: Run) -> None:
+    """What is about to be trained, on what, where."""
+    config, spec, frame_set = run.config, run.spec, run.frame_set
+    videos = {part: len(frame_set.part(part)) for part in ("train", "val", "test", "unused")}
+    parts = ", ".join(f"{number:,} {part}" for part, number in videos.items() if number)
+    rate = f"{spec.fps:g} a second" if spec.fps else f"stride {spec.frame_stride}"
+    values = sum(parameter.numel() for parameter in run.model.parameters())
+    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {count(len(frame_set.classes), 'class')}")
+    print(f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos")
+    print(
+        f"Clips    {spec.clip_len} frames, {rate}, {spec.crop_size}x{spec.crop_size} of "
+        f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
+    )
+    print(
+        f"Training {count(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, batches of {config.batch_size}, "
+        f"on {device_name(run.device)}, {str(run.amp or torch.float32).removeprefix('torch.')}"
+    )
+    print(f"Run      {shown(run.run_dir)}")
+    advice = model_entry(config.model).defaults.from_scratch
+    if advice and not run.pretrained:
+        print(f"Note: {advice}")
+    if run.amp and cudnn_warning():
+        print(cudnn_warning())
