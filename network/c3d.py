@@ -1,0 +1,139 @@
+"""C3D: eight 3x3x3 convolutions, five poolings, three linear layers.
+
+Tran, Bourdev, Fergus, Torresani, Paluri: "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015.
+Space and time are treated alike, as VGG treats height and width; only the first pooling keeps all frames apart.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from engine.errors import UsageError, UserError
+from network.registry import InputSpec, register_model
+
+C3D_INPUT = InputSpec(clip_len=16, frame_stride=1, resize=(171, 128), crop_size=112)
+
+
+class C3D(nn.Module):
+    """(B, 3, 16, 112, 112) -> (B, num_classes) logits. Any other clip is a UserError: fc6 has 8192 inputs.
+
+    norm     None, as published, or what makes a layer out of a number of channels, such as nn.BatchNorm3d. It stands
+             between a convolution and its ReLU, and the convolution then has no bias, which the norm would cancel.
+    pool5    "ceil": Caffe's windows over 7 rows, [0 1][2 3][4 5][6 .], nothing but the far edge is cut short.
+             "symmetric": [. 0][1 2][3 4][5 6]. Many ports do this. The shape is the same, the values are not, so use it
+             only for weights that were trained this way.
+    dropout  after fc6 and fc7
+    """
+
+    head_name = "fc8"
+
+    def __init__(
+        self,
+        num_classes: int,
+        norm: Callable[[int], nn.Module] | None = None,
+        pool5: str = "ceil",
+        dropout: float = 0.5,
+    ):
+        super().__init__()
+        if pool5 not in ("ceil", "symmetric"):
+            raise UsageError(f"pool5 must be 'ceil' (Caffe's) or 'symmetric', but is '{pool5}'.")
+
+        def conv(in_channels: int, out_channels: int) -> nn.Conv3d:
+            return nn.Conv3d(in_channels, out_channels, kernel_size=3, padding=1, bias=norm is None)
+
+        def norm_or_nothing(channels: int) -> nn.Module:
+            return nn.Identity() if norm is None else norm(channels)
+
+        self.conv1, self.norm1 = conv(3, 64), norm_or_nothing(64)
+        self.conv2, self.norm2 = conv(64, 128), norm_or_nothing(128)
+        self.conv3a, self.norm3a = conv(128, 256), norm_or_nothing(256)
+        self.conv3b, self.norm3b = conv(256, 256), norm_or_nothing(256)
+        self.conv4a, self.norm4a = conv(256, 512), norm_or_nothing(512)
+        self.conv4b, self.norm4b = conv(512, 512), norm_or_nothing(512)
+        self.conv5a, self.norm5a = conv(512, 512), norm_or_nothing(512)
+        self.conv5b, self.norm5b = conv(512, 512), norm_or_nothing(512)
+
+        self.pool1 = nn.MaxPool3d((1, 2, 2))
+        self.pool = nn.MaxPool3d(2)
+        self.pool5 = nn.MaxPool3d(2, 2, ceil_mode=True) if pool5 == "ceil" else nn.MaxPool3d(2, 2, padding=(0, 1, 1))
+
+        self.fc6 = nn.Linear(512 * 1 * 4 * 4, 4096)
+        self.fc7 = nn.Linear(4096, 4096)
+        self.fc8 = nn.Linear(4096, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+        init_weights(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 16, 112, 112) -> (B, 4096): what fc7 says, rectified."""
+        check_size(x)
+
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = self.pool1(x)  # (B, 64, 16, 56, 56)
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = self.pool(x)  # (B, 128, 8, 28, 28)
+        x = F.relu(self.norm3a(self.conv3a(x)))
+        x = F.relu(self.norm3b(self.conv3b(x)))
+        x = self.pool(x)  # (B, 256, 4, 14, 14)
+        x = F.relu(self.norm4a(self.conv4a(x)))
+        x = F.relu(self.norm4b(self.conv4b(x)))
+        x = self.pool(x)  # (B, 512, 2, 7, 7)
+        x = F.relu(self.norm5a(self.conv5a(x)))
+        x = F.relu(self.norm5b(self.conv5b(x)))
+        x = self.pool5(x)  # (B, 512, 1, 4, 4)
+
+        x = x.flatten(1)  # (B, 8192), a clip stays a row
+        x = self.dropout(F.relu(self.fc6(x)))  # (B, 4096)
+        return F.relu(self.fc7(x))
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 4096) -> (B, num_classes) logits."""
+        return self.fc8(self.dropout(x))
+
+
+def check_size(x: torch.Tensor) -> None:
+    """A UserError unless x is (B, 3, 16, 112, 112)."""
+    size, clip_len = C3D_INPUT.crop_size, C3D_INPUT.clip_len
+    needed = (3, clip_len, size, size)
+    if x.ndim != 5 or tuple(x.shape[1:]) != needed:
+        raise UserError(
+            f"C3D got an input of {tuple(x.shape)}, but its fc6 needs (B, {', '.join(map(str, needed))}): "
+            f"{clip_len} frames (--clip-len {clip_len}) of {size}x{size} pixels (--crop-size {size})."
+        )
+
+
+def init_weights(model: C3D) -> None:
+    """Convolutions: He et al. 2015 (arXiv 1502.01852) over their inputs, so that eight without norms keep the signal's
+    size. Linear layers: the small Gaussians of the Caffe settings, 0.005 and 0.01 for fc8. He's would hand 4096
+    values of size 1, nearly the same ones for every clip, to fc8: its gradient then has a norm of 100 at the first step
+    and SGD throws the network off at a rate of 0.003. Biases begin at 0; Caffe's 1 belongs to inputs of 0 to 255.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01 if module is model.fc8 else 0.005)
+        if isinstance(module, nn.Conv3d | nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+# 0.003 is the authors' rate from scratch; at 0.01 the normed network's first steps jump to losses far above chance.
+DEFAULTS = {"optimizer": "sgd", "lr": 0.003, "weight_decay": 5e-4, "batch_size": 30, "epochs": 60, "warmup_epochs": 2.0}
+
+
+SLOW_START = "c3d has no normalisation layers and learns slowly from scratch. c3d_bn does better, and so does a start from --weights FILE."
+
+
+@register_model(C3D_INPUT, **DEFAULTS, from_scratch=SLOW_START)
+def c3d(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
+    return C3D(num_classes, norm=None, pool5=pool5, dropout=dropout)
+
+
+@register_model(C3D_INPUT, **DEFAULTS)
+def c3d_bn(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
+    return C3D(num_classes, norm=nn.BatchNorm3d, pool5=pool5, dropout=dropout)
