@@ -48,7 +48,6 @@ class Evaluation:
     top5: float
     clip_top1: float
     loss: float
-    num_clips: int
     probs: np.ndarray
     labels: np.ndarray
 
@@ -59,7 +58,6 @@ class Evaluation:
             "clip_top1": self.clip_top1,
             "loss": self.loss,
             "num_videos": len(self.labels),
-            "num_clips": self.num_clips,
         }
 
 
@@ -106,20 +104,22 @@ def evaluate(
         top5=100 * topk_correct(probs, labels, 5).double().mean().item(),
         clip_top1=100 * torch.cat(clip_hits).double().mean().item(),
         loss=torch.cat(clip_losses).double().mean().item(),
-        num_clips=num_clips,
         probs=probs.numpy(),
         labels=labels.numpy(),
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
+    """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each."""
     args = parse_args(argv)
     device = pick_device(args.device)
+    evaluations = []
     for path in [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]:
         trained = load_model(path)
         trained.model.to(device, memory_format=torch.channels_last_3d)
         frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
-        evaluate_checkpoint(path, trained, frame_set, args, device)
+        evaluations.append(evaluate_checkpoint(path, trained, frame_set, args, device))
+    return evaluations
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:

@@ -112,10 +112,10 @@ def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
             num_clips += len(labels)
             bar.update()
             if progress.step % LOG_EVERY == 0:
-                check_loss(run, lr)
+                check_loss(run)
                 run.tracker.scalars({"train/loss": loss.item(), "train/lr": lr}, progress.step)
     batches.close()
-    check_loss(run, run.schedule.factor(max(progress.step - 1, 0)) * config.lr)
+    check_loss(run)
     seconds = time.monotonic() - start
     return num_clips / seconds, waited / seconds
 
@@ -177,11 +177,12 @@ def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
     progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
 
 
-def check_loss(run: Run, lr: float) -> None:
+def check_loss(run: Run) -> None:
     """Ends the run where the loss has become nan or infinite, before any checkpoint holds the spoilt weights."""
     bad_step = int(run.progress.bad_step.item())
     if bad_step < 0:
         return
+    lr = run.schedule.factor(bad_step) * run.config.lr
     advice = f"Try a lower rate (--lr {run.config.lr / 10:g})"
     if run.amp == torch.float16:
         advice += ", --amp bf16"

@@ -33,11 +33,12 @@ def unknown_name(kind: str, name: str, available: Sequence[str]) -> str:
     return f"Unknown {kind} '{name}'.{hint} Available: {', '.join(sorted(available))}."
 
 
-def run_cli(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs main(argv) and exits: 0 done (or main's own status), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+def run_cli(main: Callable[[Sequence[str]], object]) -> None:
+    """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
     signal.signal(signal.SIGTERM, _raise_stopped)  # so that what was begun is cleared away
     try:
-        status = main(sys.argv[1:]) or 0
+        result = main(sys.argv[1:])
+        status = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except UsageError as error:
         status = _fail(str(error), 2)

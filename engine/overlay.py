@@ -16,7 +16,7 @@ CAP_HEIGHT = 21  # pixels of a capital letter at font scale 1, in OpenCV 4 and 5
 # OpenCV 5 draws UTF-8 in a font of its own; OpenCV 4 draws strokes, and those for ASCII alone.
 DRAWS_UNICODE = int(cv2.__version__.split(".")[0]) >= 5
 
-READABLE = 320  # pixels of the shorter side from which text of a 20th of it can be read
+READABLE = 320  # pixels of the shorter side from which a few lines of text can be read and leave room for the picture
 LARGEST = 4096  # pixels of the longer side up to which small frames are enlarged
 LINES_PER_SIDE = 24  # lines of text that would fit into the shorter side
 DARK, BAR, TEXT, QUIET = (26, 20, 16), (206, 132, 34), (255, 255, 255), (214, 214, 214)  # BGR
@@ -60,9 +60,9 @@ def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
         return
     line = _line(width, height)
     panel = frame[up:down, left:right]
-    _tint(panel, DARK, 0.68)
+    _tint(panel, DARK, 0.74)
 
-    _write(panel[: _header(line)], *top[0], scale=0.84 * line / 30, bold=True)
+    _write(panel[: _header(line)], *top[0], padding=line // 2, scale=0.84 * line / 30, bold=True)
     num_bars = (down - up - _header(line)) // line
     for number, (label, probability) in enumerate(top[:num_bars]):
         bottom = _header(line) + (number + 1) * line
@@ -71,12 +71,12 @@ def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
         bar = row[inset : line - inset, line // 4 : panel.shape[1] - line // 4]
         _tint(bar, (255, 255, 255), 0.07)
         _tint(bar[:, : round(bar.shape[1] * probability)], BAR, 0.85)
-        _write(row, label, probability, scale=0.64 * line / 30)
+        _write(row, label, probability, padding=line // 2, scale=0.66 * line / 30)
 
 
 def _line(width: int, height: int) -> int:
     """Height of a row in pixels."""
-    return max(min(width, height) // LINES_PER_SIDE, 14)
+    return max(min(width, height) // LINES_PER_SIDE, 16)
 
 
 def _header(line: int) -> int:
@@ -89,14 +89,15 @@ def _tint(area: np.ndarray, color: tuple[int, int, int], opacity: float) -> None
         area[:] = cv2.addWeighted(area, 1 - opacity, np.full_like(area, color), opacity, 0)
 
 
-def _write(row: np.ndarray, label: str, probability: float, scale: float, bold: bool = False) -> None:
+def _write(row: np.ndarray, label: str, probability: float, padding: int, scale: float, bold: bool = False) -> None:
     """The label at the left of a row, shortened to what fits, and its probability at the right."""
     height, width = row.shape[:2]
-    thickness = max(round((2.4 if bold else 1.4) * scale), 2 if bold and DRAWS_UNICODE else 1)
-    padding, baseline = height // 3, (height + round(CAP_HEIGHT * scale)) // 2
+    # OpenCV 5 has three weights that grow with the text, OpenCV 4 strokes of so many pixels
+    thickness = 1 + bold if DRAWS_UNICODE else max(round((3 if bold else 2) * scale), 1)
+    baseline = (height + round(CAP_HEIGHT * scale)) // 2
     percent = f"{100 * probability:.1f} %"
     percent_left = width - padding - _text_width(percent, scale, thickness)
-    label = shorten(drawable(label), percent_left - 2 * padding, scale, thickness)
+    label = shorten(drawable(label), percent_left - padding - height // 3, scale, thickness)
     cv2.putText(row, label, (padding, baseline), FONT, scale, TEXT, thickness, cv2.LINE_AA)
     cv2.putText(row, percent, (percent_left, baseline), FONT, scale, TEXT if bold else QUIET, thickness, cv2.LINE_AA)
 

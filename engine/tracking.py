@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ class Tracker:
 
     def __init__(self, run_dir: Path, first_step: int = 0):
         self.run_dir = run_dir
-        self.writer = SummaryWriter(
-            str(run_dir), purge_step=first_step or None, filename_suffix=f".{os.getpid()}", flush_secs=10
-        )
+        # TensorBoard reads a folder's files in the order of their names, which begin with the second; two writers of
+        # one second (training, then evaluation) must neither share a file nor change places.
+        suffix = f".{time.time_ns()}.{os.getpid()}"
+        self.writer = SummaryWriter(str(run_dir), purge_step=first_step or None, filename_suffix=suffix, flush_secs=10)
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         for tag, value in values.items():

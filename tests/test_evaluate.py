@@ -1,0 +1,195 @@
+"""Accuracy that can be believed: one answer a video, the same one every time."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+
+import evaluate as script
+import train
+from dataloaders.dataset import EvalDataset, open_frames
+from dataloaders.loader import ClipLoader
+from engine.config import TrainConfig
+from engine.errors import UserError
+from evaluate import evaluate
+from network import InputSpec, create_model
+from tests.test_engine import read_events
+from tests.test_train import TINY
+from tests.toy import make_toy_videos
+
+SPEC = InputSpec(clip_len=4, frame_stride=2, resize=(80, 60), crop_size=32)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def frame_set(toy_source, toy_frames):
+    return open_frames(toy_source, SPEC)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return create_model("r3d_10", 3)
+
+
+def run(model, frame_set, workers=2, batch=2, at_once=32, **views):
+    loader = ClipLoader(EvalDataset(frame_set, SPEC, "test", **views), batch, workers)
+    return evaluate(model, loader, SPEC, CPU, clips_at_once=at_once)
+
+
+def test_evaluation_is_deterministic_for_any_number_of_workers(model, frame_set):
+    """Trap 4: random crops in time and space, so that no two evaluations agree."""
+    first = run(model, frame_set, workers=0)
+    for workers in (0, 1, 4):
+        again = run(model, frame_set, workers=workers)
+        assert np.array_equal(first.probs, again.probs)
+        assert first.to_dict() == again.to_dict()
+
+
+def test_the_batch_size_changes_nothing(model, frame_set):
+    first = run(model, frame_set, batch=1, at_once=3)
+    for batch, at_once in ((2, 32), (5, 7), (6, 60)):
+        assert run(model, frame_set, batch=batch, at_once=at_once).probs == pytest.approx(first.probs, abs=1e-5)
+
+
+def test_evaluation_leaves_the_model_and_its_mode_as_they_were(model, frame_set):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    run(model, frame_set)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Scripted(nn.Module):
+    """Says for each clip in turn what it is told to say."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits, self.at = torch.tensor(logits), 0
+
+    def forward(self, x):
+        self.at += len(x)
+        return self.logits[self.at - len(x) : self.at]
+
+
+class Counted:
+    """2 videos of class 0 and 1, 3 clips each."""
+
+    clip_shape = (3, 2, 8, 8, 3)
+
+    def __len__(self):
+        return 2
+
+    def load(self, epoch, position, out):
+        out[:] = 0
+        return position, position
+
+
+def test_video_accuracy_averages_softmax_and_clip_accuracy_is_another_number():
+    """Trap 29: clip accuracy reported as video accuracy. A video is decided by the mean of its clips' softmax: neither
+    by their majority nor by the mean of their logits."""
+    logits = [
+        [6.0, 0.0],  # video 0: one sure clip outweighs two that are nearly undecided
+        [0.0, 0.1],
+        [0.0, 0.1],
+        [9.0, 0.0],  # video 1: by logits class 0 would win, by softmax class 1 does
+        [0.0, 4.0],
+        [0.0, 4.0],
+    ]
+    result = evaluate(Scripted(logits), ClipLoader(Counted(), 2, 0), SPEC, CPU)
+    assert (result.top1, result.clip_top1) == (100.0, 50.0)
+    expected = torch.tensor(logits).double().softmax(1).view(2, 3, 2).mean(1)
+    assert result.probs == pytest.approx(expected.numpy())
+
+
+def test_top5_of_three_classes_is_top3(model, frame_set):
+    assert run(model, frame_set).top5 == 100.0
+
+
+def test_loss_is_the_mean_over_clips():
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    result = evaluate(Scripted(logits.tolist()), ClipLoader(Counted(), 1, 0), SPEC, CPU)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    assert result.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-6)
+
+
+def test_it_stops_between_two_batches_when_asked(model, frame_set):
+    loader = ClipLoader(EvalDataset(frame_set, SPEC, "test"), 2, 2)
+    assert evaluate(model, loader, SPEC, CPU, stop=lambda: True) is None
+
+
+# as a script
+
+
+def test_the_script_prints_and_records_the_test_accuracy_once(toy_project, capsys):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    capsys.readouterr()
+    for _ in range(2):
+        script.main([str(run_dir), "--num-clips", "3", "--crops", "3"])
+    out = capsys.readouterr().out
+    assert "split 1, test: 6 videos, 3 clips x 3 crops" in out
+    assert out.count("video top-1") == 2
+    assert out.count("video top-3  100.00") == 2
+
+    record = json.loads((run_dir / "test.json").read_text())
+    assert (record["num_videos"], record["num_clips"], record["crops"]) == (6, 3, 3)
+    events = read_events(run_dir)
+    for tag in ("test/top1", "test/top5", "test/clip_top1"):
+        assert len(events.Scalars(tag)) == 1, tag
+    assert events.Scalars("test/top1")[0].value == pytest.approx(record["top1"], rel=1e-6)
+
+
+def test_training_never_touches_the_test_list(toy_project, monkeypatch):
+    parts = []
+    init = EvalDataset.__init__
+
+    def note(self, frame_set, spec, part="val", *args, **options):
+        parts.append(part)
+        init(self, frame_set, spec, part, *args, **options)
+
+    monkeypatch.setattr(EvalDataset, "__init__", note)
+    train.main(TrainConfig(**TINY | {"epochs": 1}))
+    assert parts == ["val"]
+
+
+def test_validation_videos_can_be_asked_for(toy_project, capsys):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    script.main([str(run_dir), "--on", "val", "--num-clips", "1"])
+    assert "val: 6 videos, 1 clip x 1 crop" in capsys.readouterr().out
+    assert not (run_dir / "test.json").exists(), "validation is no test result"
+
+
+def test_a_split_whose_test_recordings_were_trained_on_is_refused(toy_project):
+    """Trap 28: a fine-tuned model scored on another split, of which it has seen the test videos."""
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    with pytest.raises(UserError, match="trained on 6 of the recordings that split 2 tests on .*its own split, 1"):
+        script.main([str(run_dir), "--split", "2"])
+
+
+def test_a_data_set_with_other_classes_is_refused_by_name(toy_project, tmp_path):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    two = make_toy_videos(tmp_path / "two", classes=("Biking", "HammerThrow"), clips=1)
+    with pytest.raises(UserError, match=r"knows 3 classes \(Biking, ...\), and two has 2"):
+        script.main([str(run_dir), "--dataset", str(two)])
+    others = make_toy_videos(tmp_path / "others", classes=("Biking", "Hammering", "Yoyo"), clips=1)
+    with pytest.raises(UserError, match="Class 2 of the checkpoint is 'HammerThrow', and that of others is 'Yoyo'"):
+        script.main([str(run_dir), "--dataset", str(others)])
+
+
+def test_a_part_without_videos_is_named(toy_project):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "val": "none"}))
+    with pytest.raises(UserError, match="Split 1 of toy has no val videos"):
+        script.main([str(run_dir), "--on", "val"])
+
+
+def test_the_temporal_table_has_a_line_an_order(toy_project, capsys):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    capsys.readouterr()
+    script.main([str(run_dir), "--temporal", "--num-clips", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-4:]] == ["normal", "shuffled", "reversed", "frozen"]
+    assert set(json.loads((run_dir / "test.json").read_text())["temporal"]) == {
+        "normal", "shuffled", "reversed", "frozen",
+    }  # fmt: skip
