@@ -126,7 +126,9 @@ def init_weights(model: C3D) -> None:
 DEFAULTS = {"optimizer": "sgd", "lr": 0.003, "weight_decay": 5e-4, "batch_size": 30, "epochs": 60, "warmup_epochs": 2.0}
 
 
-SLOW_START = "c3d has no normalisation layers and learns slowly from scratch. c3d_bn does better, and so does a start from --weights FILE."
+SLOW_START = (
+    "c3d has no normalisation layers and learns slowly from scratch; c3d_bn does better, and so does --weights FILE."
+)
 
 
 @register_model(C3D_INPUT, **DEFAULTS, from_scratch=SLOW_START)

@@ -1,0 +1,207 @@
+"""Clips out of frame folders: random ones for training, evenly spaced ones for evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dataloaders import manifest
+from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, uniform_starts
+from dataloaders.manifest import VideoRow
+from dataloaders.source import DataSource, class_names, group_of
+from dataloaders.splits import Split, split_videos
+from dataloaders.transforms import crop_offsets, random_crop_offset
+from engine.errors import UserError
+from network.registry import InputSpec
+
+FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """A data set ready to be read: usable videos, classes in the order of their ids, and who trains and who tests."""
+
+    source: DataSource
+    frames: Path
+    rows: list[VideoRow]
+    classes: list[str]
+    split: Split
+
+    def part(self, name: str) -> list[VideoRow]:
+        """Rows of "train", "val", "test" or "unused", in the manifest's order."""
+        return [row for row in self.rows if self.split.parts[row.video] == name]
+
+
+def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto") -> FrameSet:
+    """Reads the manifest of the frames that fit the spec, and divides its videos.
+
+    Raises UserError where nothing is extracted, or at another size than the spec's.
+    """
+    frames = source.frames_for(spec.resize)
+    if not frames.is_dir():
+        raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
+    if not (frames / manifest.NAME).is_file() and not (frames / manifest.PARTIAL_NAME).is_file():
+        manifest.write_manifest(frames, manifest.index_frames(frames))
+    if not manifest.is_complete(frames):
+        raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")
+
+    rows = manifest.read_manifest(frames)
+    rows = [replace(row, group=group_of(source, row.label, Path(row.video).stem)) for row in rows]
+    usable = manifest.usable(rows)
+    if not usable:
+        raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
+    _check_size(source, frames, usable, spec)
+    classes = class_names(source, {row.label for row in rows})
+    return FrameSet(source, frames, usable, classes, split_videos(source, usable, split, val))
+
+
+def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec) -> None:
+    for row in rows:
+        if row.quality and (row.width, row.height) != spec.resize:
+            raise UserError(
+                f"{frames} holds frames of {row.width}x{row.height}; this model wants "
+                f"{spec.resize[0]}x{spec.resize[1]}. Choose another --frames folder for them. "
+                + _how_to_extract(source, spec)
+            )
+
+
+def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
+    dataset = source.videos if source.frames.parent == source.videos.parent else source.name
+    return (
+        "To extract: python -m dataloaders.preprocess "
+        f"--dataset {dataset} --size {spec.resize[0]}x{spec.resize[1]}"
+        + (" --frames DIR" if source.frames_given else "")
+    )
+
+
+class ClipSource:
+    """What training and evaluation share: where frames lie, and how a row's clips are cut."""
+
+    def __init__(self, frame_set: FrameSet, part: str, spec: InputSpec):
+        self.frames = frame_set.frames
+        self.rows = frame_set.part(part)
+        self.spec = spec
+        ids = {name: number for number, name in enumerate(frame_set.classes)}
+        self.labels = np.array([ids[row.label] for row in self.rows], dtype=np.int64)
+        self.steps = [_step(row, spec) for row in self.rows]
+        self.spans = [clip_span(spec.clip_len, step) for step in self.steps]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def frame_size(self, row: VideoRow) -> tuple[int, int]:
+        """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
+        return (row.width, row.height) if row.quality else self.spec.resize
+
+    def read_clip(self, number: int, indices: np.ndarray, offset: tuple[int, int], out: np.ndarray) -> None:
+        """Fills out (T, S, S, 3) uint8 RGB with the frames at `indices` of video `number`, cropped at (top, left)."""
+        row, (top, left), size = self.rows[number], offset, self.spec.crop_size
+        folder = self.frames / row.folder
+        resize = None if row.quality else self.spec.resize
+        first_at: dict[int, int] = {}
+        for place, index in enumerate(indices.tolist()):
+            if index in first_at:  # a short video repeats
+                out[place] = out[first_at[index]]
+                continue
+            image = read_frame(folder / row.frame_name(index), resize)
+            out[place] = image[top : top + size, left : left + size]
+            first_at[index] = place
+
+
+class TrainDataset(ClipSource):
+    """One random clip a video and epoch: random start, random crop, and mirrored or not where `flip` is set.
+
+    All of it is drawn from (seed, epoch, position), so neither workers nor an interruption change a sample.
+    """
+
+    def __init__(self, frame_set: FrameSet, spec: InputSpec, flip: bool = False, seed: int = 0, part: str = "train"):
+        super().__init__(frame_set, part, spec)
+        self.flip, self.seed = flip, seed
+        self.clip_shape = (spec.clip_len, spec.crop_size, spec.crop_size, 3)
+        self._order = lru_cache(maxsize=2)(self.order)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(len,) the video at each position of an epoch."""
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+
+    def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
+        """Fills out (T, S, S, 3) uint8; returns (label, 1 if the clip is to be mirrored)."""
+        number = int(self._order(epoch)[position])
+        rng = np.random.default_rng((self.seed, epoch, position))
+        row = self.rows[number]
+        start = random_start(row.num_frames, self.spans[number], rng)
+        indices = clip_indices(start, self.spec.clip_len, self.steps[number], row.num_frames)
+        offset = random_crop_offset(*self.frame_size(row), self.spec.crop_size, rng)
+        self.read_clip(number, indices, offset, out)
+        return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0
+
+
+class EvalDataset(ClipSource):
+    """All views of one video at a time: num_clips evenly spaced clips x 1 or 3 crops. Nothing is drawn.
+
+    order   "normal", or how the frames of each clip are disturbed to see whether a network uses motion: "shuffled"
+            (by a fixed permutation for each clip), "reversed", "frozen" (the middle frame throughout)
+    """
+
+    def __init__(
+        self,
+        frame_set: FrameSet,
+        spec: InputSpec,
+        part: str = "val",
+        num_clips: int = 10,
+        crops: int = 1,
+        order: str = "normal",
+    ):
+        super().__init__(frame_set, part, spec)
+        self.num_clips, self.crops, self.order = num_clips, crops, order
+        self.clip_shape = (num_clips * crops, spec.clip_len, spec.crop_size, spec.crop_size, 3)
+
+    def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
+        """Fills out (N, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
+        row = self.rows[position]
+        starts = uniform_starts(row.num_frames, self.spans[position], self.num_clips)
+        view = 0
+        for clip, start in enumerate(starts):
+            indices = clip_indices(start, self.spec.clip_len, self.steps[position], row.num_frames)
+            indices = disturb(indices, self.order, seed=(position, clip))
+            for offset in crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops):
+                self.read_clip(position, indices, offset, out[view])
+                view += 1
+        return int(self.labels[position]), position
+
+
+def disturb(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
+    """The same frames in another order, for the temporal test."""
+    if order == "shuffled":
+        return np.random.default_rng(seed).permutation(indices)
+    if order == "reversed":
+        return indices[::-1]
+    if order == "frozen":
+        return np.full_like(indices, indices[len(indices) // 2])
+    return indices
+
+
+def read_frame(path: Path, resize: tuple[int, int] | None = None) -> np.ndarray:
+    """-> (H, W, 3) uint8 RGB. Raises UserError that names the file where it is missing or damaged."""
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"The frame {path} is missing, though the manifest lists it. Delete the manifest's row of this video (or "
+            "the whole frames folder) and preprocess again."
+        ) from error
+    except cv2.error:  # a file of 0 bytes
+        image = None
+    if image is None:
+        raise UserError(f"The frame {path} is damaged. Delete it and its manifest row, and preprocess again.")
+    return cv2.resize(image, resize, interpolation=cv2.INTER_LINEAR) if resize else image
+
+
+def _step(row: VideoRow, spec: InputSpec) -> float:
+    try:
+        return clip_step(spec.frame_stride, row.every, spec.fps, row.fps or None)
+    except ValueError as error:
+        raise UserError(f"{row.video}: {error}. Preprocess with --every 1 into another folder (--frames).") from error
