@@ -1,0 +1,574 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import weakref
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import inference
+from dataloaders.clips import clip_span, window_starts
+from engine.checkpoint import save_checkpoint
+from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.overlay import DRAWS_UNICODE, draw_answer, drawable, panel_box, readable_factor, shorten
+from inference import Prediction, Recognizer, SlidingClips, Window, annotate
+from network import create_model, input_spec
+
+CLASSES = ["Archery", "Bowling", "Clean and jerk", "Diving", "Fencing", "Golf"]
+SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=2, resize=(40, 30), crop_size=28)  # span 7
+
+
+def make_frames(num_frames: int, width: int, height: int) -> list[np.ndarray]:
+    """Smooth BGR pictures, each another one, and no two sides alike."""
+    y, x = np.mgrid[0:height, 0:width]
+    blue, green = 40 + 160 * x // max(width - 1, 1), 40 + 160 * y // max(height - 1, 1)
+    return [np.stack([blue, green, np.full_like(x, 20 + 7 * i % 200)], 2).astype(np.uint8) for i in range(num_frames)]
+
+
+def make_video(path: Path, num_frames=20, width=64, height=48, codec="libx264", rate=25, rotation=0, aspect=None):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p" if width % 2 else "yuv420p"
+        stream.codec_context.qmin, stream.codec_context.qmax = 1, 4
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if rotation:
+            stream.set_display_rotation(rotation)
+        for frame in make_frames(num_frames, width, height):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def decode(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+
+
+def content_of(seed: int = 5, **changes) -> dict:
+    torch.manual_seed(seed)
+    model = create_model("r3d_10", len(CLASSES))
+    with torch.no_grad():
+        model.fc.weight.mul_(50)  # else all answers are alike
+    content = {"model": model.state_dict(), "config": {"model": "r3d_10"}, "classes": CLASSES}
+    return {**content, "input_spec": SPEC.to_dict(), **changes}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "best.pth"
+    save_checkpoint(path, content_of())
+    return path
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoint) -> Recognizer:
+    return Recognizer(checkpoint, device="cpu", stride=3)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Path:
+    return make_video(tmp_path_factory.mktemp("videos") / "clip.mp4")
+
+
+def by_hand(path: Path, stride: int, spec=SPEC, step: float = 2.0) -> np.ndarray:
+    """(windows, classes): each window on its own, from frames that are all in memory."""
+    model = create_model("r3d_10", len(CLASSES)).eval()
+    model.load_state_dict(content_of()["model"])
+    frames = [cv2.resize(frame, spec.resize)[1:29, 6:34, ::-1] / 255.0 for frame in decode(path)]
+    frames = [(frame - np.array(spec.mean)) / np.array(spec.std) for frame in frames]
+
+    answers, first = [], 0
+    while not answers or first + int(step * (spec.clip_len - 1)) < len(frames):
+        clip = [frames[int(first + i * step) % len(frames)] for i in range(spec.clip_len)]
+        x = torch.tensor(np.stack(clip).transpose(3, 0, 1, 2)[None], dtype=torch.float32)  # (1, 3, T, H, W)
+        with torch.no_grad():
+            answers.append(torch.softmax(model(x), 1)[0].numpy())
+        first += stride
+    return np.stack(answers)
+
+
+def run(argv: list, capsys, monkeypatch) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `python inference.py argv`."""
+    monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, argv)])
+    with pytest.raises(SystemExit) as ended:
+        run_cli(inference.main)
+    return ended.value.code, *capsys.readouterr()
+
+
+# --- the answer
+
+
+def test_probabilities_are_those_computed_by_hand(recognizer, video):
+    expected = by_hand(video, stride=3)
+    prediction = recognizer.predict(video)
+    assert np.allclose([window.probabilities for window in prediction.windows], expected, atol=1e-5)
+    assert np.allclose(prediction.probabilities, expected.mean(axis=0), atol=1e-5)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the windows must differ, or the test sees nothing"
+    assert prediction.num_frames == 20 and prediction.fps == 25.0 and prediction.num_damaged == 0
+    label, probability = prediction.top(1)[0]
+    assert label == CLASSES[int(expected.mean(axis=0).argmax())]
+    assert probability == pytest.approx(float(expected.mean(axis=0).max()), abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
+def test_the_answer_does_not_depend_on_the_batch_size(checkpoint, video, batch_size):
+    one = Recognizer(checkpoint, device="cpu", stride=1, batch_size=5).predict(video)
+    other = Recognizer(checkpoint, device="cpu", stride=1, batch_size=batch_size).predict(video)
+    assert len(one.windows) == len(other.windows) == 14
+    assert np.abs(one.probabilities - other.probabilities).max() < 1e-5
+
+
+def test_a_short_video_repeats(recognizer, tmp_path):
+    video = make_video(tmp_path / "short.mp4", num_frames=3)
+    prediction = recognizer.predict(video)
+    [window] = prediction.windows
+    assert (window.first_frame, window.last_frame) == (0, 2)
+    assert np.allclose(prediction.probabilities, by_hand(video, stride=3)[0], atol=1e-5)
+
+
+def test_a_network_with_a_frame_rate_sees_other_frames(tmp_path):
+    save_checkpoint(tmp_path / "best.pth", content_of(input_spec=replace(SPEC, frame_stride=1, fps=10.0).to_dict()))
+    video = make_video(tmp_path / "clip.mp4", rate=25)
+    prediction = Recognizer(tmp_path / "best.pth", device="cpu", stride=4).predict(video)  # frames 0 2 5 7
+    assert [window.last_frame for window in prediction.windows] == [7, 11, 15, 19]
+    expected = by_hand(video, stride=4, step=2.5)
+    assert np.allclose([window.probabilities for window in prediction.windows], expected, atol=1e-5)
+
+
+def test_windows_know_their_frames_and_seconds(recognizer, video):
+    windows = recognizer.predict(video).windows
+    assert [(window.first_frame, window.last_frame) for window in windows] == [(s, s + 6) for s in (0, 3, 6, 9, 12)]
+    assert (windows[1].start, windows[1].end) == pytest.approx((3 / 25, 10 / 25))
+
+
+def test_a_rotated_video_is_recognised_upright(recognizer, tmp_path):
+    if not hasattr(av.VideoStream, "set_display_rotation"):
+        pytest.skip("this PyAV cannot write a rotation")
+    turned = make_video(tmp_path / "turned.mp4", rotation=90)
+    prediction = recognizer.predict(turned)
+    plain = recognizer.predict(make_video(tmp_path / "plain.mp4"))
+    assert np.abs(prediction.probabilities - plain.probabilities).max() > 1e-3
+
+    annotate(turned, prediction, tmp_path / "out.mp4")
+    pictures, upright = decode(tmp_path / "out.mp4"), np.rot90(decode(turned)[0])
+    factor = readable_factor(48, 64)
+    assert pictures[0].shape == (factor * 64, factor * 48, 3)
+    small = cv2.resize(pictures[0], (48, 64), interpolation=cv2.INTER_AREA)
+    assert np.abs(small[50:].astype(int) - upright[50:]).mean() < 4
+
+
+# --- windows
+
+
+@pytest.mark.parametrize("step", [1, 2, 2.5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 8, 20])
+def test_window_count_and_content(step, stride):
+    span = clip_span(4, step)
+    for num_frames in (*range(1, span + 2), span + stride - 1, span + stride, span + 3 * stride + 1):
+        clips = SlidingClips(range(num_frames), np.array, 4, step, stride)
+        found = [(first, last, clip.tolist()) for first, last, clip in clips]
+        assert len(found) == max(num_frames - span, 0) // stride + 1
+        assert [first for first, _, _ in found] == window_starts(num_frames, span, stride)
+        assert all(clip == [int(first + i * step) % num_frames for i in range(4)] for first, _, clip in found)
+        assert all(last == min(first + span, num_frames) - 1 for first, last, _ in found)
+        assert clips.num_frames == num_frames
+
+
+@pytest.mark.parametrize("stride", [1, 3, 8, 40])
+def test_memory_does_not_grow_with_the_video(stride):
+    span, alive, most, prepared = clip_span(4, 3), set(), 0, []
+
+    def prepare(index: int) -> np.ndarray:
+        nonlocal most
+        pixels = np.full((2, 2, 3), index)
+        alive.add(index)
+        weakref.finalize(pixels, alive.discard, index)
+        most = max(most, len(alive))
+        prepared.append(index)
+        return pixels
+
+    for _ in SlidingClips(range(500), prepare, 4, 3, stride):
+        pass
+    assert 4 <= most <= span + 1
+    assert len(prepared) == len(set(prepared)), "prepared once"
+    if stride == 40:
+        assert len(prepared) <= span + 4 * 500 / 40, "frames that no window shows are not prepared"
+
+
+def test_every_frame_is_decoded_once(recognizer, video, monkeypatch):
+    seen = []
+    inside = inference.VideoReader.__iter__
+
+    def counted(reader):
+        for frame in inside(reader):
+            seen.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(inference.VideoReader, "__iter__", counted)
+    assert recognizer.predict(video).num_frames == len(seen) == len(set(seen)) == 20
+
+
+def prediction_of(windows: list[tuple[int, int, list[float]]]) -> Prediction:
+    made = [Window(first, last, None, None, np.array(probs, np.float32)) for first, last, probs in windows]
+    return Prediction("clip.mp4", None, 30, 0, ["a", "b"], np.array([0.5, 0.5]), made)
+
+
+def test_a_frame_has_the_mean_of_the_windows_that_cover_it():
+    prediction = prediction_of([(0, 9, [1, 0]), (8, 17, [0.5, 0.5]), (16, 25, [0, 1])])
+    assert [prediction.at(frame)[0] for frame in (0, 7, 8, 9, 10, 16, 17, 18, 25)] == [
+        1, 1, 0.75, 0.75, 0.5, 0.25, 0.25, 0, 0,
+    ]  # fmt: skip
+
+
+def test_a_frame_that_no_window_covers_has_the_nearest():
+    prediction = prediction_of([(0, 3, [1, 0]), (10, 13, [0, 1])])
+    assert [prediction.at(frame)[0] for frame in (3, 4, 6, 7, 9, 10, 13, 14, 29)] == [1, 1, 1, 0, 0, 0, 0, 0, 0]
+
+
+# --- the annotated video
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "output"),
+    [
+        ("clip.avi", {"codec": "mpeg4", "rate": Fraction(30000, 1001)}, "out.mp4"),
+        ("odd.mp4", {"width": 161, "height": 121, "rate": 15}, "out.mp4"),
+        ("large.mp4", {"width": 640, "height": 360, "num_frames": 4, "aspect": Fraction(4, 3)}, "out.mov"),
+        ("fast.mp4", {"rate": 1000}, "out.mkv"),
+        ("odd_large.mp4", {"width": 641, "height": 361, "num_frames": 2}, "out.mp4"),
+        ("tiny.mp4", {"width": 2, "height": 2, "rate": Fraction(1, 10)}, "out.mp4"),
+    ],
+)
+def test_the_annotated_video_is_the_source_with_a_panel(recognizer, tmp_path, name, options, output):
+    source = make_video(tmp_path / name, **options)
+    prediction = recognizer.predict(source)
+    annotate(source, prediction, tmp_path / output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, output])
+
+    with av.open(str(tmp_path / output)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == options.get("rate", 25)
+        assert (stream.sample_aspect_ratio or 1) == options.get("aspect", 1)
+
+    before, after = decode(source), decode(tmp_path / output)
+    assert len(before) == len(after) == prediction.num_frames
+    height, width = before[0].shape[:2]
+    factor = readable_factor(width, height)
+    assert after[0].shape == (-(-factor * height // 2) * 2, -(-factor * width // 2) * 2, 3)
+
+    left, top, right, bottom = panel_box(after[0].shape[1], after[0].shape[0], 5)
+    outside = np.ones(after[0].shape[:2], bool)
+    outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
+    for old, new in zip(before, after, strict=True):
+        enlarged = cv2.resize(old, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC).astype(int)
+        different = np.abs(new[: enlarged.shape[0], : enlarged.shape[1]].astype(int) - enlarged).mean(axis=2)
+        mask = outside[: enlarged.shape[0], : enlarged.shape[1]]
+        assert different[mask].mean() < 4
+        assert different[~mask].mean() > 20
+
+
+def test_an_odd_size_is_padded_and_not_stretched():
+    [frame] = make_frames(1, 641, 361)
+    picture = inference.draw_on(frame, [("Bowling", 0.5)])
+    assert picture.shape == (362, 642, 3)
+    assert (picture[200:361, :641] == frame[200:]).all()
+    assert (picture[361] == picture[360]).all() and (picture[:, 641] == picture[:, 640]).all()
+    assert (frame == make_frames(1, 641, 361)[0]).all(), "the decoder's own picture is left as it is"
+
+
+def test_the_label_changes_with_the_windows(tmp_path):
+    source = make_video(tmp_path / "clip.mp4", num_frames=30, width=320, height=320)
+    annotate(source, prediction_of([(0, 9, [1, 0]), (20, 29, [0, 1])]), tmp_path / "out.mp4")
+    first, last = (decode(tmp_path / "out.mp4")[i][:, :, 1].astype(int) for i in (0, 29))
+    left, top, right, bottom = panel_box(320, 320, 2)
+    header = np.abs(first - last)[top : top + 24, left:right]
+    assert header.max() > 100, "another letter"
+
+
+def test_colours_are_tagged_as_they_are_converted(recognizer, tmp_path):
+    source = make_video(tmp_path / "hd.mp4", num_frames=1, width=1280, height=720)
+    annotate(source, recognizer.predict(source), tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (5, 1)  # BT.601, limited
+
+
+def test_nothing_half_written_stays_after_a_failure(recognizer, video, tmp_path, monkeypatch):
+    def interrupted(frame, top):
+        if (tmp_path / "out.mp4.tmp").exists():
+            raise KeyboardInterrupt
+        calls.append(frame)
+
+    calls = []
+    monkeypatch.setattr(inference, "draw_answer", interrupted)
+    (tmp_path / "out.mp4").write_bytes(b"of an earlier run")
+    with pytest.raises(KeyboardInterrupt):
+        annotate(make_video(tmp_path / "long.mp4", 200), recognizer.predict(video), tmp_path / "out.mp4")
+    assert calls, "the encoder had begun"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.mp4", "out.mp4"]
+    assert (tmp_path / "out.mp4").read_bytes() == b"of an earlier run"
+
+
+# --- drawing
+
+
+@pytest.mark.parametrize("size", [(160, 120), (161, 121), (320, 240), (1920, 1080), (1080, 1920), (3840, 2160), (1, 1)])
+def test_the_panel_stays_in_its_box_and_leaves_the_picture(size):
+    factor = readable_factor(*size)
+    width, height = factor * size[0], factor * size[1]
+    assert min(width, height) >= 320
+    frame = np.full((height, width, 3), 200, np.uint8)
+    draw_answer(frame, [("W" * 200, 1.0)] + [("name", 0.1)] * 4)
+    left, top, right, bottom = panel_box(width, height, 5)
+    assert 0 < left < right < width and 0 < top < bottom < 0.75 * height
+    inside = frame[top:bottom, left:right].copy()
+    frame[top:bottom, left:right] = 200
+    assert (frame == 200).all()
+    assert inside.max() > 240 and inside.min() < 90, "white letters on a dark ground"
+
+
+def test_bars_are_as_long_as_their_class_is_probable():
+    frame = np.zeros((480, 640, 3), np.uint8)
+    draw_answer(frame, [("", 0.5), ("", 0.25)])
+    blue = (frame[:, :, 0] > 120) & (frame[:, :, 2] < 60)
+    lengths = sorted(set(blue.sum(axis=1).tolist()))  # no bar, and the two
+    left, _, right, _ = panel_box(640, 480, 2)
+    assert lengths == [0, pytest.approx(0.25 * (right - left), abs=4), pytest.approx(0.5 * (right - left), abs=6)]
+
+
+@pytest.mark.parametrize("size", [(2, 3000), (3000, 2), (100, 4096), (30, 20)])
+def test_drawing_on_any_size_is_no_error(size):
+    draw_answer(np.zeros((size[1], size[0], 3), np.uint8), [("name", 0.5)])
+
+
+def test_names_are_shortened_to_what_fits():
+    assert shorten("Bowling", 500, 1.0, 1) == "Bowling"
+    short = shorten("CleanAndJerkAndMore", 120, 1.0, 1)
+    assert short.endswith("...") and "CleanAndJerkAndMore".startswith(short[:-3]) and len(short) > 4
+    assert cv2.getTextSize(short, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)[0][0] <= 120
+    assert shorten("Bowling", 1, 1.0, 1) == ""
+
+
+def test_names_become_what_opencv_can_draw():
+    assert drawable("Übung\n跳", draws_unicode=False) == "Ubung ?"
+    assert drawable("Übung\n跳", draws_unicode=True) == "Übung 跳"
+    assert int(cv2.__version__.split(".")[0]) >= 5 or not DRAWS_UNICODE
+
+
+# --- weights from elsewhere
+
+
+@pytest.fixture
+def state_file(tmp_path) -> Path:
+    torch.save(content_of()["model"], tmp_path / "state.pth")
+    return tmp_path / "state.pth"
+
+
+def test_from_model_takes_names_from_a_list_or_a_file(state_file, video, tmp_path, recognizer):
+    (tmp_path / "labels.txt").write_text("\n".join(f"{i} {name}" for i, name in enumerate(CLASSES, 1)) + "\n")
+    from_list = Recognizer.from_model("r3d_10", state_file, CLASSES, device="cpu")
+    from_file = Recognizer.from_model("r3d_10", str(state_file), tmp_path / "labels.txt", device="cpu")
+    assert from_list.classes == from_file.classes == CLASSES
+    assert from_list.input_spec == input_spec("r3d_10")
+    assert not from_list.model.training
+    assert torch.equal(from_list.model.fc.weight, recognizer.model.fc.weight)
+    assert from_list.predict(video).probabilities.sum() == pytest.approx(1)
+
+
+def test_from_model_takes_names_and_input_from_a_checkpoint(checkpoint, video, recognizer):
+    other = Recognizer.from_model("r3d_10", checkpoint, device="cpu", stride=3)
+    assert other.classes == CLASSES and other.input_spec == SPEC
+    assert np.allclose(other.predict(video).probabilities, recognizer.predict(video).probabilities, atol=1e-6)
+
+
+def test_numbers_that_belong_to_the_names_stay(tmp_path):
+    (tmp_path / "labels.txt").write_text("1 hand\n2 hands\n\n7 hands\n")
+    assert inference.read_labels(tmp_path / "labels.txt") == ["1 hand", "2 hands", "7 hands"]
+
+
+def test_weights_without_names_need_labels(state_file):
+    with pytest.raises(UserError, match=r"state.pth does not name its 6 classes. Give --labels FILE"):
+        Recognizer.from_model("r3d_10", state_file)
+
+
+def test_labels_must_be_as_many_as_the_head_has(state_file):
+    with pytest.raises(UserError, match=r"has 6 classes, and the list has 2 names"):
+        Recognizer.from_model("r3d_10", state_file, ["a", "b"])
+
+
+def test_no_answer_is_given_by_chance(tmp_path):
+    state = content_of()["model"]
+    torch.save({name: value for name, value in state.items() if not name.startswith("fc.")}, tmp_path / "trunk.pth")
+    with pytest.raises(UserError, match=r"trunk.pth has no last layer \(fc.weight\)"):
+        Recognizer.from_model("r3d_10", tmp_path / "trunk.pth", CLASSES)
+    torch.save({name: value for name, value in state.items() if name != "fc.bias"}, tmp_path / "no_bias.pth")
+    with pytest.raises(UserError, match=r"no_bias.pth does not bring fc.bias of r3d_10"):
+        Recognizer.from_model("r3d_10", tmp_path / "no_bias.pth", CLASSES)
+
+
+def test_an_answer_that_is_no_number_is_an_error(tmp_path, video):
+    content = content_of()
+    content["model"]["fc.bias"].fill_(float("nan"))
+    save_checkpoint(tmp_path / "best.pth", content)
+    with pytest.raises(UserError, match="not a number"):
+        Recognizer(tmp_path / "best.pth", device="cpu").predict(video)
+
+
+# --- the command line
+
+
+def test_the_command_line_gives_the_answer_of_the_class(checkpoint, recognizer, video, tmp_path, capsys, monkeypatch):
+    argv = [video, "--checkpoint", checkpoint, "--stride", 3, "--top", 2, "--device", "cpu"]
+    argv += ["--json", tmp_path / "new/a.json", "--output", tmp_path / "out.mp4"]
+    status, out, err = run(argv, capsys, monkeypatch)
+    assert (status, err) == (0, "")
+    prediction = recognizer.predict(video)
+    top = [f"  {100 * probability:5.1f} %  {label}" for label, probability in prediction.top(2)]
+    facts = f"{video}: 20 frames, 0.8 s at 25 fps, 5 windows"
+    assert out.splitlines() == [facts, *top, f"  -> {tmp_path / 'out.mp4'}"]
+    assert len(decode(tmp_path / "out.mp4")) == 20
+
+    answer = json.loads((tmp_path / "new/a.json").read_text())
+    assert (answer["video"], answer["fps"], answer["num_frames"]) == (str(video), 25.0, 20)
+    assert answer["classes"] == CLASSES
+    assert [entry["label"] for entry in answer["top"]] == [label for label, _ in prediction.top(2)]
+    assert answer["top"][0]["probability"] == pytest.approx(prediction.top(1)[0][1], abs=1e-5)
+    assert len(answer["windows"]) == 5
+    window = answer["windows"][1]
+    assert (window["first_frame"], window["last_frame"], window["start"], window["end"]) == (3, 9, 0.12, 0.4)
+    assert window["top"][0] == {"label": window["label"], "probability": window["probability"]}
+    assert window["probability"] == pytest.approx(float(prediction.windows[1].probabilities.max()), abs=1e-5)
+    assert len(window["top"]) == 2
+
+
+def test_several_sources_each_get_their_own_file(checkpoint, tmp_path, capsys, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    sources = [
+        make_video(tmp_path / "a" / "clip.avi", 8, codec="mpeg4"),
+        make_video(tmp_path / "a" / "clip.mp4", 9),
+        make_video(tmp_path / "b" / "Clip.mp4", 10),
+    ]
+    broken = tmp_path / "a" / "broken.mp4"
+    broken.write_bytes(b"no video")
+    argv = [*sources[:1], broken, *sources[1:], "--checkpoint", checkpoint, "--output", tmp_path / "out"]
+    status, out, err = run([*argv, "--json", tmp_path / "all.json"], capsys, monkeypatch)
+    assert status == 1
+    assert err == f"{broken} cannot be used as a video: it is not a video that can be opened.\n"
+    counts = {path.name: len(decode(path)) for path in (tmp_path / "out").iterdir()}
+    assert counts == {"clip.mp4": 8, "clip-2.mp4": 9, "Clip-3.mp4": 10}
+    assert [answer["num_frames"] for answer in json.loads((tmp_path / "all.json").read_text())] == [8, 9, 10]
+    assert sum(": 1 window" in line or ", 1 window" in line for line in out.splitlines()) == 3
+
+
+def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple[list, int, str]]:
+    """name -> (arguments, exit status, what the one line says)"""
+    (tmp_path / "text.mp4").write_text("hello")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "notes.txt").write_text("FFmpeg would show this")
+    (tmp_path / "other.pth").write_bytes(b"x")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    (tmp_path / "latin.txt").write_bytes("Öl\n".encode("latin-1"))
+    (tmp_path / "file").touch()
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.rate = 44100
+        container.mux([*stream.encode(sound), *stream.encode(None)])
+    whole = make_video(tmp_path / "whole.avi", codec="mpeg4").read_bytes()
+    (tmp_path / "header.avi").write_bytes(whole[: whole.index(b"movi") + 4])
+    (tmp_path / "link.mp4").symlink_to(video)
+
+    use = ["--checkpoint", checkpoint]
+    foreign = ["--model", "r3d_10", "--weights"]
+    return {
+        "missing": ([tmp_path / "no.mp4", *use], 1, "There is no file .*no.mp4"),
+        "folder": ([tmp_path, *use], 1, "is a folder. SOURCE is a video file"),
+        "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it is not a video"),
+        "empty": ([tmp_path / "empty.mp4", *use], 1, "empty.mp4 cannot be used as a video: the file is empty"),
+        "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is no video"),
+        "sound": ([tmp_path / "sound.mp4", *use], 1, "sound.mp4 cannot be used as a video: it has no video stream"),
+        "no frames": ([tmp_path / "header.avi", *use], 1, "header.avi cannot be used as a video: no frame"),
+        "no checkpoint": ([video, "--checkpoint", tmp_path / "no.pth"], 1, "no run and no checkpoint"),
+        "other checkpoint": ([video, "--checkpoint", tmp_path / "other.pth"], 1, "no PyTorch checkpoint"),
+        "neither": ([video], 2, "Give --checkpoint FILE, or --model"),
+        "both": ([video, *use, "--model", "r3d_10"], 2, "Leave --model out"),
+        "checkpoint and weights": ([video, *use, "--weights", "x.pth"], 2, "Leave --weights out"),
+        "checkpoint and labels": ([video, *use, "--labels", "x.txt"], 2, "Leave --labels out"),
+        "model alone": ([video, "--model", "r3d_18"], 2, r"--model r3d_18 needs --weights kinetics400 or FILE"),
+        "unknown model": ([video, "--model", "r3d_17", "--weights", "x.pth"], 2, "Did you mean 'r3d_18'"),
+        "labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "labels.txt"], 1, "6 classes, and --labels"),
+        "no labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "no.txt"], 1, "no.txt cannot be read"),
+        "latin": ([video, *foreign, checkpoint, "--labels", tmp_path / "latin.txt"], 1, "is no UTF-8 text"),
+        "no names": ([video, *foreign, checkpoint, "--labels", tmp_path / "file"], 1, "file is empty"),
+        "itself": ([video, *use, "--output", video], 2, "would be written over"),
+        "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
+        "json over source": ([video, *use, "--json", video], 2, "would be written over"),
+        "json over network": ([video, *use, "--json", checkpoint], 2, "would be written over"),
+        "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "both name x.mp4"),
+        "json is a folder": ([video, *use, "--json", tmp_path], 2, "is a folder"),
+        "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv"),
+        "one file for two": ([video, video, *use, "--output", tmp_path / "o.mp4"], 2, "is one file.* 2 sources"),
+        "under a file": ([video, *use, "--output", tmp_path / "file/out.mp4"], 1, "cannot be written"),
+        "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
+    }
+
+
+def test_bad_input_is_one_line(checkpoint, video, tmp_path, capsys, monkeypatch):
+    before = video.read_bytes(), checkpoint.read_bytes()
+    for name, (argv, expected, message) in bad_inputs(tmp_path, video, checkpoint).items():
+        files = sorted(tmp_path.iterdir())
+        status, out, err = run(argv, capsys, monkeypatch)
+        assert (status, out) == (expected, ""), name
+        assert len(err.splitlines()) == 1, (name, err)
+        assert re.search(message, err), (name, err)
+        assert sorted(tmp_path.iterdir()) == files, f"{name}: something was written"
+    assert (video.read_bytes(), checkpoint.read_bytes()) == before
+
+
+@pytest.mark.parametrize("flag", ["--stride", "--top", "--batch-size"])
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
+def test_counts_must_be_whole_and_positive(flag, value, capsys, monkeypatch):
+    status, _, err = run(["clip.mp4", flag, value], capsys, monkeypatch)
+    assert status == 2 and f"argument {flag}" in err
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_any_work(checkpoint, video, tmp_path, capsys, monkeypatch):
+    if os.geteuid() == 0:
+        monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    else:
+        tmp_path.chmod(0o500)
+    monkeypatch.setattr(inference, "load_recognizer", lambda args: pytest.fail("work had begun"))
+    argv = [video, "--checkpoint", checkpoint, "--output", tmp_path / "out.mp4"]
+    status, _, err = run(argv, capsys, monkeypatch)
+    assert status == 1 and err.endswith("out.mp4 cannot be written: Permission denied. Choose another folder.\n")
+
+
+def test_the_library_refuses_to_write_over_its_source(recognizer, video):
+    with pytest.raises(UsageError, match="would be written over"):
+        annotate(video, recognizer.predict(video), video)
+
+
+def test_names_that_ffmpeg_reads_as_addresses_or_flags(recognizer, tmp_path, monkeypatch):
+    make_video(tmp_path / "plain.mp4").rename(tmp_path / "12:30.mp4")
+    monkeypatch.chdir(tmp_path)
+    prediction = recognizer.predict("12:30.mp4")
+    annotate("12:30.mp4", prediction, "a:b.mp4")
+    assert len(decode(tmp_path / "a:b.mp4")) == 20
+
+
+def test_as_a_script_it_ends_with_one_line_and_a_status(tmp_path):
+    argv = [sys.executable, "inference.py", str(tmp_path / "no.mp4")]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == "Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.\n"
