@@ -17,6 +17,7 @@ from dataloaders.transforms import crop_offsets, random_crop_offset
 from engine.errors import UserError
 from network.registry import InputSpec
 
+REDO = "Delete its video's row in manifest.csv (or the whole frames folder), and preprocess again."
 FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
 
 
@@ -49,7 +50,7 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
         raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")
 
     rows = manifest.read_manifest(frames)
-    rows = [replace(row, group=group_of(source, row.label, Path(row.video).stem)) for row in rows]
+    rows = [replace(row, group=group_of(source, row.label, row.stem)) for row in rows]
     usable = manifest.usable(rows)
     if not usable:
         raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
@@ -101,12 +102,18 @@ class ClipSource:
         row, (top, left), size = self.rows[number], offset, self.spec.crop_size
         folder = self.frames / row.folder
         resize = None if row.quality else self.spec.resize
+        shape = (*reversed(self.frame_size(row)), 3)
         first_at: dict[int, int] = {}
         for place, index in enumerate(indices.tolist()):
             if index in first_at:  # a short video repeats
                 out[place] = out[first_at[index]]
                 continue
             image = read_frame(folder / row.frame_name(index), resize)
+            if image.shape != shape:
+                raise UserError(
+                    f"The frame {folder / row.frame_name(index)} is {image.shape[1]}x{image.shape[0]}, not "
+                    f"{shape[1]}x{shape[0]} as the manifest says. {REDO}"
+                )
             out[place] = image[top : top + size, left : left + size]
             first_at[index] = place
 
@@ -189,14 +196,11 @@ def read_frame(path: Path, resize: tuple[int, int] | None = None) -> np.ndarray:
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
     except FileNotFoundError as error:
-        raise UserError(
-            f"The frame {path} is missing, though the manifest lists it. Delete the manifest's row of this video (or "
-            "the whole frames folder) and preprocess again."
-        ) from error
+        raise UserError(f"The frame {path} is missing, though the manifest lists it. {REDO}") from error
     except cv2.error:  # a file of 0 bytes
         image = None
     if image is None:
-        raise UserError(f"The frame {path} is damaged. Delete it and its manifest row, and preprocess again.")
+        raise UserError(f"The frame {path} is damaged. {REDO}")
     return cv2.resize(image, resize, interpolation=cv2.INTER_LINEAR) if resize else image
 
 

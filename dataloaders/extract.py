@@ -4,6 +4,7 @@
 A decoder that crashes takes this process with it, not the run; and no torch is loaded here, whoever asked.
 """
 
+import contextlib
 import json
 import shutil
 import signal
@@ -17,6 +18,7 @@ import av
 import cv2
 
 from dataloaders.video import VideoError, VideoReader, to_array
+from engine.console import count
 from engine.errors import ROOT
 
 
@@ -58,47 +60,59 @@ def extract_video(
                     break
     except VideoError as error:
         return Extracted(refused=str(error))
+    except FileNotFoundError:
+        if video.exists():  # then it is the folder that is gone
+            raise
+        return Extracted(refused="there is no such file, only a link to it" if video.is_symlink() else "it is gone")
 
     if num_frames == 1 and limit != 1:
-        return Extracted(refused="it has only 1 frame, and a single picture shows no action")
-    note = f"{reader.num_damaged} damaged packets, their frames are missing" if reader.num_damaged else ""
+        what = "it has only 1 frame" if every == 1 else f"only 1 frame of it is kept with --every {every}"
+        return Extracted(refused=f"{what}, and a single picture shows no action")
+    damage = f"damaged in {count(reader.num_damaged, 'place')}: frames there are missing or spoilt"
+    note = damage if reader.num_damaged else ""
     return Extracted(num_frames, num_bytes, reader.fps or 0.0, reader.width, reader.height, note=note)
 
 
 class Extractor:
-    """A worker process. extract() is called from one thread at a time."""
+    """A worker process. One thread calls extract() and close(); kill() may come from any."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen | None = None
+        self.killed = False
 
     def extract(self, **job) -> Extracted:
         """extract_video in the worker. Raises the worker's OSError; a worker that dies means a refused video."""
-        if self.process is None:
+        if self.process is None or self.process.poll() is not None:  # it may have died while it was idle
+            self.close()
             self._start()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(job, default=str) + "\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            return self._died()
+        answer = self.process.stdout.readline()
+        if not answer.endswith("\n"):
+            return Extracted(refused=f"the decoder crashed on it ({self._last_words()})")
         answer = json.loads(answer)
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])
         return Extracted(**answer)
 
+    def kill(self) -> None:
+        """Ends the worker at once, whatever it does, and for good; extract() sees it die."""
+        self.killed = True
+        if self.process is not None:
+            self.process.kill()
+
     def close(self) -> None:
-        """Ends the worker at once, whatever it does."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            self.process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a job that it never read
+                self.process.stdin.close()
             self.process.stdout.close()
-            self.process = None
+            self.errors.close()
 
     def _start(self) -> None:
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dataloaders.extract"],
             stdin=subprocess.PIPE,
@@ -108,15 +122,18 @@ class Extractor:
             cwd=ROOT,
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
         )
+        if self.killed:
+            self.process.kill()
         if self.process.stdout.readline() != "ready\n":
-            self.errors.seek(0)
-            raise RuntimeError(f"The decoding process does not start:\n{self.errors.read()}")
+            raise RuntimeError(f"The decoding process does not start ({self._last_words()}).")
 
-    def _died(self) -> Extracted:
+    def _last_words(self) -> str:
+        """How the process ended: SIGSEGV, or the last line of a traceback."""
         status = self.process.wait()
-        self.close()
-        how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        return Extracted(refused=f"the decoder crashed on it ({how})")
+        if status < 0:
+            return signal.Signals(-status).name
+        self.errors.seek(0)
+        return self.errors.read().strip().rpartition("\n")[2] or f"status {status}"
 
 
 def main() -> None:

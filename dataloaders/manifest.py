@@ -4,8 +4,10 @@ Training and evaluation read it, never the folders. While a run extracts, finish
 one line each; when all are done they become manifest.csv at once.
 """
 
+import contextlib
 import csv
 import io
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -16,7 +18,8 @@ from engine.errors import UserError
 
 NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
-FRAME_NAME = re.compile(r"(?:image_|img_|frame_)?0*(\d+)\.jpe?g", re.IGNORECASE)
+FRAME_NAME = re.compile(r"(?:(?:image|img|frame)_?)?0*(\d+)\.jpe?g", re.IGNORECASE)
+VIDEO_ENDING = re.compile(r"\.(avi|mp4|mkv|mov|webm|mpe?g|m4v|wmv|flv)", re.IGNORECASE)
 PART_FOLDERS = ("train", "val", "test", "unused")
 
 
@@ -53,6 +56,12 @@ class VideoRow:
     pattern: str = "{:05d}.jpg"
     first: int = 1
 
+    @property
+    def stem(self) -> str:
+        """The video's name without ending, which the folders of frames made elsewhere mostly do not have."""
+        path = Path(self.video)
+        return path.stem if self.quality or VIDEO_ENDING.fullmatch(path.suffix) else path.name
+
     def frame_name(self, index: int) -> str:
         """File name of stored frame `index`, counted from 0."""
         return self.pattern.format(self.first + index)
@@ -64,9 +73,9 @@ COLUMNS = tuple("class" if field.name == "label" else field.name for field in fi
 def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
     """The rows of a manifest. A last line without its end (a run that was killed) is left out of a partial one."""
     path = frames / name
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    if name == PARTIAL_NAME and not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
+    text = path.read_bytes().decode("utf-8", "surrogateescape")  # read_text would change a \r in a name
+    if name == PARTIAL_NAME:
+        text = _whole_lines(text)
     lines = csv.reader(io.StringIO(text, newline=""))
     header = next(lines, None)
     if header is None and name == PARTIAL_NAME:
@@ -84,11 +93,29 @@ def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
     return rows
 
 
+def _whole_lines(text: str) -> str:
+    """Without a row that was not written to its end: no line end, or one inside quotes (a name may have it)."""
+    while text and not (text.endswith("\n") and text.count('"') % 2 == 0):
+        text = text[: text.rfind("\n", 0, len(text) - 1) + 1]
+    return text
+
+
 def write_manifest(frames: Path, rows: Iterable[VideoRow]) -> None:
     """Sorted by video, written to a temporary name and renamed."""
-    temporary = frames / f"{NAME}.tmp"
-    temporary.write_text(_header() + "".join(map(_line, sorted(rows, key=lambda row: row.video))), **ENCODING)
-    temporary.replace(frames / NAME)
+    _write_whole(frames / NAME, sorted(rows, key=lambda row: row.video))
+
+
+def _write_whole(path: Path, rows: Iterable[VideoRow]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", **ENCODING) as file:
+            file.write(_header() + "".join(map(_line, rows)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # a full disk keeps what it had
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class PartialManifest:
@@ -96,7 +123,7 @@ class PartialManifest:
 
     def __init__(self, frames: Path, rows: Iterable[VideoRow]):
         path = frames / PARTIAL_NAME
-        path.write_text(_header() + "".join(map(_line, rows)), **ENCODING)
+        _write_whole(path, rows)
         self.file = path.open("a", **ENCODING)
 
     def add(self, row: VideoRow) -> None:
@@ -104,7 +131,8 @@ class PartialManifest:
         self.file.flush()
 
     def close(self) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # the disk is full, and the last row, which was not written, is redone
+            self.file.close()
 
 
 ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -116,8 +144,8 @@ def _header() -> str:
 
 def _line(row: VideoRow) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(astuple(row))
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerow(astuple(row))  # with this end, a \r in a name is quoted
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def is_complete(frames: Path) -> bool:
@@ -139,7 +167,7 @@ def index_frames(frames: Path) -> list[VideoRow]:
 
     rows = []
     for given, class_folder in _classes(frames):
-        for folder in sorted(path for path in class_folder.iterdir() if path.is_dir()):
+        for folder in _folders_in(class_folder):
             pattern, first, count = _frame_pattern(folder)
             image = cv2.imread(str(folder / pattern.format(first)))
             if image is None:
@@ -147,7 +175,7 @@ def index_frames(frames: Path) -> list[VideoRow]:
             relative = folder.relative_to(frames).as_posix()
             rows.append(
                 VideoRow(
-                    video=f"{class_folder.name}/{folder.name}",
+                    video=f"{given}/{class_folder.name}/{folder.name}".lstrip("/"),
                     label=class_folder.name,
                     group=f"{class_folder.name}/{folder.name}",
                     folder=relative,
@@ -174,11 +202,15 @@ def index_frames(frames: Path) -> list[VideoRow]:
 
 
 def _classes(frames: Path) -> list[tuple[str, Path]]:
-    folders = sorted(path for path in frames.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = _folders_in(frames)
     if folders and all(folder.name in PART_FOLDERS for folder in folders):
         parts = [("" if part.name == "unused" else part.name, part) for part in folders]
-        return [(given, folder) for given, part in parts for folder in sorted(part.iterdir()) if folder.is_dir()]
+        return [(given, folder) for given, part in parts for folder in _folders_in(part)]
     return [("", folder) for folder in folders]
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _frame_pattern(folder: Path) -> tuple[str, int, int]:

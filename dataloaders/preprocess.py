@@ -10,6 +10,7 @@ import argparse
 import errno
 import os
 import queue
+import secrets
 import shutil
 import socket
 import tempfile
@@ -38,7 +39,7 @@ from dataloaders.source import (
 from dataloaders.splits import SPLITS, split_videos
 from dataloaders.video import VideoError, VideoReader
 from engine.console import count, duration, gigabytes, progress
-from engine.errors import ROOT, UserError, run_cli
+from engine.errors import ROOT, Stopped, UserError, run_cli
 
 SHOWN_REFUSALS = 20
 
@@ -110,19 +111,23 @@ def preprocess(
 ) -> list[VideoRow]:
     """Extracts what is not extracted yet, and returns the whole manifest. Prints what it does and what it refused."""
     videos = find_videos(source)
-    parts = split_videos(source, videos, split)
+    shown = split_videos(source, videos, split)
     frames = source.frames_for(settings.size)
     frames.mkdir(parents=True, exist_ok=True)
 
     with only_one_run(frames):
         old = _old_rows(frames, settings)
-        folders = _folders(videos, parts.parts)
-        present = {video.video: video for video in videos}
-        sizes = {video.video: (source.videos / video.video).stat().st_size for video in videos}
-        done = {row.video: row for row in old if row.video not in present or row.source_bytes == sizes[row.video]}
+        if old and old[0].split != shown.name:
+            _say_split(old[0].split, shown.name)
+            shown = split_videos(source, videos, old[0].split)
+        folders = _folders(videos, shown.parts)
+        sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
+        done = {row.video: row for row in old if row.source_bytes == sizes.get(row.video)}
         todo = [video for video in videos if video.video not in done]
-        _say_split(old, parts.name)
-        if not todo and manifest.is_complete(frames):
+        gone = [row for row in old if row.video not in sizes]
+        _say_gone(gone, source)
+        if not todo and not gone and manifest.is_complete(frames):
+            (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
             _say_nothing_to_do(frames, list(done.values()))
             return list(done.values())
 
@@ -130,9 +135,11 @@ def preprocess(
             shutil.rmtree(frames / folders[video.video], ignore_errors=True)
         shutil.rmtree(frames / ".partial", ignore_errors=True)
         partial = manifest.PartialManifest(frames, done.values())
-        start, num_bytes = time.monotonic(), 0
+        start, num_done, num_bytes = time.monotonic(), 0, 0
         try:
-            results = _extract_all(source, frames / ".partial", todo, settings, workers)
+            # a name of its own: the workers of a run that was killed may still be writing for a moment
+            temporary = frames / ".partial" / secrets.token_hex(4)
+            results = _extract_all(source, temporary, todo, settings, workers)
             for video, temporary, result in progress(results, len(todo), "Extracting", "videos"):
                 folder = frames / folders[video.video]
                 if result.refused:
@@ -140,11 +147,16 @@ def preprocess(
                 else:
                     folder.parent.mkdir(parents=True, exist_ok=True)
                     temporary.rename(folder)
+                row = _row(video, folders[video.video], sizes[video.video], result, settings, shown.name)
+                partial.add(row)
+                done[video.video] = row
+                num_done += 1
                 num_bytes += result.num_bytes
-                done[video.video] = _row(video, folders[video.video], sizes[video.video], result, settings, parts.name)
-                partial.add(done[video.video])
         except OSError as error:
-            raise _explain(error, frames, len(todo), len(done), num_bytes) from error
+            raise _explain(error, frames, len(todo), num_done, num_bytes) from error
+        except (KeyboardInterrupt, Stopped):
+            print(f"{num_done} of {count(len(todo), 'video')} done; the same command goes on from there.")
+            raise
         finally:
             partial.close()
             shutil.rmtree(frames / ".partial", ignore_errors=True)
@@ -152,8 +164,18 @@ def preprocess(
         rows = sorted(done.values(), key=lambda row: row.video)
         manifest.write_manifest(frames, rows)
         (frames / manifest.PARTIAL_NAME).unlink()
-        _say_summary(frames, rows, {video.video for video in todo}, num_bytes, time.monotonic() - start)
+        if todo:
+            _say_summary(frames, rows, {video.video for video in todo}, num_bytes, time.monotonic() - start)
+        else:
+            _say_nothing_to_do(frames, rows)
         return rows
+
+
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a link to nothing; the extraction refuses it
+        return 0
 
 
 @contextmanager
@@ -172,10 +194,10 @@ def only_one_run(frames: Path) -> Iterator[None]:
 def _old_rows(frames: Path, settings: Settings) -> list[VideoRow]:
     """Rows of earlier runs, which must have had the same settings."""
     rows = {}
-    for name in (manifest.NAME, manifest.PARTIAL_NAME):
-        if (frames / name).is_file():
-            rows.update({row.video: row for row in manifest.read_manifest(frames, name)})
-    if not rows and _has_content(frames):
+    names = [name for name in (manifest.NAME, manifest.PARTIAL_NAME) if (frames / name).is_file()]
+    for name in names:
+        rows.update({row.video: row for row in manifest.read_manifest(frames, name)})
+    if not names and _has_content(frames):
         raise UserError(
             f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
             "they are; to extract, choose another folder: --frames DIR"
@@ -224,6 +246,8 @@ def _extract_all(
             return
         except BaseException as error:  # passed to the main thread, which ends the run
             results.put((None, None, error))
+        finally:
+            extractor.close()
 
     extractors = [Extractor() for _ in range(min(workers or num_processors(), len(todo)))]
     threads = [threading.Thread(target=work, args=(extractor,), daemon=True) for extractor in extractors]
@@ -238,7 +262,7 @@ def _extract_all(
     finally:
         ending.set()
         for extractor in extractors:
-            extractor.close()
+            extractor.kill()
         for thread in threads:
             thread.join()
 
@@ -283,12 +307,18 @@ def _explain(error: OSError, frames: Path, num_todo: int, num_done: int, num_byt
     )
 
 
-def _say_split(old: Sequence[VideoRow], split: str) -> None:
-    shown = {row.split for row in old}
-    if shown and shown != {split}:
+def _say_split(shown: str, split: str) -> None:
+    print(
+        f"The folders go on showing split {shown}. Training on split {split} picks its videos from the manifest; "
+        "nothing needs to be extracted again."
+    )
+
+
+def _say_gone(gone: Sequence[VideoRow], source: DataSource) -> None:
+    if gone:
         print(
-            f"The folders go on showing split {', '.join(sorted(shown))}. Training on split {split} picks its videos "
-            "from the manifest; nothing needs to be extracted again."
+            f"No longer in {source.videos} and therefore out of the manifest: {count(len(gone), 'video')} "
+            f"(first: {_printable(gone[0].video)})."
         )
 
 
@@ -318,9 +348,14 @@ def _say_reasons(rows: Sequence[VideoRow], title: str) -> None:
     if rows:
         print(title)
         for row in rows[:SHOWN_REFUSALS]:
-            print(f"  {row.video}: {row.reason}")
+            print(f"  {_printable(row.video)}: {row.reason}")
         if len(rows) > SHOWN_REFUSALS:
             print(f"  ... and {len(rows) - SHOWN_REFUSALS} more, see the manifest's column 'reason'")
+
+
+def _printable(name: str) -> str:
+    """File names may hold bytes that are no UTF-8, which a terminal cannot be given."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:

@@ -52,6 +52,10 @@ class SourceVideo:
     group: str
     given: str
 
+    @property
+    def stem(self) -> str:
+        return Path(self.video).stem
+
 
 def find_source(name: str, datasets: dict[str, dict], root: Path) -> DataSource:
     """A name from mypath.py, or a folder of class folders. Relative paths in mypath.py count from its own folder."""
@@ -113,11 +117,10 @@ def _refuse_flat_folder(folder: Path) -> None:
 
 
 def detect_layout(videos: Path) -> str:
-    """ucf101 where every video is named v_<Class>_gNN_cNN, else folder."""
-    names = [
-        path.stem for _, folder in _given_class_folders(videos) for path in folder.iterdir() if is_video_name(path)
-    ]
-    return "ucf101" if names and all(UCF101_NAME.fullmatch(name) for name in names) else "folder"
+    """ucf101 where videos are named v_<Class>_gNN_cNN, else folder. A few that are not so named do not change it: taken
+    as folder, the whole set would be divided without regard to its groups. find_videos then says which they are."""
+    names = [path.stem for _, folder in _given_class_folders(videos) for path in _video_files(folder)]
+    return "ucf101" if 2 * sum(bool(UCF101_NAME.fullmatch(name)) for name in names) > len(names) else "folder"
 
 
 def find_videos(source: DataSource) -> list[SourceVideo]:
@@ -127,10 +130,11 @@ def find_videos(source: DataSource) -> list[SourceVideo]:
 
     found = []
     for given, folder in _given_class_folders(source.videos):
-        files = sorted(path for path in folder.iterdir() if is_video_name(path) and not path.is_dir())
+        files = _video_files(folder)
         if not files:
             raise UserError(
-                f"The class folder {folder} has no videos in it. Put its videos there, or remove the folder."
+                f"The class folder {folder} has no videos in it (hidden files do not count). Put its videos there, or "
+                "remove the folder."
             )
         for path in files:
             group = group_of(source, folder.name, path.stem)
@@ -139,6 +143,10 @@ def find_videos(source: DataSource) -> list[SourceVideo]:
         raise UserError(f"{source.videos} has no class folders. It should look like {source.videos}/<class>/<video>.")
     _refuse_doubled_parts(found)
     return found
+
+
+def _video_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if is_video_name(path) and not path.is_dir())
 
 
 def _missing_videos(source: DataSource) -> str:
@@ -196,10 +204,13 @@ def group_of(source: DataSource, label: str, stem: str) -> str:
     if source.layout == "ucf101":
         match = UCF101_NAME.fullmatch(stem)
         if match is None:
-            raise UserError(f"'{stem}' in class {label} is not named as UCF101 names its videos: v_<Class>_gNN_cNN.")
+            raise UserError(
+                f"'{stem}' in class {label} is not named as UCF101 names its videos: v_<Class>_gNN_cNN. Take it out, "
+                "or give the data set an entry with layout 'folder' in mypath.py."
+            )
         return f"{label}/g{match.group(1)}"
     if source.layout == "hmdb51":
-        return f"{label}/{stem.split(f'_{label}_')[0]}"
+        return f"{label}/{stem.rsplit(f'_{label}_', 1)[0]}"  # a title may have the word too: How_to_pour_..._pour_u_nm
     return f"{label}/{stem}"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dataloaders.source import DataSource, group_of, read_lines
+from engine.console import count
 from engine.errors import UsageError, UserError
 
 SPLITS = ("1", "2", "3", "given", "random")
@@ -27,6 +28,9 @@ class Video(Protocol):
     label: str
     group: str
     given: str
+
+    @property
+    def stem(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -106,17 +110,17 @@ def _listed_parts(
     notes = []
     if len(unlisted) == len(parts):
         raise UserError(
-            f"None of the {len(parts)} videos of '{source.name}' stands in the lists in {source.splits} "
+            f"None of the {count(len(parts), 'video')} of '{source.name}' stands in the lists in {source.splits} "
             f"(first video: {unlisted[0]}). Is this the right folder of lists?"
         )
     if unlisted:
-        notes.append(f"{len(unlisted)} videos stand in no list and are unused (first: {unlisted[0]}).")
+        notes.append(f"In no list and therefore unused: {count(len(unlisted), 'video')} (first: {unlisted[0]}).")
     return parts, notes
 
 
 def _key(video: Video) -> str:
     """<class>/<name without ending>: lists say .avi, the files may have been converted."""
-    return f"{video.label}/{Path(video.video).stem}"
+    return f"{video.label}/{video.stem}"
 
 
 def read_ucf101_lists(folder: Path, split: str) -> dict[str, str]:
@@ -156,7 +160,7 @@ def read_hmdb51_lists(folder: Path, split: str) -> dict[str, str]:
 
 def _group_number(source: DataSource, video: Video) -> int:
     """UCF101's gNN, from the name: mypath may have given other groups."""
-    name_group = group_of(DataSource(source.name, source.videos, source.frames, "ucf101"), "", Path(video.video).stem)
+    name_group = group_of(DataSource(source.name, source.videos, source.frames, "ucf101"), video.label, video.stem)
     return int(name_group.rsplit("g", 1)[1])
 
 
@@ -172,7 +176,7 @@ def _given_parts(source: DataSource, videos: Sequence[Video]) -> dict[str, str]:
 def _random_parts(videos: Sequence[Video]) -> dict[str, str]:
     parts = dict.fromkeys((video.video for video in videos), "train")
     _take_groups(videos, parts, "test", TEST_FRACTION)
-    _take_groups(videos, parts, "val", VAL_FRACTION)
+    _take_groups(videos, parts, "val", VAL_FRACTION / (1 - TEST_FRACTION))  # of what is left
     return parts
 
 
@@ -197,28 +201,36 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
     members: dict[str, list[Video]] = defaultdict(list)
     for video in sorted(videos, key=lambda video: video.video):
         members[video.group].append(video)
+    counts = {group: Counter(video.label for video in its_videos) for group, its_videos in members.items()}
+    wanted = {label: fraction * number for label, number in Counter(video.label for video in videos).items()}
+    groups_left = Counter(label for labels in counts.values() for label in labels)
 
-    groups_left = Counter(label for group in members.values() for label in {video.label for video in group})
-    wanted = {
-        label: max(1.0, fraction * count) if groups_left[label] > 1 else 0.0
-        for label, count in Counter(video.label for video in videos).items()
-    }
+    def take(group: str) -> None:
+        for video in members.pop(group):
+            parts[video.video] = part
+        for label, number in counts[group].items():
+            wanted[label] -= number
+            groups_left[label] -= 1
+
+    def can_go(group: str) -> bool:
+        return all(groups_left[label] > 1 for label in counts[group])
+
     order = sorted(members)
     random.Random(f"{SEED} {part}").shuffle(order)
     for group in order:
-        counts = Counter(video.label for video in members[group])
-        useful = sum(min(max(wanted[label], 0.0), count) for label, count in counts.items())
-        if 2 * useful < counts.total() or any(groups_left[label] <= 1 for label in counts):
-            continue
-        for video in members[group]:
-            parts[video.video] = part
-        for label, count in counts.items():
-            wanted[label] -= count
-            groups_left[label] -= 1
+        useful = sum(min(max(wanted[label], 0.0), number) for label, number in counts[group].items())
+        if can_go(group) and 2 * useful >= counts[group].total():
+            take(group)
+
+    for label in sorted(wanted):  # classes whose groups are all larger than what is wanted
+        if all(parts[video.video] != part for video in videos if video.label == label):
+            candidates = [group for group in order if group in members and label in counts[group] and can_go(group)]
+            if candidates:
+                take(min(candidates, key=lambda group: counts[group].total()))
 
 
 def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:
-    """Groups with videos both in training or validation and in the test list. Official HMDB51 split 2 has one."""
+    """Groups with videos both in training or validation and in the test list. The official splits have none."""
     seen: dict[str, set[str]] = defaultdict(set)
     for video in videos:
         seen[video.group].add(split.parts[video.video])

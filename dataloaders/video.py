@@ -34,7 +34,8 @@ class VideoReader:
 
     fps             frames a second, as the container states it; None where it does not
     width, height   of the frames as shown (rotation applied)
-    num_damaged     packets so far that could not be decoded; their frames are missing from what came out
+    num_damaged     places so far where the file is damaged: a packet whose frame is missing from what came out, or a
+                    frame that came out spoilt
 
     Raises VideoError: not a video, no video stream, nothing but damage. An unreadable file (missing, no permission)
     is its OSError.
@@ -81,6 +82,7 @@ class VideoReader:
                     turned = _quarter_turns(frame) % 2 == 1
                     self.width, self.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
                 num_frames += 1
+                self.num_damaged += frame.is_corrupt
                 yield frame
 
         if num_frames == 0:

@@ -1,0 +1,49 @@
+"""Toy data that many tests share. What is session scoped belongs to all: copy it before you change it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import mypath
+from dataloaders.preprocess import Settings, preprocess
+from dataloaders.source import DataSource
+from tests.toy import make_toy_videos
+
+TOY_SIZE = (80, 60)
+
+
+@pytest.fixture(scope="session")
+def toy_videos(tmp_path_factory) -> Path:
+    """3 classes x 4 groups x 2 clips of 20 frames, named as in UCF101: by its split 1, 12 train, 6 validate, 6 test."""
+    return make_toy_videos(tmp_path_factory.mktemp("toy") / "videos")
+
+
+@pytest.fixture(scope="session")
+def toy_source(toy_videos) -> DataSource:
+    return DataSource("toy", toy_videos, toy_videos.with_name("frames"), layout="ucf101", flip=True)
+
+
+@pytest.fixture(scope="session")
+def toy_frames(toy_source) -> Path:
+    """The folder of the toy videos' frames at 80x60."""
+    preprocess(toy_source, Settings(TOY_SIZE), workers=2)
+    return toy_source.frames_for(TOY_SIZE)
+
+
+@dataclass(frozen=True)
+class ToyProject:
+    name: str  # of the data set, in mypath.DATASETS
+    source: DataSource
+    frames: Path  # at 80x60
+    runs: Path
+
+
+@pytest.fixture
+def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
+    """mypath.py as if it had been edited for the toy data set, whose frames are extracted, and runs in a new folder."""
+    entry = {"layout": "ucf101", "videos": str(toy_source.videos), "frames": str(toy_source.frames), "flip": True}
+    monkeypatch.setattr(mypath, "DATASETS", {"toy": entry})
+    monkeypatch.setattr(mypath, "DEFAULT_DATASET", "toy")
+    monkeypatch.setattr(mypath, "RUNS", str(tmp_path / "run"))
+    return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")

@@ -1,0 +1,193 @@
+import os
+from dataclasses import replace
+
+import cv2
+import pytest
+
+from dataloaders import manifest
+from dataloaders.manifest import PartialManifest, VideoRow, index_frames, is_complete, read_manifest, write_manifest
+from engine.errors import UserError
+from tests.toy import frame_naming, frames_of
+
+ROW = VideoRow(
+    video="a/x.avi",
+    label="a",
+    group="a/g01",
+    folder="train/a/x",
+    num_frames=20,
+    every=1,
+    quality=95,
+    width=171,
+    height=128,
+    fps=29.97003,
+    source_width=320,
+    source_height=240,
+    source_bytes=12345,
+    status="ok",
+    reason="",
+    given="",
+    split="1",
+)
+NAMES = [
+    'a,b "c".avi',
+    "line\nbreak.avi",
+    "carriage\rreturn.avi",
+    "both\r\n.avi",
+    "Übung 体操 🎬.avi",
+    os.fsdecode(b"caf\xe9\xff.avi"),
+    "=1+2;'.avi",
+    " blanks .avi",
+]
+
+
+def test_rows_come_back_as_they_were_whatever_the_names_are(tmp_path):
+    rows = [replace(ROW, video=f"a/{name}", folder=f"train/a/{name}", reason=f"why, {name}") for name in NAMES]
+    write_manifest(tmp_path, rows)
+
+    assert read_manifest(tmp_path) == sorted(rows, key=lambda row: row.video)
+    assert (tmp_path / "manifest.csv").read_bytes().startswith(b"video,class,group,folder,num_frames,every,quality,")
+
+
+def test_partial_rows_come_back_as_they_were_whatever_the_names_are(tmp_path):
+    rows = [replace(ROW, video=f"a/{name}") for name in NAMES]
+    partial = PartialManifest(tmp_path, rows[:3])
+    for row in rows[3:]:
+        partial.add(row)  # flushed, not closed
+
+    assert read_manifest(tmp_path, manifest.PARTIAL_NAME) == rows
+
+
+@pytest.mark.parametrize("name", ["plain.avi", "line\nbreak.avi", 'a "quoted\n" one.avi'])
+def test_a_half_written_last_row_of_a_partial_manifest_is_dropped(tmp_path, name):
+    """Trap 10: interrupted preprocessing taken for complete."""
+    whole = [replace(ROW, video="a/1.avi"), replace(ROW, video='a/"2\n".avi')]
+    PartialManifest(tmp_path, whole).close()
+    begin = (tmp_path / manifest.PARTIAL_NAME).stat().st_size
+    PartialManifest(tmp_path, [*whole, replace(ROW, video=f"a/{name}")]).close()
+    content = (tmp_path / manifest.PARTIAL_NAME).read_bytes()
+
+    for end in range(begin, len(content)):
+        (tmp_path / manifest.PARTIAL_NAME).write_bytes(content[:end])
+        assert read_manifest(tmp_path, manifest.PARTIAL_NAME) == whole, content[:end]
+
+
+def test_a_partial_manifest_cut_in_its_first_line_has_no_rows(tmp_path):
+    for content in (b"", b"video,cla"):
+        (tmp_path / manifest.PARTIAL_NAME).write_bytes(content)
+        assert read_manifest(tmp_path, manifest.PARTIAL_NAME) == []
+
+
+def test_a_folder_is_complete_only_when_no_run_is_in_the_middle(tmp_path):
+    """Trap 10."""
+    assert not is_complete(tmp_path)
+    write_manifest(tmp_path, [ROW])
+    assert is_complete(tmp_path)
+    PartialManifest(tmp_path, [ROW]).close()
+    assert not is_complete(tmp_path)
+
+
+def test_a_full_disk_leaves_the_manifest_that_was_there(tmp_path, monkeypatch):
+    PartialManifest(tmp_path, [ROW]).close()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        PartialManifest(tmp_path, [])
+
+    assert read_manifest(tmp_path, manifest.PARTIAL_NAME) == [ROW]
+    assert [path.name for path in tmp_path.iterdir()] == [manifest.PARTIAL_NAME]
+
+
+@pytest.mark.parametrize("line", ["a,b\n", ",".join(["x"] * 19) + "\n"])
+def test_a_damaged_manifest_is_refused_with_its_line(tmp_path, line):
+    write_manifest(tmp_path, [ROW])
+    with (tmp_path / "manifest.csv").open("a") as file:
+        file.write(line)
+
+    with pytest.raises(UserError, match="manifest.csv, line 3: damaged"):
+        read_manifest(tmp_path)
+
+
+def test_the_manifest_of_another_version_is_refused(tmp_path):
+    (tmp_path / "manifest.csv").write_text("video,label\na,b\n")
+    with pytest.raises(UserError, match="is not a manifest that this version reads"):
+        read_manifest(tmp_path)
+
+
+NAMINGS = {
+    "00001.jpg": lambda number: f"{number:05d}.jpg",
+    "image_00001.jpg": lambda number: f"image_{number:05d}.jpg",
+    "img_00001.jpg": lambda number: f"img_{number:05d}.jpg",
+    "frame1.jpg": lambda number: f"frame{number}.jpg",
+    "frame_0001.jpeg": lambda number: f"frame_{number:04d}.jpeg",
+    "0000{i}.jpg": lambda number: f"0000{number}.jpg",
+    "1.JPG": lambda number: f"{number}.JPG",
+}
+
+
+def write_tree(folder, name, numbers, size=(80, 60)):
+    """A folder of frames in which file number n, from the first on, shows frame 0, 1, 2 ..."""
+    folder.mkdir(parents=True)
+    for index, number in enumerate(numbers):
+        cv2.imwrite(
+            str(folder / name(number)), frame_naming(index, size=size)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95]
+        )
+
+
+def read_tree(frames, row):
+    pictures = [cv2.imread(str(frames / row.folder / row.frame_name(i))) for i in range(row.num_frames)]
+    return frames_of(picture[..., ::-1] for picture in pictures)
+
+
+@pytest.mark.parametrize("first", [0, 1, 7])
+@pytest.mark.parametrize("name", NAMINGS.values(), ids=NAMINGS)
+def test_frames_made_elsewhere_come_in_the_order_of_their_numbers(tmp_path, name, first):
+    """Trap 1: frames named 0000{i}.jpg and sorted as strings: 0, 1, 10, 11, ..., 2."""
+    write_tree(tmp_path / "run" / "clip", name, range(first, first + 23))
+
+    (row,) = index_frames(tmp_path)
+
+    assert (row.num_frames, row.first, row.width, row.height, row.status) == (23, first, 80, 60, "ok")
+    assert read_tree(tmp_path, row) == list(range(23))
+
+
+def test_a_gap_in_the_frames_is_an_error_that_names_the_video(tmp_path):
+    write_tree(tmp_path / "run" / "whole", NAMINGS["00001.jpg"], range(1, 9))
+    write_tree(tmp_path / "run" / "holed", NAMINGS["00001.jpg"], [1, 2, 3, 5, 6])
+
+    with pytest.raises(UserError, match="run/holed lacks frame 4: it has 5 frames up to number 6"):
+        index_frames(tmp_path)
+
+
+def test_a_folder_without_frames_and_an_empty_tree_are_errors(tmp_path):
+    with pytest.raises(UserError, match="has no frames in it"):
+        index_frames(tmp_path)
+    (tmp_path / "run" / "clip").mkdir(parents=True)
+    (tmp_path / "run" / "clip" / "notes.txt").touch()
+    with pytest.raises(UserError, match="run/clip has no frames named like"):
+        index_frames(tmp_path)
+
+
+def test_divided_trees_give_each_video_its_part_even_where_names_are_equal(tmp_path):
+    for part in ("train", "test"):
+        write_tree(tmp_path / part / "run" / "001", NAMINGS["00001.jpg"], range(1, 3))
+    (tmp_path / "train" / "run" / ".ipynb_checkpoints").mkdir()
+
+    rows = index_frames(tmp_path)
+
+    assert {row.folder: row.given for row in rows} == {"train/run/001": "train", "test/run/001": "test"}
+    assert len({row.video for row in rows}) == 2
+    assert {row.label for row in rows} == {"run"}
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("take.1", "take.1"), ("v_Run_g01_c01", "v_Run_g01_c01"), ("v_Run_g01_c01.avi", "v_Run_g01_c01")]
+)
+def test_dots_in_the_folder_name_of_frames_made_elsewhere_are_kept(tmp_path, name, stem):
+    """Trap 9: names with dots collide."""
+    write_tree(tmp_path / "run" / name, NAMINGS["00001.jpg"], range(1, 3))
+
+    assert index_frames(tmp_path)[0].stem == stem
+    assert replace(ROW, video="a/take.1.avi").stem == "take.1"
