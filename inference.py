@@ -38,8 +38,8 @@ from engine.console import count, progress
 from engine.device import pick_device
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.overlay import draw_answer, enlarge, readable_factor
-from network import InputSpec, create_model, input_spec
-from network.weights import known_weights, load_into, read_weights
+from network import InputSpec
+from network.weights import build_whole, known_weights, read_weights
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 UNKNOWN_RATE = Fraction(25)  # of the annotated video, where the source does not say its own
@@ -404,31 +404,11 @@ def load_foreign(
     model_name: str, weights: str | Path, labels: str | Path | Sequence[str] | None
 ) -> tuple[nn.Module, InputSpec, list[str]]:
     """Network, input and class names from weights that are named or lie in a file; see Recognizer.from_model."""
-    with torch.device("meta"):  # its names and shapes alone
-        head = f"{create_model(model_name, 1).head_name}.weight"
-    names = read_labels(Path(labels)) if isinstance(labels, str | Path) else labels and list(labels)
-    loaded = read_weights(weights, model_name)
-    classes = names or loaded.classes
-
-    if head not in loaded.state:
-        raise UserError(f"{loaded.origin} has no last layer ({head}), so it cannot name a class. Train one first.")
-    num_classes = len(loaded.state[head])
-    if not classes:
-        raise UserError(
-            f"{loaded.origin} does not name its {num_classes} classes. Give --labels FILE, one name a line."
-        )
-    if len(classes) != num_classes:
-        whose = f"--labels {labels}" if isinstance(labels, str | Path) else "the list"
-        raise UserError(
-            f"{loaded.origin} has {count(num_classes, 'class')}, and {whose} has {count(len(classes), 'name')}."
-        )
-
-    model = create_model(model_name, num_classes)
-    new = [name for name in load_into(model, loaded).reinitialised if not name.endswith("num_batches_tracked")]
-    if new:
-        missing = min(new, key=lambda name: name in loaded.state)  # a head without its bias is left out as a whole
-        raise UserError(f"{loaded.origin} does not bring {missing} of {model_name}: the answer would be chance.")
-    return model, loaded.input_spec or input_spec(model_name), list(classes)
+    from_file = isinstance(labels, str | Path)
+    names = read_labels(Path(labels)) if from_file else labels and list(labels)
+    whose = f"--labels {labels}" if from_file else "the list"
+    model, spec, classes, _ = build_whole(model_name, read_weights(weights, model_name), names, whose)
+    return model, spec, classes
 
 
 def read_labels(path: Path) -> list[str]:
@@ -489,7 +469,7 @@ def report(prediction: Prediction, top: int) -> str:
         facts.append(f"{prediction.num_frames / prediction.fps:.1f} s at {prediction.fps:.4g} fps")
     facts.append(count(len(prediction.windows), "window"))
     if prediction.num_damaged:
-        facts.append(f"{count(prediction.num_damaged, 'damaged packet')} left out")
+        facts.append(f"{count(prediction.num_damaged, 'damaged place')}")
     likely = prediction.top(top)
     lines = [f"  {100 * probability:5.1f} %  {label}" for label, probability in likely]
     return "\n".join([f"{shown(prediction.video)}: {', '.join(facts)}", *lines])

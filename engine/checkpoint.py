@@ -90,7 +90,7 @@ def load_model(path: Path) -> TrainedModel:
     """A checkpoint -> its network in eval mode on the CPU; the moving average of the weights, where one was kept."""
     content = load_checkpoint(path)
     name, classes = content["config"]["model"], content["classes"]
-    model = create_model(name, len(classes))
+    model = create_model(name, len(classes), **content.get("model_options", {}))
     try:
         model.load_state_dict(content.get("ema") or content["model"])
     except RuntimeError as error:

@@ -89,7 +89,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     ).resolved(spec, pick_flip(config, source), frame_set.split.name, min(num_processors(), 8))
 
     torch.manual_seed(config.seed)
-    model = create_model(config.model, len(frame_set.classes))
+    model = create_model(config.model, len(frame_set.classes), **(weights.options if weights else {}))
     if weights:
         print(load_into(model, weights, frame_set.classes).table())
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
@@ -129,7 +129,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
             "where it was. Begin a new run; --weights takes this one's best.pth."
         )
 
-    model = create_model(config.model, len(frame_set.classes))
+    model = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     model.load_state_dict(checkpoint["model"])
     progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
     amp = pick_amp(config.amp, device)
@@ -199,6 +199,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     training_groups = {row.group for part in ("train", "val") for row in run.frame_set.part(part)}
     content = {
         "model": run.model.state_dict(),
+        "model_options": run.model.options,
         "ema": None,
         "epoch": progress.epoch,
         "step": progress.step,

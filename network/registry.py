@@ -114,14 +114,20 @@ def input_spec(name: str) -> InputSpec:
     return model_entry(name).input_spec
 
 
+def model_options(name: str) -> set[str]:
+    """What create_model takes for this model beside the number of classes, such as dropout."""
+    return set(inspect.signature(model_entry(name).build).parameters) - {"num_classes"}
+
+
 def create_model(name: str, num_classes: int, **options) -> nn.Module:
     """A freshly initialised network that maps (B, 3, T, H, W) float to (B, num_classes) logits.
 
-    `options` go to the model's own function; an option that it does not know is a UsageError.
+    `options` go to the model's own function; an option that it does not know is a UsageError. The network keeps them as
+    .options, and a checkpoint holds them, so that the same network is built again.
     """
-    entry = model_entry(name)
-    known = set(inspect.signature(entry.build).parameters)
     for option in options:
-        if option not in known:
+        if option not in model_options(name):
             raise UsageError(f"Model '{name}' has no option '{option}'.")
-    return entry.build(num_classes, **options)
+    model = model_entry(name).build(num_classes, **options)
+    model.options = dict(options)
+    return model

@@ -127,6 +127,7 @@ class VideoResNet(nn.Module):
     stem_width     channels of the stem; None: as the first stage
     dropout        before the last layer
     mid_per_conv   see BasicBlock
+    bn_eps         what the norms add to a variance: 1e-5 is PyTorch's, 1e-3 that of the authors' Caffe2 code
     """
 
     head_name = "fc"
@@ -141,6 +142,7 @@ class VideoResNet(nn.Module):
         stem_width: int | None = None,
         dropout: float = 0.0,
         mid_per_conv: bool = False,
+        bn_eps: float = 1e-5,
     ):
         super().__init__()
         stem_width = widths[0] if stem_width is None else stem_width
@@ -160,6 +162,9 @@ class VideoResNet(nn.Module):
         self.fc = nn.Linear(widths[3], num_classes)
 
         init_weights(self)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.eps = bn_eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
@@ -197,36 +202,63 @@ R3D = (Conv3x3x3, Conv3x3x3, Conv3x3x3, Conv3x3x3)
 MC3 = (Conv3x3x3, Conv1x3x3, Conv1x3x3, Conv1x3x3)
 R2PLUS1D = (Conv2Plus1D, Conv2Plus1D, Conv2Plus1D, Conv2Plus1D)
 
+BLOCKS_34 = (3, 4, 6, 3)
+
 INPUT_18 = InputSpec(clip_len=16, frame_stride=2, resize=(171, 128), crop_size=112)
 DEFAULTS_18 = {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4}
 
+INPUT_34 = InputSpec(clip_len=32, frame_stride=1, resize=(171, 128), crop_size=112)
+DEFAULTS_34 = {"optimizer": "sgd", "lr": 0.01, "weight_decay": 5e-4, "batch_size": 16}
+
 # Small networks on small frames, for CPUs and first tries.
-INPUT_10 = InputSpec(clip_len=12, frame_stride=2, resize=(80, 60), crop_size=56)
-DEFAULTS_10 = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02, "batch_size": 32, "epochs": 20}
+WIDTHS_10 = (8, 32, 64, 128)
+INPUT_10 = InputSpec(clip_len=12, frame_stride=3, resize=(80, 60), crop_size=56)
+DEFAULTS_10 = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.02, "batch_size": 16, "epochs": 24}
 
 
 @register_model(INPUT_18, **DEFAULTS_18)
-def r3d_18(num_classes: int, dropout: float = 0.0) -> VideoResNet:
-    return VideoResNet(num_classes, R3D, dropout=dropout)
+def r3d_18(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R3D, dropout=dropout, bn_eps=bn_eps)
+
+
+@register_model(INPUT_34, **DEFAULTS_34)
+def r3d_34(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R3D, blocks=BLOCKS_34, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_18, **DEFAULTS_18)
-def mc3_18(num_classes: int, dropout: float = 0.0) -> VideoResNet:
-    return VideoResNet(num_classes, MC3, dropout=dropout)
+def mc3_18(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, MC3, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_18, **DEFAULTS_18)
-def r2plus1d_18(num_classes: int, dropout: float = 0.0) -> VideoResNet:
-    return VideoResNet(num_classes, R2PLUS1D, factored_stem=True, dropout=dropout)
+def r2plus1d_18(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R2PLUS1D, factored_stem=True, dropout=dropout, bn_eps=bn_eps)
+
+
+# In the paper's widths, one for each convolution, and with its norms: what the authors' published weights need.
+
+
+@register_model(INPUT_18, **DEFAULTS_18)
+def r2plus1d_18_paper(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-3) -> VideoResNet:
+    return VideoResNet(num_classes, R2PLUS1D, factored_stem=True, mid_per_conv=True, dropout=dropout, bn_eps=bn_eps)
+
+
+@register_model(INPUT_34, **DEFAULTS_34)
+def r2plus1d_34(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-3) -> VideoResNet:
+    return VideoResNet(num_classes, R2PLUS1D, True, BLOCKS_34, mid_per_conv=True, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_10, **DEFAULTS_10)
-def r3d_10(num_classes: int, dropout: float = 0.0) -> VideoResNet:
-    return VideoResNet(num_classes, R3D, blocks=(1, 1, 1, 1), widths=(16, 32, 64, 128), dropout=dropout)
+def r3d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R3D, False, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_10, **DEFAULTS_10)
-def r2plus1d_10(num_classes: int, dropout: float = 0.0) -> VideoResNet:
-    return VideoResNet(
-        num_classes, R2PLUS1D, factored_stem=True, blocks=(1, 1, 1, 1), widths=(16, 32, 64, 128), dropout=dropout
-    )
+def mc3_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, MC3, False, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)
+
+
+@register_model(INPUT_10, **DEFAULTS_10)
+def r2plus1d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R2PLUS1D, True, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)

@@ -1,13 +1,15 @@
 """Weights into a model, with a report of what went where. Nothing is left out silently.
 
 weights = read_weights("kinetics400", "r3d_18")
+model = create_model("r3d_18", num_classes, **weights.options)
 report = load_into(model, weights, classes)
 print(report.table())
 """
 
 import re
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,17 +17,23 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from engine.console import count
 from engine.errors import UsageError, UserError, unknown_name
-from network.importers import LoadedWeights
+from network.importers import HEAD, LoadedWeights, caffe, keras, vmz
+from network.importers.ancestors import from_ancestor
+from network.importers.mean import read_mean
 from network.importers.torchvision import KINETICS400, read_kinetics400
-from network.registry import InputSpec
+from network.registry import InputSpec, create_model, input_spec, model_entry, model_options
 
-__all__ = ["KeyReport", "LoadedWeights", "known_weights", "load_into", "read_file", "read_weights"]
+__all__ = ["KeyReport", "LoadedWeights", "build_whole", "known_weights", "load_into", "read_file", "read_weights"]
 
 # name of the weights -> (the models that have them, what reads them)
 NAMED: dict[str, tuple[list[str], Callable[[str], LoadedWeights]]] = {
     "kinetics400": (list(KINETICS400), read_kinetics400),
 }
+
+# file formats beside PyTorch's own; which one a file has is seen from its first bytes
+FORMATS = (caffe, keras, vmz)
 
 # what other programs put in front of every name: DataParallel, torch.compile
 WRAPPERS = ("module.", "_orig_mod.")
@@ -42,26 +50,69 @@ def known_weights(model_name: str) -> list[str]:
 
 
 def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
-    """`source` is a name from known_weights, one of our checkpoints, or a state dict under our or torchvision's names.
+    """`source` is a name from known_weights, or a file: one of our checkpoints, a state dict under our or torchvision's
+    names, or one of the formats in network/importers. What a file is, its content says, not its name.
 
-    A name wins over a file of that name; ./kinetics400 is the file. A checkpoint of ours gives its moving average where
-    it holds one. Raises UserError for a missing file, one that is no checkpoint, and a checkpoint of another model.
+    A name wins over a file of that name; ./kinetics400 is the file. MODEL+MEAN is a file with a mean file for its
+    input. A checkpoint of ours gives its moving average where it holds one. Raises UserError for a missing file, one
+    that is damaged or of no known format, and one of another model.
     """
+    model_entry(model_name)  # an unknown model is said first
     if str(source) in NAMED:
         models, read = NAMED[str(source)]
         if model_name not in models:
             raise UsageError(f"There are no '{source}' weights for {model_name}, only for {', '.join(models)}.")
         return read(model_name)
 
-    path = Path(source).expanduser()
+    path, mean = _split_mean(source)
     names = known_weights(model_name)
     if names and not path.exists() and not path.suffix and path.name == str(source):  # meant as a name, not as a file
         raise UsageError(f"{unknown_name('weights', str(source), names)} There is no file of that name either.")
 
+    weights = _read_path(path, model_name)
+    return _with_mean(weights, mean) if mean else weights
+
+
+def _split_mean(source: str | Path) -> tuple[Path, Path | None]:
+    """MODEL+MEAN -> both paths; a file that has a plus in its own name is one path."""
+    path = Path(source).expanduser()
+    model, plus, mean = str(source).rpartition("+")
+    if path.exists() or not (plus and model and mean):
+        return path, None
+    return Path(model).expanduser(), Path(mean).expanduser()
+
+
+def _with_mean(weights: LoadedWeights, path: Path) -> LoadedWeights:
+    """The weights with the channel means of a mean file in their input."""
+    spec = weights.input_spec
+    if spec is None or spec.std != (1 / 255, 1 / 255, 1 / 255):
+        raise UsageError(f"A mean file ({path}) goes with weights that saw values from 0 to 255, such as Caffe's C3D.")
+    (blue, green, red), shape = read_mean(path)
+    note = f"The mean is that of {path}, {shape} values reduced to R, G, B = {red:.2f}, {green:.2f}, {blue:.2f}."
+    others = [note for note in weights.notes if "its mean is taken" not in note]
+    spec = replace(spec, mean=(red / 255, green / 255, blue / 255))
+    return replace(weights, input_spec=spec, notes=[*others, note])
+
+
+def _read_path(path: Path, model_name: str) -> LoadedWeights:
+    _check_file(path)
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    for importer in FORMATS:
+        if importer.recognises(head):
+            return importer.read(path, model_name)
+
     content = read_file(path)
     if isinstance(content.get("config"), dict) and isinstance(content.get("model"), dict):
         return _from_checkpoint(path, content, model_name)
-    return _from_state_dict(path, content)
+    return _from_state_dict(path, content, model_name)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Name a file, such as the best.pth of a run.")
+    if not path.exists():
+        raise UserError(f"There is no weights file {path}.")
 
 
 def read_file(path: Path) -> dict:
@@ -69,13 +120,11 @@ def read_file(path: Path) -> dict:
 
     Raises UserError, one line, for whatever is no such file.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder. Name a file, such as the best.pth of a run.")
-    if not path.exists():
-        raise UserError(f"There is no weights file {path}.")
-
+    _check_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # a damaged file makes torch wonder about its pickle before it fails
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
         raise
     except Exception as error:  # a damaged file makes the unpickler raise anything, from KeyError to UnicodeDecodeError
@@ -86,7 +135,8 @@ def read_file(path: Path) -> dict:
                 f"of a weights file. Save its state dict alone: torch.save(model.state_dict(), file)."
             ) from None
         raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint, or a damaged one. Fetch or copy it anew."
+            f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint and no other kind of weights known here, "
+            "or it is damaged. Fetch or copy it anew."
         ) from None
 
     if not isinstance(content, dict):
@@ -110,17 +160,21 @@ def _from_checkpoint(path: Path, content: dict, model_name: str) -> LoadedWeight
     state, renamed = _our_names({**content["model"], **average})
     origin = f"{path}, moving average" if average else str(path)
     classes = content.get("classes")
-    return LoadedWeights(state, spec, list(classes) if classes else None, origin, renamed)
+    options = content.get("model_options") or {}
+    unknown = sorted(map(str, set(options) - model_options(model_name)))
+    if unknown:
+        raise UserError(f"{path} was made by another version of the program: {model_name} has no '{unknown[0]}'.")
+    return LoadedWeights(state, spec, list(classes) if classes else None, origin, renamed, dict(options))
 
 
-def _from_state_dict(path: Path, content: dict) -> LoadedWeights:
-    for key in STATE_KEYS:
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    state, renamed = _our_names(content)
+def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeights:
+    inner = next((content[key] for key in STATE_KEYS if isinstance(content.get(key), dict)), content)
+    state, renamed = _our_names(inner)
+    ancestor = from_ancestor(path, content, state, renamed, model_name)
+    if ancestor:
+        return ancestor
     if not state:
-        keys = ", ".join(map(str, list(content)[:5]))
+        keys = ", ".join(map(str, list(inner)[:5]))
         raise UserError(f"{path} holds no parameters, neither at its top nor under {', '.join(STATE_KEYS)}: {keys}.")
     return LoadedWeights(state, None, None, str(path), renamed)
 
@@ -149,6 +203,7 @@ class KeyReport:
     skipped        in the file only, or of another shape, or a head for other classes
     reinitialised  in the model only: they keep the values with which the model was built
     head           why the last layer is new, or "" where it was loaded
+    notes          what was changed or assumed on the way, a sentence each
     """
 
     origin: str
@@ -157,6 +212,7 @@ class KeyReport:
     skipped: dict[str, int]
     reinitialised: dict[str, int]
     head: str
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
         """A line each, with the first names, for a terminal."""
@@ -171,6 +227,7 @@ class KeyReport:
             lines.append(f"{title:16}{len(values):>6}{sum(values.values()):>13,}  {names}".rstrip())
         if self.head:
             lines.append(f"The last layer starts anew: {self.head}.")
+        lines += self.notes
         return "\n".join(lines)
 
 
@@ -207,7 +264,43 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
         skipped={name: value.numel() for name, value in weights.state.items() if name not in fits},
         reinitialised={name: value.numel() for name, value in own.items() if name not in fits},
         head=reason,
+        notes=[
+            *weights.notes,
+            *(f"The network is built with {name} = {value}." for name, value in weights.options.items()),
+        ],
     )
+
+
+def build_whole(
+    model_name: str, weights: LoadedWeights, classes: list[str] | None = None, whose: str = "the list"
+) -> tuple[nn.Module, InputSpec, list[str], KeyReport]:
+    """Network, input and class names where nothing may be left to chance: every parameter comes from the weights.
+
+    classes: names in the order of the logits; None: those that the weights bring. `whose` says for people where they
+    come from. Raises UserError where there are no names, where their number is not that of the last layer, and where a
+    parameter is missing.
+    """
+    with torch.device("meta"):  # its names and shapes alone
+        head = f"{create_model(model_name, 1).head_name}.weight"
+    if head not in weights.state:
+        raise UserError(f"{weights.origin} has no last layer ({head}), so it cannot name a class. Train one first.")
+    num_classes, classes = len(weights.state[head]), classes or weights.classes
+    if not classes:
+        raise UserError(
+            f"{weights.origin} does not name its {num_classes} classes. Give --labels FILE, one name a line."
+        )
+    if len(classes) != num_classes:
+        raise UserError(
+            f"{weights.origin} has {count(num_classes, 'class')}, and {whose} has {count(len(classes), 'name')}."
+        )
+
+    model = create_model(model_name, num_classes, **weights.options)
+    report = load_into(model, weights)
+    missing = [name for name in report.reinitialised if not name.endswith("num_batches_tracked")]
+    if missing:
+        name = min(missing, key=lambda name: name in weights.state)  # a head without its bias is left out as a whole
+        raise UserError(f"{weights.origin} does not bring {name} of {model_name}: the answer would be chance.")
+    return model, weights.input_spec or input_spec(model_name), list(classes), report
 
 
 def _why_new_head(

@@ -11,7 +11,7 @@ from engine.errors import ROOT, UsageError, UserError
 from network import InputSpec, create_model, input_spec, list_models, model_entry
 from network.__main__ import count_macs, main
 from network.c3d import C3D
-from network.video_resnet import R2PLUS1D, VideoResNet, mid_width
+from network.video_resnet import mid_width
 
 RESNETS_18 = ["r3d_18", "mc3_18", "r2plus1d_18"]
 NUM_CLASSES = 5
@@ -134,6 +134,11 @@ def test_untrained_logits_start_near_the_same_value_for_each_class(models, name)
         ("r2plus1d_18", 51, 31_326_288),
         ("r2plus1d_18", 101, 31_351_938),
         ("r2plus1d_18", 400, 31_505_325),
+        ("r2plus1d_18_paper", 101, 33_217_452),
+        ("r2plus1d_18_paper", 400, 33_370_839),
+        ("r2plus1d_34", 101, 63_543_788),
+        ("r2plus1d_34", 400, 63_697_175),
+        ("r3d_34", 400, 63_681_104),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, num_classes, parameters):
@@ -141,15 +146,21 @@ def test_networks_have_the_published_number_of_parameters(name, num_classes, par
         assert num_parameters(create_model(name, num_classes)) == parameters
 
 
-def test_mid_widths_per_convolution_give_the_papers_counts():
+def test_the_papers_networks_have_a_mid_width_for_each_convolution_and_its_norms():
     with torch.device("meta"):
+        torchvisions, papers = create_model("r2plus1d_18", 2), create_model("r2plus1d_18_paper", 2)
+    for model, widths in ((torchvisions, (230, 230)), (papers, (230, 288))):
+        block = model.layer2[0]
+        assert (block.conv1[0][0].out_channels, block.conv2[0][0].out_channels) == widths
+    assert {module.eps for module in torchvisions.modules() if isinstance(module, nn.BatchNorm3d)} == {1e-5}
+    assert {module.eps for module in papers.modules() if isinstance(module, nn.BatchNorm3d)} == {1e-3}
 
-        def count(num_classes: int, blocks: tuple[int, int, int, int]) -> int:
-            return num_parameters(VideoResNet(num_classes, R2PLUS1D, True, blocks, mid_per_conv=True))
 
-        assert count(400, (2, 2, 2, 2)) == 33_370_839
-        assert count(101, (2, 2, 2, 2)) == 33_217_452
-        assert count(400, (3, 4, 6, 3)) == 63_697_175
+def test_a_network_keeps_the_options_that_it_was_built_with():
+    with torch.device("meta"):
+        assert create_model("r3d_10", 2).options == {}
+        assert create_model("r3d_10", 2, bn_eps=0.5, dropout=0.1).options == {"bn_eps": 0.5, "dropout": 0.1}
+        assert create_model("r3d_10", 2, bn_eps=0.5).stem[1].eps == 0.5
 
 
 def test_mid_width_gives_the_pair_as_many_weights_as_3x3x3():
@@ -329,6 +340,7 @@ def test_an_unknown_option_names_itself_and_the_model():
 
 def test_the_list_holds_these_models():
     expected = {"c3d", "c3d_bn", "mc3_18", "r2plus1d_10", "r2plus1d_18", "r3d_10", "r3d_18"}
+    expected |= {"r2plus1d_18_paper", "r2plus1d_34", "r3d_34"}
     assert expected <= set(list_models())
     assert list_models() == sorted(list_models())
 

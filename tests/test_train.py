@@ -150,7 +150,10 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(to
 def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
     """Trap 15: the state of the random generators is part of a checkpoint."""
     create = create_model
-    monkeypatch.setattr("engine.session.create_model", lambda name, classes: create(name, classes, dropout=0.5))
+    monkeypatch.setattr(
+        "engine.session.create_model",
+        lambda name, classes, **options: create(name, classes, **{"dropout": 0.5} | options),
+    )
     whole = run_tiny()
     with monkeypatch.context() as patch:
         stop_after(4, patch)

@@ -80,6 +80,19 @@ def test_a_checkpoint_with_an_unreadable_input_spec_is_refused(tmp_path):
         read_weights(tmp_path / "best.pth", MODEL)
 
 
+def test_a_checkpoint_brings_how_its_network_is_built(tmp_path):
+    write_checkpoint(tmp_path / "best.pth", model_options={"bn_eps": 1e-3})
+    weights = read_weights(tmp_path / "best.pth", MODEL)
+    assert weights.options == {"bn_eps": 1e-3}
+    model = create_model(MODEL, len(CLASSES), **weights.options)
+    assert model.options == weights.options
+    assert "The network is built with bn_eps = 0.001." in load_into(model, weights, CLASSES).table()
+
+    write_checkpoint(tmp_path / "later.pth", model_options={"colour": "grey"})
+    with pytest.raises(UserError, match="another version.*'colour'"):
+        read_weights(tmp_path / "later.pth", MODEL)
+
+
 # --- the last layer
 
 
@@ -152,20 +165,20 @@ def test_names_that_find_no_place_are_reported(tmp_path):
     torch.save(state, tmp_path / "model.pth")
     report = load_into(fresh(), read_weights(tmp_path / "model.pth", MODEL))
     assert report.skipped == {"extra.weight": 15}
-    assert report.reinitialised == {"layer1.0.conv1.1.bias": 16}
+    assert report.reinitialised == {"layer1.0.conv1.1.bias": fresh().layer1[0].conv1[1].bias.numel()}
     assert "extra.weight" in report.table()
     assert "layer1.0.conv1.1.bias" in report.table()
 
 
 def test_weights_of_which_less_than_nine_tenths_fit_are_refused_and_change_nothing(tmp_path):
-    torch.save(create_model("r2plus1d_10", len(CLASSES)).state_dict(), tmp_path / "other.pth")
-    model = fresh()
+    other, model = create_model("r2plus1d_10", len(CLASSES)), fresh()
+    torch.save(other.state_dict(), tmp_path / "other.pth")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(UserError) as raised:
         load_into(model, read_weights(tmp_path / "other.pth", MODEL))
     message = str(raised.value)
-    assert "stem.0.weight (11x3x1x7x7)" in message  # the file's
-    assert "stem.0.weight (16x3x3x7x7)" in message  # the model's
+    assert f"stem.0.weight ({other.stem[0].out_channels}x3x1x7x7)" in message  # the file's
+    assert f"stem.0.weight ({model.stem[0].out_channels}x3x3x7x7)" in message  # the model's
     assert "\n" not in message
     assert same(before, model.state_dict())
 
@@ -252,7 +265,22 @@ def test_a_file_without_parameters_is_refused(tmp_path, content):
         read_weights(tmp_path / "model.pth", MODEL)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x89HDF\r\n\x1a\n" + b"0" * 99, b"\x80\x04" + b"x" * 99, b"\n\x03net\x12\x7f0123456789"]
+)
+def test_what_a_file_is_its_first_bytes_say_and_not_its_name(tmp_path, content):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(UserError, match="model.pth .*(is a damaged (HDF5 file|pickle|Caffe model)|h5py)") as raised:
+        read_weights(tmp_path / "model.pth", "c3d")
+    assert "\n" not in str(raised.value)
+
+
 # --- names
+
+
+def test_an_unknown_model_is_said_before_any_file_is_read():
+    with pytest.raises(UsageError, match="Unknown model 'r3d_17'. Did you mean 'r3d_18'"):
+        read_weights("nowhere.pth", "r3d_17")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
