@@ -16,6 +16,12 @@ from network import InputSpec
 # shown as columns of TensorBoard's HPARAMS view; values come from the scalars of the same name
 HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/top5", "test/clip_top1")
 
+# its rows; the view shows the first five by the alphabet until more are ticked
+HPARAM_SETTINGS = (
+    "batch_size", "dataset", "epochs", "lr", "model", "optimizer", "schedule", "seed", "split", "val", "weight_decay",
+    "weights",
+)  # fmt: skip
+
 
 class Tracker:
     """Writes one run's records. `first_step`: where a resumed run goes on; what was logged from there on is dropped."""
@@ -48,7 +54,7 @@ class Tracker:
 
     def hparams(self, settings: dict) -> None:
         """Settings into the HPARAMS view, through this run's own writer (add_hparams would make a second run)."""
-        plain = {key: value for key, value in settings.items() if isinstance(value, bool | int | float | str)}
+        plain = {key: settings[key] for key in HPARAM_SETTINGS if settings[key] is not None}
         for summary in hparams(plain, dict.fromkeys(HPARAM_METRICS, 0.0)):
             self.writer.file_writer.add_summary(summary)
 
