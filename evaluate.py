@@ -26,10 +26,10 @@ from dataloaders.splits import SPLITS
 from dataloaders.transforms import to_model_input
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.console import count, progress
-from engine.device import autocast, pick_device
+from engine.device import autocast, pick_device, place
 from engine.errors import ROOT, UserError, run_cli
 from engine.metrics import topk_correct
-from engine.runs import shown
+from engine.runs import shown, write_whole
 from engine.tracking import Tracker
 from network import InputSpec
 
@@ -113,11 +113,12 @@ def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
     """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each."""
     args = parse_args(argv)
     device = pick_device(args.device)
+    torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
     evaluations = []
     for path in [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]:
         trained = load_model(path)
-        trained.model.to(device, memory_format=torch.channels_last_3d)
-        frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
+        place(trained.model, device)
+        frame_set = open_test_frames(trained, args.dataset, args.frames, args.split, args.on)
         evaluations.append(evaluate_checkpoint(path, trained, frame_set, args, device))
     return evaluations
 
@@ -138,30 +139,36 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_test_frames(trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None) -> FrameSet:
+def open_test_frames(
+    trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None, part: str = "test"
+) -> FrameSet:
     """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
 
-    Raises UserError where classes differ, and where the test list holds recordings that the checkpoint was trained on.
+    Raises UserError where classes differ, and where the videos of `part` are of recordings that the checkpoint has
+    seen in training (for the test list: or in validation).
     """
-    config = trained.checkpoint["config"]
+    config, seen = trained.checkpoint["config"], trained.checkpoint["split"]
     source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT)
     source = with_frames(source, frames or (config["frames"] if dataset is None else None))
-    ensure_frames(source, trained.input_spec.resize)
-    own_split = dataset is None and split in (None, config["split"])
-    frame_set = open_frames(
-        source, trained.input_spec, config["split"] if own_split else split, config["val"] if own_split else "auto"
-    )
+    own = dataset is None and split in (None, config["split"])
+    split, val = (config["split"], config["val"]) if own else (split, "auto")
+    ensure_frames(source, trained.input_spec.resize, split)
+    frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
         raise UserError(_other_classes(trained.classes, frame_set))
 
-    seen_in_training = set(trained.checkpoint["split"]["training_groups"])
-    shared = sorted(seen_in_training & {row.group for row in frame_set.part("test")})
-    if shared and not own_split:
-        raise UserError(
-            f"This checkpoint was trained on {len(shared)} of the recordings that split {frame_set.split.name} tests "
-            f"on (first: {shared[0]}), so its accuracy there would mean nothing. Evaluate it on its own split, "
-            f"{trained.checkpoint['split']['name']}."
-        )
+    if frame_set.split.hash == seen["hash"]:
+        return frame_set
+    # names of recordings mean the same in another folder only where the data set gives them out, as UCF101 does
+    if dataset is None or source.layout in ("ucf101", "hmdb51"):
+        groups = set(seen["training_groups"]) | (set(seen["validation_groups"]) if part == "test" else set())
+        shared = sorted(groups & {row.group for row in frame_set.part(part)})
+        if shared:
+            raise UserError(
+                f"This checkpoint has seen {len(shared)} of the recordings that split {frame_set.split.name} has for "
+                f"{part} (first: {shared[0]}), so its accuracy there would mean nothing. Evaluate it on the split it "
+                f"was trained for, {seen['name']}, with the videos it had then."
+            )
     return frame_set
 
 
@@ -187,7 +194,8 @@ def evaluate_checkpoint(
         dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips, args.crops, order)
         if not len(dataset):
             raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {args.on} videos.")
-        loader = ClipLoader(dataset, max(args.batch_size // args.num_clips, 1), args.workers)
+        views = args.num_clips * args.crops
+        loader = ClipLoader(dataset, max(args.batch_size // views, 1), args.workers, device.type == "cuda")
         results[order] = evaluate(
             trained.model, loader, trained.input_spec, device, clips_at_once=args.batch_size, what=f"Evaluating {order}"
         )
@@ -219,13 +227,15 @@ def _record(
     args: argparse.Namespace,
     results: dict[str, Evaluation],
 ) -> None:
-    """test.json beside the checkpoint, and the tags test/... once for the same numbers."""
+    """test.json beside the checkpoint of a run, and the tags test/... once for each state of the run."""
     run_dir = path.parent
-    if not (run_dir / "config.json").is_file():
+    own = frame_set.split.hash == trained.checkpoint["split"]["hash"]
+    if not own or not (run_dir / "config.json").is_file():
         return
-    normal = results["normal"]
+    normal, step = results["normal"], trained.checkpoint.get("step", 0)
     record = {
         "checkpoint": path.name,
+        "step": step,
         "dataset": frame_set.source.name,
         "split": frame_set.split.name,
         "num_clips": args.num_clips,
@@ -235,12 +245,12 @@ def _record(
     if args.temporal:
         record["temporal"] = {order: result.top1 for order, result in results.items()}
     file = run_dir / "test.json"
-    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if {**old, "temporal": None} != {**record, "temporal": None}:
+    logged = file.is_file() and f'"step": {step},' in file.read_text(encoding="utf-8", errors="replace")
+    write_whole(file, json.dumps(record, indent=2) + "\n")
+    if not logged:
         tracker = Tracker(run_dir)
         tags = {"test/top1": normal.top1, "test/top5": normal.top5, "test/clip_top1": normal.clip_top1}
-        tracker.scalars(tags, trained.checkpoint.get("step", 0))
+        tracker.scalars(tags, step)
         tracker.close()
 
 

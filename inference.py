@@ -35,7 +35,7 @@ from dataloaders.transforms import crop_offsets, to_model_input
 from dataloaders.video import NO_VIDEO_SUFFIXES, VideoError, VideoReader, to_array
 from engine.checkpoint import find_checkpoint, load_model
 from engine.console import count, progress
-from engine.device import pick_device
+from engine.device import pick_device, place
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.overlay import draw_answer, enlarge, readable_factor
 from network import InputSpec
@@ -219,7 +219,7 @@ class Recognizer:
         if min(stride, batch_size) < 1:
             raise UsageError(f"stride ({stride}) and batch_size ({batch_size}) must be at least 1.")
         self.device = pick_device(device)
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last_3d)
+        self.model = place(model.eval(), self.device)
         self.input_spec, self.classes = spec, classes
         self.stride, self.batch_size = stride, batch_size
 

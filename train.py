@@ -8,6 +8,7 @@ Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl
 (the epoch with the best validation accuracy).
 """
 
+import math
 import signal
 import sys
 import time
@@ -64,6 +65,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                     run.model, run.val_loader, run.spec, run.device, run.amp, run.config.batch_size, stop, "Validating"
                 )
             if stop.signum:
+                check_weights(run)
                 save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
                 raise Stopped(
                     stop.signum,
@@ -117,29 +119,24 @@ def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
     batches.close()
     check_loss(run)
     seconds = time.monotonic() - start
-    return num_clips / seconds, waited / seconds
+    return (num_clips / seconds, waited / seconds) if num_clips else (math.nan, math.nan)
 
 
 def finish_epoch(
     run: Run, validation: Evaluation | None, clips_per_second: float, data_wait: float, seconds: float
 ) -> None:
-    """Counts the epoch, logs it, and writes last.pth and perhaps best.pth."""
+    """Counts the epoch: best.pth where it is the best so far, the records, and last.pth at the end, so that a run that
+    is killed in between makes this epoch again and loses nothing."""
     progress = run.progress
+    check_weights(run, validation)
     progress.epoch += 1
     train_loss, train_top1 = progress.loss.value(), progress.top1.value()
-    better = validation is None or _is_better(validation, progress)
-    if better and validation is not None:
-        progress.best_top1, progress.best_loss = validation.top1, validation.loss
-    progress.loss, progress.top1 = Mean(run.device), Mean(run.device)
-    save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
-    if better:
+    if validation is None or _is_better(validation, progress):
+        if validation is not None:
+            progress.best_top1, progress.best_loss = validation.top1, validation.loss
         save_checkpoint(run.run_dir / "best.pth", checkpoint_content(run, for_resume=False))
 
-    scalars = {
-        "train/top1": train_top1,
-        "time/clips_per_second": clips_per_second,
-        "time/data_wait": data_wait,
-    }
+    scalars = {"train/top1": train_top1, "time/clips_per_second": clips_per_second, "time/data_wait": data_wait}
     if len(run.train_loader) < LOG_EVERY:
         scalars["train/loss"] = train_loss
         scalars["train/lr"] = run.schedule.factor(progress.step - 1) * run.config.lr
@@ -152,8 +149,11 @@ def finish_epoch(
             "best/val_top1": progress.best_top1,
         }
     run.tracker.scalars(scalars, progress.step)
-    run.tracker.epoch({"epoch": progress.epoch - 1, "step": progress.step, **scalars, "train/loss": train_loss})
+    numbers = {tag: value for tag, value in scalars.items() if not math.isnan(value)}
+    run.tracker.epoch({"epoch": progress.epoch - 1, "step": progress.step, **numbers, "train/loss": train_loss})
     run.tracker.flush()
+    progress.loss, progress.top1 = Mean(run.device), Mean(run.device)
+    save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
 
     val = f"val top1 {validation.top1:5.1f} (best {progress.best_top1:5.1f})" if validation else "no validation"
     left = seconds * (run.config.epochs - progress.epoch)
@@ -162,6 +162,13 @@ def finish_epoch(
         f"{clips_per_second:6.1f} clips/s  data wait {100 * data_wait:2.0f} %  left {duration(left)}",
         flush=True,
     )
+
+
+def check_weights(run: Run, validation: Evaluation | None = None) -> None:
+    """A finite loss can leave weights that are not: looked at before any checkpoint is written."""
+    finite = torch.stack([torch.isfinite(value).all() for value in run.model.state_dict().values()]).all()
+    if not finite.item() or (validation is not None and not math.isfinite(validation.loss)):
+        raise diverged(run, run.progress.step - 1)
 
 
 def _is_better(validation: Evaluation, progress: Progress) -> bool:
@@ -180,18 +187,20 @@ def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
 def check_loss(run: Run) -> None:
     """Ends the run where the loss has become nan or infinite, before any checkpoint holds the spoilt weights."""
     bad_step = int(run.progress.bad_step.item())
-    if bad_step < 0:
-        return
-    lr = run.schedule.factor(bad_step) * run.config.lr
+    if bad_step >= 0:
+        raise diverged(run, bad_step)
+
+
+def diverged(run: Run, step: int) -> UserError:
+    """What to say of a run whose numbers have left the range of numbers."""
+    lr = run.schedule.factor(step) * run.config.lr
     advice = f"Try a lower rate (--lr {run.config.lr / 10:g})"
     if run.amp == torch.float16:
         advice += ", --amp bf16"
     if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in run.model.modules()):
         advice += ", or a model with normalisation layers (c3d_bn)"
     kept = f" {shown(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
-    raise UserError(
-        f"The loss is not a number any more, from step {bad_step} on (learning rate {lr:g}). {advice}.{kept}"
-    )
+    return UserError(f"The loss is not a number any more, from step {step} on (learning rate {lr:g}). {advice}.{kept}")
 
 
 def epoch_bar(run: Run, first: int) -> tqdm:

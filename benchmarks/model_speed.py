@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloaders.transforms import to_model_input
 from engine.config import TrainConfig
-from engine.device import autocast, device_name, pick_amp, pick_device
+from engine.device import autocast, device_name, pick_amp, pick_device, place
 from engine.optim import build_optimizer
 from network import create_model, input_spec, list_models, model_entry
 
@@ -80,7 +80,7 @@ def clips_for(name: str, batch_size: int, device: torch.device) -> torch.Tensor:
 
 def train_step(name: str, batch_size: int, device: torch.device, amp: torch.dtype | None) -> Callable[[], None]:
     spec, entry = input_spec(name), model_entry(name)
-    model = create_model(name, 101).to(device, memory_format=torch.channels_last_3d).train()
+    model = place(create_model(name, 101), device).train()
     config = TrainConfig(model=name, lr=1e-6, weight_decay=0.0, optimizer=entry.defaults.optimizer)
     optimizer = build_optimizer(model, config)
     clips, labels = clips_for(name, batch_size, device), torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -97,7 +97,7 @@ def train_step(name: str, batch_size: int, device: torch.device, amp: torch.dtyp
 
 def infer_step(name: str, batch_size: int, device: torch.device, amp: torch.dtype | None) -> Callable[[], None]:
     spec = input_spec(name)
-    model = create_model(name, 101).to(device, memory_format=torch.channels_last_3d).eval()
+    model = place(create_model(name, 101), device).eval()
     clips = clips_for(name, batch_size, device)
 
     def step() -> None:

@@ -1,5 +1,6 @@
 """Clips out of frame folders: random ones for training, evenly spaced ones for evaluation."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -97,25 +98,31 @@ class ClipSource:
         """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
         return (row.width, row.height) if row.quality else self.spec.resize
 
-    def read_clip(self, number: int, indices: np.ndarray, offset: tuple[int, int], out: np.ndarray) -> None:
-        """Fills out (T, S, S, 3) uint8 RGB with the frames at `indices` of video `number`, cropped at (top, left)."""
-        row, (top, left), size = self.rows[number], offset, self.spec.crop_size
-        folder = self.frames / row.folder
-        resize = None if row.quality else self.spec.resize
-        shape = (*reversed(self.frame_size(row)), 3)
-        first_at: dict[int, int] = {}
-        for place, index in enumerate(indices.tolist()):
-            if index in first_at:  # a short video repeats
-                out[place] = out[first_at[index]]
-                continue
-            image = read_frame(folder / row.frame_name(index), resize)
-            if image.shape != shape:
-                raise UserError(
-                    f"The frame {folder / row.frame_name(index)} is {image.shape[1]}x{image.shape[0]}, not "
-                    f"{shape[1]}x{shape[0]} as the manifest says. {REDO}"
-                )
-            out[place] = image[top : top + size, left : left + size]
-            first_at[index] = place
+    def read_clips(self, number: int, views: Sequence[tuple[np.ndarray, tuple[int, int]]], out: np.ndarray) -> None:
+        """Fills out (N, T, S, S, 3) uint8 RGB with N views of video `number`, each (frame indices, (top, left)).
+
+        A frame that is wanted several times (clips overlap, short videos repeat, crops share it) is decoded once.
+        """
+        row, size = self.rows[number], self.spec.crop_size
+        places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for view, (indices, _) in enumerate(views):
+            for place, index in enumerate(indices.tolist()):
+                places[index].append((view, place))
+
+        for index, wanted in places.items():
+            image = self._read_frame(row, index)
+            for view, place in wanted:
+                top, left = views[view][1]
+                out[view, place] = image[top : top + size, left : left + size]
+
+    def _read_frame(self, row: VideoRow, index: int) -> np.ndarray:
+        path = self.frames / row.folder / row.frame_name(index)
+        image = read_frame(path, None if row.quality else self.spec.resize)
+        width, height = self.frame_size(row)
+        if image.shape != (height, width, 3):
+            found = f"{image.shape[1]}x{image.shape[0]}"
+            raise UserError(f"The frame {path} is {found}, not {width}x{height} as the manifest says. {REDO}")
+        return image
 
 
 class TrainDataset(ClipSource):
@@ -142,7 +149,7 @@ class TrainDataset(ClipSource):
         start = random_start(row.num_frames, self.spans[number], rng)
         indices = clip_indices(start, self.spec.clip_len, self.steps[number], row.num_frames)
         offset = random_crop_offset(*self.frame_size(row), self.spec.crop_size, rng)
-        self.read_clip(number, indices, offset, out)
+        self.read_clips(number, [(indices, offset)], out[None])
         return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0
 
 
@@ -169,14 +176,13 @@ class EvalDataset(ClipSource):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (N, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
         row = self.rows[position]
-        starts = uniform_starts(row.num_frames, self.spans[position], self.num_clips)
-        view = 0
-        for clip, start in enumerate(starts):
+        offsets = crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops)
+        views = []
+        for clip, start in enumerate(uniform_starts(row.num_frames, self.spans[position], self.num_clips)):
             indices = clip_indices(start, self.spec.clip_len, self.steps[position], row.num_frames)
             indices = disturb(indices, self.order, seed=(position, clip))
-            for offset in crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops):
-                self.read_clip(position, indices, offset, out[view])
-                view += 1
+            views += [(indices, offset) for offset in offsets]
+        self.read_clips(position, views, out)
         return int(self.labels[position]), position
 
 

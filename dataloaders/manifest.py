@@ -18,6 +18,7 @@ from engine.errors import UserError
 
 NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
+START_ANEW = "Restore it from a copy, or delete the whole frames folder and preprocess again."
 FRAME_NAME = re.compile(r"(?:(?:image|img|frame)_?)?0*(\d+)\.jpe?g", re.IGNORECASE)
 VIDEO_ENDING = re.compile(r"\.(avi|mp4|mkv|mov|webm|mpe?g|m4v|wmv|flv)", re.IGNORECASE)
 PART_FOLDERS = ("train", "val", "test", "unused")
@@ -81,15 +82,17 @@ def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
     if header is None and name == PARTIAL_NAME:
         return []
     if header is None or tuple(header) != COLUMNS:
-        raise UserError(f"{path} is not a manifest that this version reads. Delete it, and preprocess again.")
+        raise UserError(f"{path} is not a manifest that this version reads. {START_ANEW}")
     rows = []
-    for line in lines:
-        try:
+    try:
+        for line in lines:
             rows.append(VideoRow(*(field.type(value) for field, value in zip(fields(VideoRow), line, strict=True))))
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {lines.line_num}: damaged ({error}). Delete the file, and preprocess again."
-            ) from error
+            if rows[-1].status == "ok" and min(rows[-1].num_frames, rows[-1].every, rows[-1].width) < 1:
+                raise ValueError("a number below 1")
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path}, line {lines.line_num}: damaged ({error}). {START_ANEW}") from error
+    if not rows and name == NAME:
+        raise UserError(f"{path} lists no video. {START_ANEW}")
     return rows
 
 

@@ -369,10 +369,15 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
         if _videos_changed(source, frames):
             preprocess(source, stored_settings(frames), split)
         return
+    if frames.exists() and not frames.is_dir():
+        raise UserError(f"{frames} is a file, and a folder of frames is looked for there. Choose another --frames.")
     if frames.is_dir() and not (frames / manifest.PARTIAL_NAME).exists() and _has_content(frames):
+        if (frames / ".lock").exists():  # left by a run of ours, never by another program
+            raise UserError(f"The manifest of {frames} is gone. {manifest.START_ANEW}")
         return
 
     make_demo_videos(source)
+    split_videos(source, find_videos(source), split)  # what is wrong with the split is said before hours of work
     settings = Settings(size)
     need = estimate(source, settings)
     print(

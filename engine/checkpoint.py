@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from engine.config import TrainConfig
 from engine.errors import UserError
 from network import InputSpec, create_model
 from network.weights import read_file
@@ -29,8 +28,19 @@ def save_checkpoint(path: Path, content: dict) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's writer hides what the file said, such as that the disk is full
+        cause = _os_error_behind(error)
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _os_error_behind(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _check_plain(value: object, where: str) -> None:
@@ -46,16 +56,39 @@ def _check_plain(value: object, where: str) -> None:
         assert type(value) in PLAIN or isinstance(value, torch.Tensor), f"{where} is a {type(value).__name__}"
 
 
-def load_checkpoint(path: Path) -> dict:
-    """One of our checkpoints, on the CPU. Raises UserError for whatever is none."""
+CONTENT = {"model": dict, "config": dict, "input_spec": dict, "classes": list}
+RESUME_CONTENT = {
+    "optimizer": dict, "scaler": dict, "means": dict, "random": dict, "split": dict, "epoch": int, "step": int,
+    "best_top1": float | None, "best_loss": float | None, "pretrained": bool, "model_options": dict,
+}  # fmt: skip
+
+
+def load_checkpoint(path: Path, for_resume: bool = False) -> dict:
+    """One of our checkpoints, on the CPU. Raises UserError for whatever is none, or too little to resume from."""
     content = read_file(path)
-    missing = [key for key in ("model", "config", "input_spec", "classes") if key not in content]
-    if missing:
+    bad = [key for key, kind in CONTENT.items() if not isinstance(content.get(key), kind)]
+    if bad:
         raise UserError(
-            f"{path} is not a checkpoint of this program: it has no '{missing[0]}'. Weights of other programs go with "
+            f"{path} is not a checkpoint of this program: it has no '{bad[0]}'. Weights of other programs go with "
             "--model NAME --weights FILE."
         )
+    if for_resume and "optimizer" not in content:
+        raise UserError(f"{path} holds weights only. A run is resumed from its last.pth: --resume {path.parent}")
+    bad = [
+        key
+        for key, kind in RESUME_CONTENT.items()
+        if for_resume and not (key in content and isinstance(content[key], kind))
+    ]
+    if bad:
+        raise UserError(f"{path} cannot be resumed from: its '{bad[0]}' is missing or damaged.")
     return content
+
+
+def spec_of(path: Path, content: dict) -> InputSpec:
+    try:
+        return InputSpec.from_dict(content["input_spec"])
+    except TypeError as error:
+        raise UserError(f"{path} was made by another version of the program: its input_spec differs.") from error
 
 
 def find_checkpoint(path: str | Path, runs: Path, name: str = "best.pth") -> Path:
@@ -91,16 +124,18 @@ def load_model(path: Path) -> TrainedModel:
     content = load_checkpoint(path)
     name, classes = content["config"]["model"], content["classes"]
     model = create_model(name, len(classes), **content.get("model_options", {}))
-    try:
-        model.load_state_dict(content.get("ema") or content["model"])
-    except RuntimeError as error:
-        raise UserError(f"The weights in {path} do not fit {name} with {len(classes)} classes.") from error
+    fill(model, content.get("ema") or content["model"], path)
     model.eval()
-    return TrainedModel(model, InputSpec.from_dict(content["input_spec"]), classes, name, content)
+    return TrainedModel(model, spec_of(path, content), classes, name, content)
 
 
-def config_of(checkpoint: dict) -> TrainConfig:
-    return TrainConfig.from_dict(checkpoint["config"])
+def fill(model: nn.Module, state: dict, path: Path) -> None:
+    """Puts all of a checkpoint's weights into the model; a UserError where one is missing or of another shape."""
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"The weights in {path} do not fit {type(model).__name__}: {reason}") from error
 
 
 def random_state() -> dict:

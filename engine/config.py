@@ -9,6 +9,7 @@ from types import UnionType
 from typing import get_args, get_type_hints
 
 from engine.errors import UsageError, UserError
+from engine.runs import write_whole
 from network import InputSpec, model_entry
 
 RESUMABLE = ("resume", "epochs", "workers", "device")
@@ -67,10 +68,14 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"{_flag_name(name)} must be at least {least}, but is {value}.")
+            if value is not None and value >= 2**63:
+                raise UsageError(f"{_flag_name(name)} must be smaller than 2 to the 63rd, but is {value}.")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UsageError(f"--lr must be greater than 0, but is {self.lr}.")
         for entry in fields(self):
             choices, value = entry.metadata.get("choices"), getattr(self, entry.name)
+            if value == "":
+                raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
@@ -119,10 +124,13 @@ class TrainConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"The settings of this run are damaged: {error}.") from error
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) -> TrainConfig:

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+import torch.nn as nn
 
 from engine.errors import UsageError, UserError
 
@@ -40,10 +41,25 @@ def device_name(device: torch.device) -> str:
 def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
     """The dtype of mixed precision, None for full float32. auto: bf16 on a GPU that computes in it, else none."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
+        return torch.bfloat16 if device.type == "cuda" and _computes_bf16(device) else None
     if name == "fp16" and device.type != "cuda":
         raise UsageError(f"--amp fp16 needs a CUDA device; this run is on {device.type}. Use --amp bf16 or off.")
     return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """In hardware: older GPUs emulate it, slower than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model to the device, its 3D convolutions with channels last, as the clips come. Returns it."""
+    model.to(device)
+    for values in [*model.parameters(), *model.buffers()]:
+        if values.ndim == 5:  # a 2D trunk's kernels have four dimensions and stay as they are
+            values.data = values.data.contiguous(memory_format=torch.channels_last_3d)
+    return model
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:

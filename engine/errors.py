@@ -52,11 +52,21 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         sys.stdout = None
         status = 0
     except OSError as error:
-        advice = ADVICE.get(error.errno)
-        if advice is None:
+        if error.filename is None and error.errno not in ADVICE:
             raise
-        status = _fail(f"{error.strerror}: {error.filename or 'a file of this run'}. {advice}", 1)
+        where = error.filename or "a file of this run"
+        status = _fail(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        status = _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
     sys.exit(status)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch says it with a class of its own on a GPU, and in the text of a RuntimeError on a CPU."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
 
 
 def _raise_stopped(signum: int, _: object) -> None:

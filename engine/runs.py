@@ -13,9 +13,8 @@ def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
         try:
             (runs / name).mkdir()
         except FileExistsError as error:
-            raise UserError(
-                f"The run {runs / name} exists already. Choose another --name, or go on with it: --resume {name}"
-            ) from error
+            advice = f", or go on with it: --resume {name}" if (runs / name / "last.pth").is_file() else ""
+            raise UserError(f"The run {runs / name} exists already. Choose another --name{advice}.") from error
         return runs / name
     while True:
         run_dir = runs / f"{stem}-{_next_number(runs, stem):03d}"
@@ -30,6 +29,16 @@ def _next_number(runs: Path, stem: str) -> int:
     """Compared as numbers: run 1000 comes after run 999, and 10 after 9."""
     numbers = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
     return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes to a temporary name and renames, so that a reader finds the old text or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def shown(path: Path) -> str:

@@ -15,16 +15,17 @@ from dataloaders.preprocess import ensure_frames, num_processors
 from dataloaders.source import DataSource, find_source, with_frames
 from dataloaders.splits import leaking_groups
 from engine.checkpoint import (
-    config_of,
+    fill,
     find_checkpoint,
     load_checkpoint,
     random_state,
     restore_random_state,
+    spec_of,
     versions,
 )
 from engine.config import TrainConfig
 from engine.console import count
-from engine.device import cudnn_warning, device_name, pick_amp, pick_device
+from engine.device import autocast, cudnn_warning, device_name, pick_amp, pick_device, place
 from engine.errors import ROOT, UserError
 from engine.metrics import Mean
 from engine.optim import Schedule, build_optimizer
@@ -32,6 +33,8 @@ from engine.runs import create_run_dir, shown
 from engine.tracking import Tracker
 from network import InputSpec, create_model, input_spec, model_entry
 from network.weights import load_into, read_weights
+
+PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
 
 
 @dataclass
@@ -92,6 +95,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     model = create_model(config.model, len(frame_set.classes), **(weights.options if weights else {}))
     if weights:
         print(load_into(model, weights, frame_set.classes).table())
+    try_out(place(model, device), spec, device, amp)
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
     config.save(run_dir / "config.json")
     run = build_run(config, run_dir, device, amp, spec, frame_set, model, weights is not None, Progress())
@@ -103,10 +107,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
     """A run as its last.pth left it; --epochs, --workers and --device may be others."""
     path = find_checkpoint(given.resume, runs, "last.pth")
-    checkpoint = load_checkpoint(path)
-    if "optimizer" not in checkpoint:
-        raise UserError(f"{path} holds weights only. A run is resumed from its last.pth: --resume {path.parent}")
-    config = config_of(checkpoint)
+    checkpoint = load_checkpoint(path, for_resume=True)
+    config = TrainConfig.from_dict(checkpoint["config"])
     config = replace(
         config,
         epochs=given.epochs or config.epochs,
@@ -119,7 +121,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         )
 
     device = pick_device(config.device)
-    spec = InputSpec.from_dict(checkpoint["input_spec"])
+    spec = spec_of(path, checkpoint)
     source = with_frames(find_source(config.dataset, datasets, ROOT), config.frames)
     ensure_frames(source, spec.resize, config.split)
     frame_set = open_frames(source, spec, config.split, config.val)
@@ -130,7 +132,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         )
 
     model = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
-    model.load_state_dict(checkpoint["model"])
+    fill(model, checkpoint["model"], path)
     progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
     amp = pick_amp(config.amp, device)
     pretrained = checkpoint["pretrained"]
@@ -147,6 +149,14 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     return run
 
 
+def try_out(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
+    """One clip through the network, so that a size it cannot take is said before a run is begun."""
+    clip = torch.zeros(1, 3, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
+    model.eval()
+    with torch.inference_mode(), autocast(device, amp):
+        model(clip)
+
+
 def build_run(
     config: TrainConfig,
     run_dir: Path,
@@ -158,7 +168,7 @@ def build_run(
     pretrained: bool,
     progress: Progress,
 ) -> Run:
-    model.to(device, memory_format=torch.channels_last_3d)
+    place(model, device)
     torch.backends.cudnn.benchmark = True
     train_loader, val_loader = build_loaders(
         frame_set,
@@ -196,7 +206,7 @@ def build_run(
 def checkpoint_content(run: Run, for_resume: bool) -> dict:
     """Plain values and tensors: enough to predict; with for_resume, to go on to the same weights as without a stop."""
     progress, split = run.progress, run.frame_set.split
-    training_groups = {row.group for part in ("train", "val") for row in run.frame_set.part(part)}
+    groups = {f"{name}_groups": sorted({row.group for row in run.frame_set.part(part)}) for name, part in PARTS}
     content = {
         "model": run.model.state_dict(),
         "model_options": run.model.options,
@@ -208,7 +218,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
-        "split": {"name": split.name, "hash": split.hash, "training_groups": sorted(training_groups)},
+        "split": {"name": split.name, "hash": split.hash, **groups},
         "pretrained": run.pretrained,
         "versions": versions(),
     }

@@ -1,7 +1,9 @@
 """How a run is asked to end."""
 
+import os
 import signal
-import sys
+
+from engine.errors import Stopped
 
 
 class StopRequest:
@@ -23,6 +25,6 @@ class StopRequest:
 
     def _note(self, signum: int, _: object) -> None:
         if self.signum:
-            raise KeyboardInterrupt
+            raise Stopped(signum, f"Stopped at once by {signal.Signals(signum).name}.")
         self.signum = signum
-        print("\nEnding after this step; once more ends at once.", file=sys.stderr)
+        os.write(2, b"\nEnding after this step; once more ends at once.\n")  # print may be at work already

@@ -11,6 +11,7 @@ import torch
 from tensorboardX import SummaryWriter
 from tensorboardX.summary import hparams
 
+from engine.runs import write_whole
 from network import InputSpec
 
 # shown as columns of TensorBoard's HPARAMS view; values come from the scalars of the same name
@@ -48,9 +49,7 @@ class Tracker:
         path = self.run_dir / "metrics.jsonl"
         if path.is_file():
             kept = [record for record in read_metrics(self.run_dir) if record["epoch"] < first]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def hparams(self, settings: dict) -> None:
         """Settings into the HPARAMS view, through this run's own writer (add_hparams would make a second run)."""
@@ -79,14 +78,16 @@ def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames:
 
 
 def read_metrics(run_dir: Path) -> list[dict]:
-    """The lines of metrics.jsonl; a last one that a killed run left half-written is left out."""
+    """The lines of metrics.jsonl; one that a killed run left half-written is left out."""
     path = run_dir / "metrics.jsonl"
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
-            break
+            continue
+        if isinstance(record, dict) and isinstance(record.get("epoch"), int):
+            records.append(record)
     return records

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model, save_checkpoint
 from engine.config import TrainConfig, parse_config
-from engine.device import pick_amp, pick_device
+from engine.device import pick_amp, pick_device, place
 from engine.errors import ROOT, UsageError, UserError
 from engine.metrics import Mean, topk_correct
 from engine.optim import Schedule, build_optimizer
@@ -73,6 +74,10 @@ def test_config_survives_json_and_a_setting_of_another_version_is_named(tmp_path
         ({"optimizer": "lion"}, "--optimizer is 'lion'. It can be sgd, adam, adamw"),
         ({"name": "a/b"}, "--name 'a/b' is no folder name"),
         ({"name": ".."}, "--name '..' is no folder name"),
+        ({"weights": ""}, "--weights is empty"),
+        ({"resume": ""}, "--resume is empty"),
+        ({"seed": 2**64}, "--seed must be smaller than"),
+        ({"weight_decay": float("inf")}, "--weight-decay must be smaller than"),
     ],
 )
 def test_wrong_settings_are_refused_in_the_users_words(values, message):
@@ -218,16 +223,13 @@ def test_what_weights_only_would_refuse_is_not_saved(tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     save_checkpoint(tmp_path / "last.pth", {"step": 1})
-
-    def save_half(_, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", save_half)
-    with pytest.raises(OSError, match="No space"):
-        save_checkpoint(tmp_path / "last.pth", {"step": 2})
+    (tmp_path / "last.pth.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        save_checkpoint(tmp_path / "last.pth", {"step": 2, "weights": torch.zeros(100_000)})
+    assert raised.value.filename == str(tmp_path / "last.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["last.pth"]
     assert torch.load(tmp_path / "last.pth")["step"] == 1
 
@@ -238,8 +240,11 @@ def test_other_files_are_refused_as_checkpoints(tmp_path):
         load_checkpoint(tmp_path / "other.pth")
     saved = content() | {"classes": ["A", "B"]}
     save_checkpoint(tmp_path / "mixed.pth", saved)
-    with pytest.raises(UserError, match="do not fit r3d_10 with 2 classes"):
+    with pytest.raises(UserError, match="do not fit VideoResNet: size mismatch for fc.weight"):
         load_model(tmp_path / "mixed.pth")
+    save_checkpoint(tmp_path / "spec.pth", content() | {"input_spec": {"clip_size": 3}})
+    with pytest.raises(UserError, match="another version of the program: its input_spec differs"):
+        load_model(tmp_path / "spec.pth")
 
 
 def test_a_run_is_found_by_folder_by_name_and_by_file(tmp_path):
@@ -268,6 +273,9 @@ def test_run_folders_count_as_numbers(tmp_path):
 
 def test_a_name_that_is_taken_is_refused(tmp_path):
     assert create_run_dir(tmp_path, "m-d", "mine").name == "mine"
+    with pytest.raises(UserError, match="exists already. Choose another --name.$"):
+        create_run_dir(tmp_path, "m-d", "mine")
+    (tmp_path / "mine" / "last.pth").touch()
     with pytest.raises(UserError, match="exists already.*--resume mine"):
         create_run_dir(tmp_path, "m-d", "mine")
 
@@ -311,9 +319,9 @@ def test_a_resumed_run_drops_what_was_logged_after_its_checkpoint(tmp_path):
     assert [record["epoch"] for record in read_metrics(tmp_path)] == [0, 1]
 
 
-def test_a_half_written_line_of_metrics_is_left_out(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0}\n{"epo')
-    assert read_metrics(tmp_path) == [{"epoch": 0}]
+def test_damaged_lines_of_metrics_are_left_out_alone(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"epoch": 0}\n[1]\n\xff\n{"a": 1}\n{"epoch": 1}\n{"epo')
+    assert read_metrics(tmp_path) == [{"epoch": 0}, {"epoch": 1}]
     assert read_metrics(tmp_path / "none") == []
 
 
@@ -352,6 +360,8 @@ def test_cuda_asked_for_and_absent_is_one_clear_error():
         ("KeyboardInterrupt()", 130, "Stopped by Ctrl-C."),
         ("OSError(28, 'No space left on device', 'x')", 1, "No space left on device: x."),
         ("PermissionError(13, 'Permission denied', 'y')", 1, "Permission denied: y."),
+        ("NotADirectoryError(20, 'Not a directory', 'z')", 1, "Not a directory: z."),
+        ("MemoryError()", 1, "Out of memory. Lower --batch-size"),
     ],
 )
 def test_programs_end_with_one_line_and_their_status(raised, status, line):
@@ -360,6 +370,13 @@ def test_programs_end_with_one_line_and_their_status(raised, status, line):
     assert ended.returncode == status
     assert ended.stderr.startswith(line)
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_network_with_2d_convolutions_is_placed_too():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(3, 4, 3))
+    place(model, torch.device("cpu"))
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert model[0].weight.is_contiguous()
 
 
 def test_a_bug_of_ours_keeps_its_traceback():

@@ -164,8 +164,17 @@ def test_validation_videos_can_be_asked_for(toy_project, capsys):
 def test_a_split_whose_test_recordings_were_trained_on_is_refused(toy_project):
     """Trap 28: a fine-tuned model scored on another split, of which it has seen the test videos."""
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
-    with pytest.raises(UserError, match="trained on 6 of the recordings that split 2 tests on .*its own split, 1"):
+    with pytest.raises(UserError, match="has seen 6 of the recordings that split 2 has for test .*trained for, 1,"):
         script.main([str(run_dir), "--split", "2"])
+
+
+def test_videos_added_after_training_do_not_turn_training_videos_into_test_videos(toy_project, tmp_path):
+    """A random split is drawn anew when there are more videos."""
+    mine = make_toy_videos(tmp_path / "mine", naming="folder", clips=1)
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    make_toy_videos(mine, groups=(30, 31, 32, 33, 34), naming="folder", clips=1)
+    with pytest.raises(UserError, match="has seen .* of the recordings that split random has for test"):
+        script.main([str(run_dir), "--num-clips", "1"])
 
 
 def test_a_data_set_with_other_classes_is_refused_by_name(toy_project, tmp_path):

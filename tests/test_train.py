@@ -79,9 +79,9 @@ def test_best_holds_no_optimizer_and_last_all_that_goes_on(toy_project):
     assert set(last) - set(best) == {"optimizer", "scheduler", "scaler", "means", "random"}
     assert best["classes"] == ["Biking", "Hammering", "HammerThrow"]
     assert best["split"]["name"] == "1"
-    assert best["split"]["training_groups"] == sorted(
-        f"{name}/g{group:02d}" for name in best["classes"] for group in (8, 9, 23)
-    )
+    for part, groups in (("training", (8, 9)), ("validation", (23,))):
+        names = sorted(f"{name}/g{group:02d}" for name in best["classes"] for group in groups)
+        assert best["split"][f"{part}_groups"] == names
     assert (best["epoch"], best["step"]) == (1, 3)
 
 
@@ -196,6 +196,48 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint_holds_it(toy_project
         run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0)
     run_dir = toy_project.runs / "r3d_10-toy-000"
     assert not list(run_dir.glob("*.pth"))
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
+    """The loss is computed before the step: one step an epoch, and it looks well to the end."""
+    with pytest.raises(UserError, match="not a number any more, from step 0 on"):
+        run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0, batch_size=12)
+    assert not list((toy_project.runs / "r3d_10-toy-000").glob("*.pth"))
+
+
+def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, monkeypatch):
+    whole = run_tiny(epochs=2)
+    save = train.save_checkpoint
+
+    def fail_at_best(path, content):
+        if path.name == "best.pth" and content["epoch"] == 2:
+            raise OSError(28, "No space left on device", str(path))
+        save(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", fail_at_best)
+        patch.setattr(train, "_is_better", lambda *_: True)
+        with pytest.raises(OSError, match="No space"):
+            run_tiny(epochs=2, name="full")
+    resumed = train.main(TrainConfig(resume="full"))
+    assert_equal_weights(whole / "last.pth", resumed / "last.pth")
+    assert [record["epoch"] for record in read_metrics(resumed)] == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["epoch", "means", "random", "split", "best_loss", "scaler"])
+def test_a_checkpoint_that_lacks_something_is_not_resumed(toy_project, key):
+    run_dir = run_tiny(epochs=1)
+    content = torch.load(run_dir / "last.pth", weights_only=True)
+    del content[key]
+    torch.save(content, run_dir / "last.pth")
+    with pytest.raises(UserError, match=f"cannot be resumed from: its '{key}' is missing or damaged"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_size_that_the_network_cannot_take_is_said_before_a_run_is_begun(toy_project):
+    with pytest.raises(UserError, match="needs .B, 3, 16, 112, 112. *.*--clip-len 16"):
+        run_tiny(model="c3d", clip_len=4)
+    assert not toy_project.runs.exists()
 
 
 def test_weights_with_other_classes_get_a_new_head_that_learns_faster(toy_project, capsys, tmp_path):
