@@ -59,7 +59,7 @@ def _check_plain(value: object, where: str) -> None:
 CONTENT = {"model": dict, "config": dict, "input_spec": dict, "classes": list}
 RESUME_CONTENT = {
     "optimizer": dict, "scaler": dict, "means": dict, "random": dict, "split": dict, "epoch": int, "step": int,
-    "best_top1": float | None, "best_loss": float | None, "pretrained": bool, "model_options": dict,
+    "best_top1": float | None, "best_loss": float | None, "new_parameters": list, "model_options": dict,
 }  # fmt: skip
 
 

@@ -43,6 +43,11 @@ class TrainConfig:
     crop_size: int | None = flag(None, "side of the square the network gets")
     flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
     weights: str | None = flag(None, "weights to begin with: a file, or a name such as kinetics400")
+    freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
+    head_lr_scale: float = flag(10.0, "new layers of a model with --weights learn at this many times --lr")
+    dropout: float | None = flag(None, "before the last layer")
+    pool5: str | None = flag(None, "of the C3Ds: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"))
+    model_options: str | None = flag(None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm")
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
@@ -63,6 +68,8 @@ class TrainConfig:
             ("workers", 0),
             ("warmup_epochs", 0),
             ("weight_decay", 0),
+            ("head_lr_scale", 0),
+            ("dropout", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -78,6 +85,10 @@ class TrainConfig:
                 raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
+        if self.dropout is not None and self.dropout >= 1:
+            raise UsageError(f"--dropout must be smaller than 1, but is {self.dropout}.")
+        if self.freeze != "none" and not self.weights and not self.resume:
+            raise UsageError(f"--freeze {self.freeze} keeps weights that are there; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
@@ -113,6 +124,16 @@ class TrainConfig:
             if getattr(self, name) is not None
         }
         return replace(spec, **given)
+
+    def build_options(self) -> dict:
+        """What create_model is given beside the number of classes."""
+        options = {name: getattr(self, name) for name in ("dropout", "pool5") if getattr(self, name) is not None}
+        for pair in self.model_options.split(",") if self.model_options else []:
+            name, equals, value = pair.strip().partition("=")
+            if not (name and equals and value):
+                raise UsageError(f"--model-options '{pair}' is no NAME=VALUE. Write it as pool=last,hidden=256.")
+            options[name] = _number_or_text(value)
+        return options
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -164,6 +185,15 @@ def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) 
             )
         return TrainConfig(**given)
     return TrainConfig(**{"dataset": default_dataset, "model": default_model} | given)
+
+
+def _number_or_text(value: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
 
 
 def _help(entry) -> str:

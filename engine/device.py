@@ -54,11 +54,12 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves a model to the device, its 3D convolutions with channels last, as the clips come. Returns it."""
+    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it."""
     model.to(device)
-    for values in [*model.parameters(), *model.buffers()]:
-        if values.ndim == 5:  # a 2D trunk's kernels have four dimensions and stay as they are
-            values.data = values.data.contiguous(memory_format=torch.channels_last_3d)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=formats[module.weight.ndim])
     return model
 
 

@@ -36,6 +36,7 @@ def unknown_name(kind: str, name: str, available: Sequence[str]) -> str:
 def run_cli(main: Callable[[Sequence[str]], object]) -> None:
     """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
     signal.signal(signal.SIGTERM, _raise_stopped)  # so that what was begun is cleared away
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts us with & has it ignored
     try:
         result = main(sys.argv[1:])
         status = result if isinstance(result, int) else 0

@@ -1,34 +1,33 @@
 """Optimiser and learning rate."""
 
 import math
+from collections.abc import Collection
 
 import torch
 import torch.nn as nn
 
 from engine.config import TrainConfig
 
-HEAD_LR_SCALE = 10.0  # the new last layer of pretrained weights learns faster than what is already good
 
+def build_optimizer(model: nn.Module, config: TrainConfig, new: Collection[str] = ()) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9, Adam or AdamW over up to four groups: old and new, with and without weight decay.
 
-def build_optimizer(model: nn.Module, config: TrainConfig, pretrained: bool = False) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9, Adam or AdamW over four groups: trunk and head, with and without weight decay.
-
-    Norms and biases (everything of one dimension) are not decayed. With a pretrained trunk the head learns at 10 times
-    the rate. Each group keeps its peak rate as "peak_lr"; Schedule sets "lr".
+    Norms and biases (everything of one dimension) are not decayed. `new` names the parameters that pretrained weights
+    did not bring, the last layer as a rule: they learn at config.head_lr_scale times the rate. Each group keeps its
+    peak rate as "peak_lr"; Schedule sets "lr".
     """
-    head = f"{model.head_name}."
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith(head), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name in new, parameter.ndim > 1), []).append(parameter)
     settings = [
         {
             "params": parameters,
             "lr": config.lr,
-            "peak_lr": config.lr * (HEAD_LR_SCALE if pretrained and in_head else 1.0),
+            "peak_lr": config.lr * (config.head_lr_scale if is_new else 1.0),
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_head, decayed), parameters in groups.items()
+        for (is_new, decayed), parameters in groups.items()
     ]
     fused = next(model.parameters()).is_cuda
     if config.optimizer == "sgd":
@@ -45,7 +44,7 @@ class Schedule:
     """
 
     def __init__(self, config: TrainConfig, steps_per_epoch: int):
-        self.kind = config.schedule
+        self.kind, self.peak_lr = config.schedule, config.lr
         self.total_steps = max(config.epochs * steps_per_epoch, 1)
         self.warmup_steps = round(config.warmup_epochs * steps_per_epoch)
 
@@ -59,11 +58,11 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def set_lr(self, optimizer: torch.optim.Optimizer, step: int) -> float:
-        """Sets every group's rate for this step; returns the trunk's."""
+        """Sets every group's rate for this step; returns that of what is not new."""
         factor = self.factor(step)
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        return min(group["lr"] for group in optimizer.param_groups)
+        return self.peak_lr * factor
 
     def state_dict(self, step: int) -> dict:
         return {"step": step, "total_steps": self.total_steps, "warmup_steps": self.warmup_steps}

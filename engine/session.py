@@ -31,7 +31,7 @@ from engine.metrics import Mean
 from engine.optim import Schedule, build_optimizer
 from engine.runs import create_run_dir, shown
 from engine.tracking import Tracker
-from network import InputSpec, create_model, input_spec, model_entry
+from network import InputSpec, create_model, freeze, input_spec, model_entry
 from network.weights import load_into, read_weights
 
 PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
@@ -68,7 +68,7 @@ class Run:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     tracker: Tracker
-    pretrained: bool
+    new: list[str]  # parameters that the weights to begin with did not bring
     progress: Progress
     start: float
 
@@ -92,13 +92,17 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     ).resolved(spec, pick_flip(config, source), frame_set.split.name, min(num_processors(), 8))
 
     torch.manual_seed(config.seed)
-    model = create_model(config.model, len(frame_set.classes), **(weights.options if weights else {}))
+    options = (weights.options if weights else {}) | config.build_options()
+    model = create_model(config.model, len(frame_set.classes), **options)
+    new = []
     if weights:
-        print(load_into(model, weights, frame_set.classes).table())
+        report = load_into(model, weights, frame_set.classes)
+        print(report.table())
+        new = list(report.reinitialised)
     try_out(place(model, device), spec, device, amp)
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
     config.save(run_dir / "config.json")
-    run = build_run(config, run_dir, device, amp, spec, frame_set, model, weights is not None, Progress())
+    run = build_run(config, run_dir, device, amp, spec, frame_set, model, new, Progress())
     describe(run)
     run.tracker.hparams(run.config.to_dict())
     return run
@@ -135,8 +139,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     fill(model, checkpoint["model"], path)
     progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
     amp = pick_amp(config.amp, device)
-    pretrained = checkpoint["pretrained"]
-    run = build_run(config, path.parent, device, amp, spec, frame_set, model, pretrained, progress)
+    new = checkpoint["new_parameters"]
+    run = build_run(config, path.parent, device, amp, spec, frame_set, model, new, progress)
     run.optimizer.load_state_dict(checkpoint["optimizer"])  # after the model has moved: its state goes along
     run.scaler.load_state_dict(checkpoint["scaler"])
     run.progress.loss.load(checkpoint["means"]["loss"])
@@ -165,10 +169,11 @@ def build_run(
     spec: InputSpec,
     frame_set: FrameSet,
     model: nn.Module,
-    pretrained: bool,
+    new: list[str],
     progress: Progress,
 ) -> Run:
     place(model, device)
+    freeze(model, config.freeze)
     torch.backends.cudnn.benchmark = True
     train_loader, val_loader = build_loaders(
         frame_set,
@@ -193,11 +198,11 @@ def build_run(
         val_loader=val_loader,
         model=model,
         forward=torch.compile(model) if config.compile else model,
-        optimizer=build_optimizer(model, config, pretrained),
+        optimizer=build_optimizer(model, config, new),
         schedule=Schedule(config, len(train_loader)),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         tracker=Tracker(run_dir, first_step=progress.step + 1 if progress.step else 0),
-        pretrained=pretrained,
+        new=new,
         progress=progress,
         start=time.monotonic(),
     )
@@ -219,7 +224,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
         "split": {"name": split.name, "hash": split.hash, **groups},
-        "pretrained": run.pretrained,
+        "new_parameters": run.new,
         "versions": versions(),
     }
     if for_resume:
@@ -279,7 +284,7 @@ def describe(run: Run) -> None:
     )
     print(f"Run      {shown(run.run_dir)}")
     advice = model_entry(config.model).defaults.from_scratch
-    if advice and not run.pretrained:
+    if advice and not config.weights:
         print(f"Note: {advice}")
     if run.amp and cudnn_warning():
         print(cudnn_warning())

@@ -1,6 +1,7 @@
 """The networks: create_model("r3d_18", num_classes=101). `python -m network` prints the list."""
 
-from network import c3d, video_resnet  # noqa: F401  (models register when their module is imported)
+from network import c3d, cnn_lstm, torchvision_zoo, video_resnet  # noqa: F401  (models register when their module is imported)
+from network.freezing import freeze
 from network.registry import (
     InputSpec,
     create_model,
@@ -14,6 +15,7 @@ from network.registry import (
 __all__ = [
     "InputSpec",
     "create_model",
+    "freeze",
     "input_spec",
     "list_models",
     "model_entry",

@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import UsageError, UserError, run_cli
-from network import create_model, list_models, model_entry
+from network import InputSpec, create_model, list_models, model_entry
 from network.weights import build_whole, known_weights, read_weights
 
 TABLE_CLASSES = 101  # UCF101's
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
     elif args.command == "check":
         return check(args.file, args.model)
     else:
-        print_table([HEADER, *(describe_model(name) for name in list_models())])
+        print_models()
     return 0
 
 
@@ -62,6 +62,23 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 # --- the table
 
 
+def print_models() -> None:
+    """A row for each model. One that cannot be built here, for want of a working torchvision, keeps its place in the
+    table, and the reason stands below.
+    """
+    rows, reasons = [HEADER], {}
+    for name in list_models():
+        try:
+            rows.append(describe_model(name))
+        except UserError as error:
+            spec = model_entry(name).input_spec
+            rows.append((name, "-", "-", *describe_input(spec), "cannot be built, see below"))
+            reasons[str(error)] = None
+    print_table(rows)
+    for reason in reasons:
+        print(reason)
+
+
 def describe_model(name: str) -> tuple[str, ...]:
     """A table row. Nothing is computed or allocated: shapes alone tell the numbers."""
     spec = model_entry(name).input_spec
@@ -70,10 +87,13 @@ def describe_model(name: str) -> tuple[str, ...]:
         name,
         f"{num_parameters(model):,}",
         f"{count_macs(model, clip) / 1e9:.2f}",
-        f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}",
-        str(spec.frame_stride),
+        *describe_input(spec),
         ", ".join(known_weights(name)) or "-",
     )
+
+
+def describe_input(spec: InputSpec) -> tuple[str, str]:
+    return f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}", str(spec.frame_stride)
 
 
 def model_and_clip(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -107,21 +127,27 @@ def print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def list_layers(name: str) -> list[tuple[str, ...]]:
-    """A header, a row for each layer in the order in which a clip meets them, and the totals."""
+    """A header, a row for each layer in the order in which a clip leaves them, and the totals.
+
+    A layer is a module without others inside, or one that has parameters which none of those inside it accounts for,
+    because they are its own or because it does the work of its parts itself, as an attention may.
+    """
     model, clip = model_and_clip(name)
     rows, counted = [("layer", "output", "parameters", "")], set()
 
     def note(layer: str):
-        def hook(module: torch.nn.Module, _: tuple, output: torch.Tensor) -> None:
-            parameters = 0 if layer in counted else num_parameters(module)  # a layer may be met more than once
-            counted.add(layer)
-            shape = "x".join(map(str, output.shape[1:]))
-            rows.append((layer, shape, f"{parameters:,}" if parameters else "", describe_layer(module)))
+        def hook(module: torch.nn.Module, _: tuple, output: torch.Tensor | tuple) -> None:
+            fresh = {id(value): value.numel() for value in module.parameters() if id(value) not in counted}
+            counted.update(fresh)  # a layer may be met more than once
+            if fresh or not list(module.children()):
+                output = output[0] if isinstance(output, tuple) else output
+                shape = "x".join(map(str, output.shape[1:]))
+                rows.append((layer, shape, f"{sum(fresh.values()):,}" if fresh else "", describe_layer(module)))
 
         return hook
 
     for layer, module in model.named_modules():
-        if not list(module.children()) and not isinstance(module, torch.nn.Identity):
+        if layer and not isinstance(module, torch.nn.Identity):
             module.register_forward_hook(note(layer))
     macs = count_macs(model, clip)
     size = "x".join(map(str, clip.shape[1:]))
@@ -132,14 +158,14 @@ def list_layers(name: str) -> list[tuple[str, ...]]:
 def describe_layer(module: torch.nn.Module) -> str:
     """Its kind, and what decides its output: Conv3d 3x3x3 /2."""
     kind = type(module).__name__
-    if isinstance(module, torch.nn.Conv3d):
-        kind = f"Conv3d {'x'.join(map(str, module.kernel_size))}"
+    if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
+        kind += f" {'x'.join(map(str, module.kernel_size))}"
     elif isinstance(module, torch.nn.MaxPool3d):
         size = module.kernel_size
         kind += f" {'x'.join(map(str, size if isinstance(size, tuple) else (size,) * 3))}"
         kind += ", ceil" if module.ceil_mode else ""
     stride = getattr(module, "stride", 1)
-    strided = isinstance(module, torch.nn.Conv3d) and stride != (1, 1, 1)
+    strided = isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d) and set(stride) != {1}
     return f"{kind} /{'x'.join(map(str, stride))}" if strided else kind
 
 

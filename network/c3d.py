@@ -11,16 +11,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from engine.errors import UsageError, UserError
+from network.freezing import Freezable
 from network.registry import InputSpec, register_model
 
 C3D_INPUT = InputSpec(clip_len=16, frame_stride=1, resize=(171, 128), crop_size=112)
 
 
-class C3D(nn.Module):
+class C3D(Freezable):
     """(B, 3, 16, 112, 112) -> (B, num_classes) logits. Any other clip is a UserError: fc6 has 8192 inputs.
 
     norm     None, as published, or what makes a layer out of a number of channels, such as nn.BatchNorm3d. It stands
-             between a convolution and its ReLU, and the convolution then has no bias, which the norm would cancel.
+             between a convolution and its ReLU, and the convolution then has no bias: the norm's own takes its place.
     pool5    "ceil": Caffe's windows over 7 rows, [0 1][2 3][4 5][6 .], nothing but the far edge is cut short.
              "symmetric": [. 0][1 2][3 4][5 6]. Many ports do this. The shape is the same, the values are not, so use it
              only for weights that were trained this way.
@@ -28,6 +29,7 @@ class C3D(nn.Module):
     """
 
     head_name = "fc8"
+    stem_names = ("conv1", "norm1")
 
     def __init__(
         self,
@@ -139,3 +141,18 @@ def c3d(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
 @register_model(C3D_INPUT, **DEFAULTS)
 def c3d_bn(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
     return C3D(num_classes, norm=nn.BatchNorm3d, pool5=pool5, dropout=dropout)
+
+
+def layer_norm(channels: int) -> nn.GroupNorm:
+    """Ba, Kiros, Hinton 2016 (arXiv 1607.06450): mean and variance over all that a layer says of one clip, so over
+    channels, frames, rows and columns together. A norm over the channels of each position alone would lift a still
+    corner to the strength of the action. Scale and shift are one a channel and not one a value, of which conv1 alone
+    would have 13 million each: 2 * 2752 parameters over the eight norms, where the published network has 2752 biases.
+    It does not look at the rest of the batch, so it is the same in training and evaluation and for batches of one.
+    """
+    return nn.GroupNorm(1, channels)
+
+
+@register_model(C3D_INPUT, **DEFAULTS)
+def c3d_ln(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
+    return C3D(num_classes, norm=layer_norm, pool5=pool5, dropout=dropout)

@@ -8,6 +8,7 @@ Parameter names are torchvision's, so that weights pass unchanged in both direct
 import torch
 import torch.nn as nn
 
+from network.freezing import Freezable
 from network.registry import InputSpec, register_model
 
 Stride = tuple[int, int, int]  # time, height, width
@@ -117,7 +118,7 @@ def stem_2plus1d(width: int) -> nn.Sequential:
     )
 
 
-class VideoResNet(nn.Module):
+class VideoResNet(Freezable):
     """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W.
 
     convs          the convolution of each of the four stages
@@ -131,6 +132,7 @@ class VideoResNet(nn.Module):
     """
 
     head_name = "fc"
+    stem_names = ("stem",)
 
     def __init__(
         self,

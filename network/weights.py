@@ -22,7 +22,7 @@ from engine.errors import UsageError, UserError, unknown_name
 from network.importers import HEAD, LoadedWeights, caffe, keras, vmz
 from network.importers.ancestors import from_ancestor
 from network.importers.mean import read_mean
-from network.importers.torchvision import KINETICS400, read_kinetics400
+from network.importers.torchvision import IMAGENET, KINETICS400, read_imagenet, read_kinetics400
 from network.registry import InputSpec, create_model, input_spec, model_entry, model_options
 
 __all__ = ["KeyReport", "LoadedWeights", "build_whole", "known_weights", "load_into", "read_file", "read_weights"]
@@ -30,6 +30,7 @@ __all__ = ["KeyReport", "LoadedWeights", "build_whole", "known_weights", "load_i
 # name of the weights -> (the models that have them, what reads them)
 NAMED: dict[str, tuple[list[str], Callable[[str], LoadedWeights]]] = {
     "kinetics400": (list(KINETICS400), read_kinetics400),
+    "imagenet": (list(IMAGENET), read_imagenet),
 }
 
 # file formats beside PyTorch's own; which one a file has is seen from its first bytes
@@ -236,7 +237,8 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
 
     The last layer (model.head_name) keeps its fresh values when the file's is for another number of classes or, where
     both lists of names are known, for other classes or another order. Raises UserError when less than 90 % of the
-    other values find their place; the model is then as it was.
+    other values find their place (of those under weights.part, where the file is for a part); the model is then as it
+    was.
     """
     own = model.state_dict()
     head = {name for name in own if name.startswith(f"{model.head_name}.")}
@@ -247,8 +249,9 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
         for name, value in weights.state.items()
         if name in own and value.shape == own[name].shape and not (reason and name in head)
     }
-    trunk = sum(value.numel() for name, value in own.items() if name not in head)
-    matched = sum(value.numel() for name, value in fits.items() if name not in head)
+    body = [name for name in own if name not in head and name.startswith(weights.part)]
+    trunk = sum(own[name].numel() for name in body)
+    matched = sum(own[name].numel() for name in body if name in fits)
     if matched < MIN_MATCH * trunk:
         raise UserError(
             f"{weights.origin} does not fit this model: {100 * matched / trunk:.0f} % of its values find a place, "

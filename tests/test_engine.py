@@ -39,6 +39,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--dataset": "d", "--frames": "f", "--model": "c3d", "--split": "2", "--val": "none", "--epochs": "7",
         "--batch-size": "8", "--lr": "0.5", "--weight-decay": "0.25", "--optimizer": "adam", "--schedule": "step",
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
+        "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
@@ -75,6 +76,8 @@ def test_config_survives_json_and_a_setting_of_another_version_is_named(tmp_path
         ({"name": "a/b"}, "--name 'a/b' is no folder name"),
         ({"name": ".."}, "--name '..' is no folder name"),
         ({"weights": ""}, "--weights is empty"),
+        ({"freeze": "trunk"}, "--freeze trunk keeps weights that are there; give some with --weights"),
+        ({"dropout": 1.0}, "--dropout must be smaller than 1"),
         ({"resume": ""}, "--resume is empty"),
         ({"seed": 2**64}, "--seed must be smaller than"),
         ({"weight_decay": float("inf")}, "--weight-decay must be smaller than"),
@@ -92,11 +95,19 @@ def test_resume_admits_only_epochs_workers_and_device():
         parse("--resume", "r", "--lr", "0.1")
 
 
+def test_options_of_the_network_are_numbers_where_they_look_like_numbers():
+    config = parse("--dropout", "0.3", "--pool5", "symmetric", "--model-options", "pool=last, hidden=256,eps=1e-3")
+    options = {"dropout": 0.3, "pool5": "symmetric", "pool": "last", "hidden": 256, "eps": 1e-3}
+    assert config.build_options() == options
+    with pytest.raises(UsageError, match="--model-options 'pool' is no NAME=VALUE"):
+        parse("--model-options", "pool").build_options()
+
+
 def test_resolved_fills_every_gap_with_what_the_model_brings():
     spec = input_spec("r3d_10")
     config = TrainConfig(dataset="d", model="r3d_10", epochs=2).resolved(spec, flip=False, split="1", workers=3)
     gaps = [name for name, value in config.to_dict().items() if value is None]
-    assert gaps == ["frames", "weights", "resume", "name"]
+    assert gaps == ["frames", "weights", "dropout", "pool5", "model_options", "resume", "name"]
     assert config.warmup_epochs < 2, "the default warm-up must not refuse a short run"
     assert replace(config, epochs=config.epochs) == config
 
@@ -111,10 +122,10 @@ def test_clip_flags_change_the_spec_and_a_crop_that_does_not_fit_is_refused():
 # optimiser and schedule
 
 
-def test_norms_and_biases_are_not_decayed_and_a_pretrained_trunk_learns_slower_than_its_head():
+def test_norms_and_biases_are_not_decayed_and_what_is_new_learns_faster_than_what_was_loaded():
     model = create_model("r3d_10", 4)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    optimizer = build_optimizer(model, CONFIG, pretrained=True)
+    optimizer = build_optimizer(model, CONFIG, new=["fc.weight", "fc.bias"])
 
     seen = set()
     for group in optimizer.param_groups:
@@ -376,7 +387,7 @@ def test_a_network_with_2d_convolutions_is_placed_too():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(3, 4, 3))
     place(model, torch.device("cpu"))
     assert model[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
-    assert model[0].weight.is_contiguous()
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_bug_of_ours_keeps_its_traceback():

@@ -764,6 +764,143 @@ def test_code_in_a_pickle_never_runs(tmp_path, protocol):
         assert not target.exists()
 
 
+# --- eriklindernoren/Action-Recognition
+
+
+class Encoder(torch.nn.Module):
+    """Its modules by their names in its checkpoints, around a ResNet-18."""
+
+    def __init__(self, latent: int):
+        from torchvision.models import resnet18
+
+        super().__init__()
+        self.feature_extractor = torch.nn.Sequential(*list(resnet18(weights=None).children())[:-1])
+        self.final = torch.nn.Sequential(torch.nn.Linear(512, latent), torch.nn.BatchNorm1d(latent))
+
+
+class ConvLstm(torch.nn.Module):
+    """per_frame: as it was before it had attention, with an answer for each frame."""
+
+    def __init__(self, per_frame: bool, num_classes: int = 4, latent: int = 12, hidden: int = 6, layers: int = 1):
+        super().__init__()
+        self.encoder = Encoder(latent)
+        self.lstm = torch.nn.Module()
+        self.lstm.lstm = torch.nn.LSTM(latent, hidden, layers, batch_first=True, bidirectional=True)
+        answer = torch.nn.Sequential(
+            torch.nn.Linear(2 * hidden, hidden),
+            torch.nn.BatchNorm1d(hidden),
+            torch.nn.ReLU(),
+            torch.nn.Linear(hidden, num_classes),
+            torch.nn.Softmax(dim=-1),
+        )
+        self.per_frame = per_frame
+        if per_frame:
+            self.lstm.output_layers = answer
+        else:
+            self.output_layers = answer
+            self.attention_layer = torch.nn.Linear(2 * hidden, 1)
+        for module in self.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(module.running_mean, -0.2, 0.2)
+                torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, 3, H, W) -> probabilities (B, classes), or (B, T, classes) per frame."""
+        rows = [self.encoder.final(self.encoder.feature_extractor(clip).flatten(1)) for clip in x]
+        states = self.lstm.lstm(torch.stack(rows))[0]
+        if self.per_frame:
+            return torch.stack([self.lstm.output_layers(states[:, t]) for t in range(states.shape[1])], dim=1)
+        weights = self.attention_layer(states).softmax(dim=1)
+        return self.output_layers((weights * states).sum(dim=1))
+
+
+@pytest.mark.parametrize("per_frame, layers, wrapper", [(False, 1, ""), (False, 2, "module."), (True, 1, "")])
+@torch.no_grad()
+def test_a_convlstm_gives_the_answers_of_its_own_program(tmp_path, per_frame, layers, wrapper):
+    torch.manual_seed(6)
+    theirs = ConvLstm(per_frame, layers=layers).eval()
+    state = theirs.state_dict()
+    torch.save({wrapper + name: value for name, value in state.items()}, tmp_path / "ConvLSTM_95.pth")
+
+    weights = read_weights(tmp_path / "ConvLSTM_95.pth", "cnn_lstm_18")
+    assert weights.options == {
+        "latent": 12,
+        "hidden": 6,
+        "layers": layers,
+        "pool": "mean" if per_frame else "attention",
+    }
+    assert weights.renamed[f"{wrapper}encoder.feature_extractor.4.0.conv1.weight"] == "trunk.layer1.0.conv1.weight"
+    assert weights.renamed[f"{wrapper}lstm.lstm.weight_ih_l0_reverse"] == "lstm.weight_ih_l0_reverse"
+
+    model, spec, classes, report = build_whole("cnn_lstm_18", weights, NAMES[:4])
+    assert report.reinitialised == report.skipped == {}
+    assert (spec.clip_len, spec.resize, spec.crop_size, spec.mean[0]) == (40, (224, 224), 224, 0.485)
+    clips = torch.randn(2, 5, 3, 64, 64)
+    logits, probs = model.eval()(clips.transpose(1, 2)), theirs(clips)
+    if per_frame:  # the mean of the logits; a softmax hides no more of them than a shift for each frame
+        expected = probs.log().mean(dim=1)
+        torch.testing.assert_close(logits.log_softmax(1), expected.log_softmax(1), atol=1e-5, rtol=1e-4)
+    else:
+        torch.testing.assert_close(logits.softmax(1), probs, atol=1e-6, rtol=1e-4)
+    assert probs.std() > 1e-3
+
+
+def hollow_convlstm(**options) -> dict[str, torch.Tensor]:
+    """A ConvLSTM's names and shapes in a file of some kilobytes."""
+    with torch.device("meta"):
+        state = ConvLstm(per_frame=False, **options).state_dict()
+    return {name: torch.full((), 0.01).expand(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "model_name, change, says",
+    [
+        ("cnn_lstm", lambda state: state, "weights of a cnn_lstm_18, and cnn_lstm is another.*--model cnn_lstm_18"),
+        ("c3d", lambda state: state, "Choose --model cnn_lstm_18"),
+        ("cnn_mean_18", lambda state: state, "Choose --model cnn_lstm_18"),
+        (
+            "cnn_lstm_18",
+            lambda state: {name: value for name, value in state.items() if "_reverse" not in name},
+            "of one direction",
+        ),
+        (
+            "cnn_lstm_18",
+            lambda state: {name: value for name, value in state.items() if "extractor.6.1" not in name},
+            "1 blocks in its third stage",
+        ),
+        (
+            "cnn_lstm_18",
+            lambda state: {name: value for name, value in state.items() if "output_layers.3" not in name},
+            "without an LSTM or a last layer",
+        ),
+        (
+            "cnn_lstm_18",
+            lambda state: {**state, "attention_layer.bias": torch.full((1,), float("nan"))},
+            "attention.bias that are no numbers",
+        ),
+        (
+            "cnn_mean_18",
+            lambda state: {name.removeprefix("encoder."): value for name, value in state.items()},
+            "ConvClassifier",
+        ),
+    ],
+)
+def test_a_convlstm_that_does_not_fit_is_refused_with_the_reason(tmp_path, model_name, change, says):
+    torch.save(change(hollow_convlstm()), tmp_path / "ConvLSTM_95.pth")
+    with pytest.raises(UserError, match=says) as raised:
+        read_weights(tmp_path / "ConvLSTM_95.pth", model_name)
+    assert "\n" not in str(raised.value)
+
+
+def test_convert_keeps_a_convlstms_sizes(tmp_path):
+    torch.save(hollow_convlstm(), tmp_path / "ConvLSTM_95.pth")
+    labels = labels_file(tmp_path / "labels.txt", 4)
+    out = tmp_path / "ours.pth"
+    main(["convert", f"{tmp_path}/ConvLSTM_95.pth", str(out), "--model", "cnn_lstm_18", "--labels", str(labels)])
+    model = load_model(out).model
+    assert model.options == {"latent": 12, "hidden": 6, "layers": 1, "pool": "attention"}
+
+
 # --- damaged files
 
 
@@ -812,6 +949,7 @@ DAMAGED = {
     "davidea": (saved(hollow_c3d(487), _use_new_zipfile_serialization=False), "c3d"),
     "jfzhang": (saved({"state_dict": hollow_c3d(101), "opt_dict": {}}), "c3d"),
     "mmaction2": (saved({"state_dict": called(hollow_c3d(101), MMACTION, "backbone.")}), "c3d"),
+    "convlstm": (lambda path: saved(hollow_convlstm())(path), "cnn_lstm_18"),
 }
 
 

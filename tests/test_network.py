@@ -7,14 +7,22 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from engine.device import place
 from engine.errors import ROOT, UsageError, UserError
-from network import InputSpec, create_model, input_spec, list_models, model_entry
-from network.__main__ import count_macs, main
-from network.c3d import C3D
+from network import InputSpec, create_model, freeze, input_spec, list_models, model_entry
+from network.__main__ import count_macs, list_layers, main
+from network.c3d import C3D, layer_norm
+from network.freezing import PARTS
+from network.torchvision_zoo import S3D, MViT
 from network.video_resnet import mid_width
 
 RESNETS_18 = ["r3d_18", "mc3_18", "r2plus1d_18"]
 NUM_CLASSES = 5
+
+# too slow to compute with here: their shapes are tested, their values with  pytest -m slow
+HEAVY = {"c3d_ln", "cnn_lstm", "cnn_lstm_50", "cnn_mean", "cnn_mean_50"}
+HEAVY |= {"mvit_v1_b", "mvit_v2_s", "s3d", "swin3d_s", "swin3d_b"}
+WITH_VALUES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in list_models()]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,11 @@ def models():
 
 def small_clips(model: nn.Module, batch_size: int = 2) -> torch.Tensor:
     """Noise of the smallest shape that the network takes."""
-    frames, size = (16, 112) if isinstance(model, C3D) else (8, 32)
+    frames, size = 8, 32
+    if isinstance(model, C3D):
+        frames, size = 16, 112
+    elif isinstance(model, MViT | S3D):
+        frames, size = 16, 224
     return torch.randn(batch_size, 3, frames, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -44,7 +56,7 @@ def num_parameters(model: nn.Module) -> int:
 # --- every model
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", WITH_VALUES)
 def test_two_clips_give_two_rows_of_logits_and_every_parameter_a_gradient(models, name):
     model = models(name).train()
     model.zero_grad()
@@ -60,7 +72,16 @@ def test_two_clips_give_two_rows_of_logits_and_every_parameter_a_gradient(models
     model.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", sorted(HEAVY))
+def test_every_parameter_of_a_heavy_network_has_a_part_in_the_answer(name):
+    spec = input_spec(name)
+    with torch.device("meta"):
+        model = create_model(name, NUM_CLASSES).train()
+        model(torch.empty(2, 3, spec.clip_len, spec.crop_size, spec.crop_size)).sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", WITH_VALUES)
 @torch.no_grad()
 def test_a_model_keeps_nothing_between_two_clips(models, name):
     model = models(name).eval()
@@ -71,12 +92,12 @@ def test_a_model_keeps_nothing_between_two_clips(models, name):
     assert torch.equal(model(first), before)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", WITH_VALUES)
 @torch.no_grad()
 def test_models_give_logits_and_no_softmax(models, name):
     """With 101 classes a softmax in front of cross-entropy keeps the loss above ln(e + 100) - 1 = 3.632."""
-    model = create_model(name, 101) if name not in ("c3d", "c3d_bn") else models(name)
-    num_classes = 101 if model is not models(name) else NUM_CLASSES
+    large = name in HEAVY or name in ("c3d", "c3d_bn")
+    model, num_classes = (models(name), NUM_CLASSES) if large else (create_model(name, 101), 101)
     floor = math.log(math.e + num_classes - 1) - 1
     head = model.eval().get_submodule(model.head_name)
     bias = head.bias.clone()
@@ -89,13 +110,13 @@ def test_models_give_logits_and_no_softmax(models, name):
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_head_name_names_the_last_linear_layer(name):
+def test_head_name_names_the_last_layer(name):
     with torch.device("meta"):
         model = create_model(name, 7)
     head = model.get_submodule(model.head_name)
-    assert isinstance(head, nn.Linear)
-    assert head.out_features == 7
-    assert [module for module in model.modules() if isinstance(module, nn.Linear)][-1] is head
+    assert isinstance(head, nn.Linear) or head.kernel_size == (1, 1, 1)  # which is the same for each position
+    assert head.weight.shape[0] == 7
+    assert [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv3d)][-1] is head
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -106,7 +127,7 @@ def test_a_model_takes_the_input_that_it_asks_for(name):
         assert create_model(name, 7)(clips).shape == (2, 7)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", WITH_VALUES)
 def test_untrained_logits_start_near_the_same_value_for_each_class(models, name):
     model = models(name).eval()
     with torch.no_grad():
@@ -139,6 +160,17 @@ def test_untrained_logits_start_near_the_same_value_for_each_class(models, name)
         ("r2plus1d_34", 101, 63_543_788),
         ("r2plus1d_34", 400, 63_697_175),
         ("r3d_34", 400, 63_681_104),
+        ("c3d_bn", 101, 78_412_325),
+        ("c3d_ln", 101, 78_412_325),
+        ("s3d", 400, 8_320_048),
+        ("mvit_v1_b", 400, 36_610_672),
+        ("mvit_v2_s", 400, 34_537_744),
+        ("swin3d_t", 400, 28_158_070),
+        ("swin3d_s", 400, 49_816_678),
+        ("swin3d_b", 400, 88_048_984),
+        ("cnn_mean", 1000, 60_192_808),  # resnet152, resnet50, resnet18 on ImageNet
+        ("cnn_mean_50", 1000, 25_557_032),
+        ("cnn_mean_18", 1000, 11_689_512),
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, num_classes, parameters):
@@ -169,10 +201,23 @@ def test_mid_width_gives_the_pair_as_many_weights_as_3x3x3():
     assert 9 * 128 * mid + 3 * mid * 128 == 27 * 128 * 128
 
 
-@pytest.mark.parametrize("name, giga", [("c3d", 38.55), ("r3d_18", 40.70)])
+@pytest.mark.parametrize(
+    "name, giga",
+    [
+        ("c3d", 38.55),
+        ("r3d_18", 40.70),
+        ("s3d", 17.98),
+        ("mvit_v1_b", 70.60),
+        ("mvit_v2_s", 64.22),
+        ("swin3d_t", 43.88),
+        ("swin3d_s", 82.84),
+        ("swin3d_b", 140.67),
+    ],
+)
 def test_multiply_adds_are_the_published_ones(name, giga):
+    size = input_spec(name).crop_size
     with torch.device("meta"):
-        macs = count_macs(create_model(name, 400).eval(), torch.empty(1, 3, 16, 112, 112))
+        macs = count_macs(create_model(name, 400).eval(), torch.empty(1, 3, 16, size, size))
     assert round(macs / 1e9, 2) == giga
 
 
@@ -184,6 +229,18 @@ def test_c3d_bn_is_c3d_with_eight_norms_in_place_of_eight_biases():
     assert [norm.num_features for norm in norms] == [conv.out_channels for conv in convs]
     assert len(norms) == 8
     assert num_parameters(normed) - num_parameters(plain) == sum(conv.out_channels for conv in convs)
+
+
+def test_c3d_ln_norms_all_of_a_clip_and_nothing_of_its_neighbours():
+    with torch.device("meta"):
+        norms = [module for module in create_model("c3d_ln", 2).modules() if isinstance(module, nn.GroupNorm)]
+    assert [norm.num_channels for norm in norms] == [64, 128, 256, 256, 512, 512, 512, 512]
+
+    norm = layer_norm(4)
+    x = torch.randn(3, 4, 2, 5, 5) * torch.tensor([1.0, 10, 0.1, 3]).view(1, 4, 1, 1, 1) + 7
+    by_hand = torch.stack([(clip - clip.mean()) / (clip.var(correction=0) + 1e-5).sqrt() for clip in x])
+    torch.testing.assert_close(norm.train()(x), by_hand)
+    torch.testing.assert_close(norm.train()(x[:1]), norm.eval()(x)[:1])
 
 
 # --- C3D
@@ -202,7 +259,7 @@ def test_pool5_pads_right_and_bottom_only():
     assert not torch.equal(caffe(x), symmetric(x))
 
 
-@pytest.mark.parametrize("name", ["c3d", "c3d_bn"])
+@pytest.mark.parametrize("name", ["c3d", "c3d_bn", "c3d_ln"])
 def test_c3d_pools_caffes_way_unless_told_otherwise(name):
     with torch.device("meta"):
         assert create_model(name, 2).pool5.ceil_mode
@@ -324,6 +381,68 @@ def test_dropout_is_an_option_of_every_model(name):
         assert create_model(name, 2, dropout=0.25).dropout.p == 0.25
 
 
+# --- parts that are frozen
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_stem_trunk_and_head_of_every_model_can_be_told_apart(name):
+    with torch.device("meta"):
+        model = create_model(name, 7)
+    parts = {
+        part: {id(p) for at in freeze(model, part) for p in model.get_submodule(at).parameters()} for part in PARTS
+    }
+    head = {id(parameter) for parameter in model.get_submodule(model.head_name).parameters()}
+    assert parts["none"] == set()
+    assert parts["stem"] and parts["stem"] < parts["trunk"]
+    assert not parts["trunk"] & head
+    rest = {id(parameter) for parameter in model.parameters()} - parts["trunk"] - head
+    assert bool(rest) == name.startswith("cnn_lstm")  # whose LSTM stands between trunk and head
+
+    freeze(model, "stem")
+    assert {id(parameter) for parameter in model.parameters() if not parameter.requires_grad} == parts["stem"]
+    freeze(model, "none")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_10", "cnn_mean_18"])
+@pytest.mark.parametrize("part", ["stem", "trunk"])
+def test_a_frozen_part_does_not_drift_in_train_mode(name, part):
+    """Trap 17: norms of a frozen trunk in train mode count on, and its features change though no weight does."""
+    torch.manual_seed(0)
+    model = create_model(name, NUM_CLASSES, dropout=0.5)
+    frozen = freeze(model, part)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    for _ in range(2):
+        model.eval()
+        model.train()
+        F.cross_entropy(model(small_clips(model, 4)), torch.arange(4)).backward()
+        optimizer.step()
+
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    still = {key for key in before if key.startswith(tuple(f"{name}." for name in frozen))}
+    assert still
+    assert changed == set(before) - still
+    assert model.dropout.training
+    assert not any(module.training for at in frozen for module in model.get_submodule(at).modules())
+
+
+def test_what_is_no_longer_frozen_trains_again():
+    model = create_model("r3d_10", NUM_CLASSES).train()
+    assert freeze(model, "trunk") == ("stem", "layer1", "layer2", "layer3", "layer4")
+    assert not model.layer4[0].conv1[1].training
+    assert freeze(model, "stem") == ("stem",)
+    assert model.layer4[0].conv1[1].training
+    assert not model.stem[1].training
+    assert freeze(model, "none") == ()
+    assert model.stem[1].training
+
+
+def test_an_unknown_part_is_answered_with_the_known_ones():
+    with pytest.raises(UsageError, match="none, stem, trunk, but is 'head'"):
+        freeze(create_model("r3d_10", 2), "head")
+
+
 # --- the registry
 
 
@@ -340,9 +459,23 @@ def test_an_unknown_option_names_itself_and_the_model():
 
 def test_the_list_holds_these_models():
     expected = {"c3d", "c3d_bn", "mc3_18", "r2plus1d_10", "r2plus1d_18", "r3d_10", "r3d_18"}
-    expected |= {"r2plus1d_18_paper", "r2plus1d_34", "r3d_34"}
+    expected |= {"r2plus1d_18_paper", "r2plus1d_34", "r3d_34", "c3d_ln"}
+    expected |= {"cnn_lstm", "cnn_lstm_50", "cnn_lstm_18", "cnn_mean", "cnn_mean_50", "cnn_mean_18"}
+    expected |= {"s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"}
     assert expected <= set(list_models())
     assert list_models() == sorted(list_models())
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_takes_the_order_in_which_clips_lie(name):
+    """As training and inference place it: channels_last_3d, which 2D kernels cannot have; they get channels_last."""
+    with torch.device("meta"):
+        model = place(create_model(name, 2), torch.device("meta"))
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.kernel_size != (1, 1, 1):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_every_model_brings_an_input_and_settings_to_learn_by():
@@ -365,6 +498,13 @@ def test_the_table_has_a_line_for_every_model(capsys):
     assert by_name["c3d"][1:] == ["78,409,573", "38.55", "16x112x112", "1", "-"]
     assert by_name["r3d_18"][1:] == ["33,218,085", "40.70", "16x112x112", "2", "kinetics400"]
     assert header.startswith("model")
+
+
+@pytest.mark.parametrize("name", ["cnn_lstm", "mvit_v2_s", "swin3d_t", "s3d", "r3d_18"])
+def test_the_layers_parameters_add_up_to_the_networks(name):
+    rows = list_layers(name)[1:]
+    numbers = [int(row[2].replace(",", "")) for row in rows if row[2]]
+    assert sum(numbers[:-1]) == numbers[-1]
 
 
 def test_a_wrong_argument_of_the_table_ends_with_status_2():

@@ -12,6 +12,7 @@ import torch
 
 import mypath
 import train
+from engine.checkpoint import load_model
 from engine.config import TrainConfig
 from engine.errors import ROOT, Stopped, UsageError, UserError
 from engine.tracking import read_metrics
@@ -248,6 +249,33 @@ def test_weights_with_other_classes_get_a_new_head_that_learns_faster(toy_projec
     assert sorted({group["peak_lr"] for group in groups}) == pytest.approx([0.003, 0.03])
 
 
+def test_a_frozen_trunk_keeps_its_weights_and_its_statistics(toy_project, tmp_path, monkeypatch):
+    """Trap 17: a frozen trunk left in train mode, whose batch norms go on counting. Resumed, it is still frozen."""
+    torch.save(create_model("r3d_10", 400).state_dict(), tmp_path / "trunk.pth")
+    before = torch.load(tmp_path / "trunk.pth", weights_only=True)
+    settings = {"weights": str(tmp_path / "trunk.pth"), "freeze": "trunk", "head_lr_scale": 3.0}
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            run_tiny(name="frozen", **settings)
+    run_dir = train.main(TrainConfig(resume="frozen"))
+    after = weights_of(run_dir / "last.pth")
+    assert [name for name in after if not torch.equal(after[name], before[name])] == ["fc.weight", "fc.bias"]
+    groups = torch.load(run_dir / "last.pth", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["peak_lr"] for group in groups] == pytest.approx([0.009, 0.009])
+    assert_equal_weights(run_tiny(**settings) / "last.pth", run_dir / "last.pth")
+
+
+def test_options_of_the_network_are_kept_in_its_checkpoint(toy_project, capsys):
+    run_dir = run_tiny(epochs=1, dropout=0.25)
+    trained = load_model(run_dir / "best.pth")
+    assert trained.model.options == {"dropout": 0.25}
+    train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    assert load_model(run_dir / "best.pth").model.options == {"dropout": 0.25}
+    with pytest.raises(UsageError, match="Model 'r3d_10' has no option 'pool5'"):
+        run_tiny(pool5="ceil")
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -298,7 +326,8 @@ def test_batches_are_mirrored_only_where_the_data_set_says_so(toy_project, monke
 
 
 def test_bf16_autocast_trains_where_it_is_asked_for(toy_project):
-    records = read_metrics(run_tiny(epochs=2, amp="bf16"))
+    # at a crop of 32 the last stage is one pixel wide, where bf16 on a CPU can be wrong (pytorch issue 169688)
+    records = read_metrics(run_tiny(epochs=2, amp="bf16", crop_size=56))
     assert records[-1]["train/loss"] < 2
 
 

@@ -28,6 +28,7 @@ class LoadedWeights:
     renamed     name in the file -> our name, where the two differ
     options     how the network must be built for them: create_model(name, num_classes, **options)
     notes       what was changed or assumed, a sentence each
+    part        beginning of the names that the file is for, such as "trunk."; what has another name starts anew
     """
 
     state: dict[str, Tensor]
@@ -37,6 +38,7 @@ class LoadedWeights:
     renamed: dict[str, str] = field(default_factory=dict)
     options: dict[str, str | float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    part: str = ""
 
 
 @contextmanager

@@ -10,6 +10,8 @@ Told apart by their keys, never by the file's name:
                                   R, G, B less 104, 117, 128 in this order: these look like means in B, G, R, but its
                                   configuration subtracts them from R, G, B, and that is what its networks saw.
 
+Checkpoints of eriklindernoren/Action-Recognition are no C3D and have their own file, convlstm.py.
+
 conv1 ... fc8 for any other number of classes, without a program's marks, is taken for a state dict of ours.
 
 pool5 follows from where the weights learnt. Those converted from Caffe need Caffe's windows ("ceil"), though each of
@@ -24,6 +26,7 @@ from torch import Tensor
 from engine.errors import UserError
 from network.importers import LoadedWeights, check_finite, check_is_c3d
 from network.importers.caffe import LAYERS, c3d_input, check_shapes, from_bgr
+from network.importers.convlstm import is_convlstm, read_convlstm
 
 JFZHANG_MEAN_BGR = (90.0, 98.0, 102.0)
 MMACTION_MEAN_RGB = (104.0, 117.0, 128.0)
@@ -48,6 +51,14 @@ def from_ancestor(
                 f"{path} is an {network} of pytorch-video-recognition. That is another network: it norms and rectifies "
                 "a second time after each convolution, so its weights mean nothing in ours. Begin with kinetics400."
             )
+
+    if is_convlstm(state):
+        return read_convlstm(path, state, renamed, model_name)
+    if "feature_extractor.0.weight" in state:
+        raise UserError(
+            f"{path} is a ConvClassifier of Action-Recognition, which has a layer more than cnn_mean and averages "
+            "nothing. Only that program's ConvLSTM can be used."
+        )
 
     find = next((read for has_marks, read in KINDS if has_marks(content, state)), None)
     if find is None:

@@ -1,4 +1,6 @@
-"""torchvision's Kinetics-400 weights for the networks with its parameter names. Fetched once, then kept by torch."""
+"""torchvision's weights for networks with its parameter names: Kinetics-400's, and ImageNet's for trunks over frames.
+Fetched once, then kept by torch.
+"""
 
 import sys
 from http.client import HTTPException
@@ -13,58 +15,96 @@ from engine.errors import UserError
 from network.importers import LoadedWeights
 from network.registry import InputSpec
 
-# our model -> torchvision's list of its weights
-KINETICS400 = {"r3d_18": "R3D_18_Weights", "mc3_18": "MC3_18_Weights", "r2plus1d_18": "R2Plus1D_18_Weights"}
+# our model -> torchvision's list of its weights, and the clips on which they were trained: frames, and how many a
+# second. The weights themselves do not say; torchvision's documentation and training recipes do.
+KINETICS400 = {
+    "r3d_18": ("R3D_18_Weights", 16, 15.0),
+    "mc3_18": ("MC3_18_Weights", 16, 15.0),
+    "r2plus1d_18": ("R2Plus1D_18_Weights", 16, 15.0),
+    "s3d": ("S3D_Weights", 64, 15.0),
+    "mvit_v1_b": ("MViT_V1_B_Weights", 16, 7.5),
+    "mvit_v2_s": ("MViT_V2_S_Weights", 16, 7.5),
+    "swin3d_t": ("Swin3D_T_Weights", 32, 15.0),
+    "swin3d_s": ("Swin3D_S_Weights", 32, 15.0),
+    "swin3d_b": ("Swin3D_B_Weights", 32, 15.0),
+}
+
+# our model -> torchvision's list of its trunk's weights
+IMAGENET = {
+    "cnn_lstm": "ResNet152_Weights",
+    "cnn_lstm_50": "ResNet50_Weights",
+    "cnn_lstm_18": "ResNet18_Weights",
+    "cnn_mean": "ResNet152_Weights",
+    "cnn_mean_50": "ResNet50_Weights",
+    "cnn_mean_18": "ResNet18_Weights",
+}
 
 
 def read_kinetics400(model_name: str) -> LoadedWeights:
     """Weights, class names and input of torchvision's KINETICS400_V1. A UserError where they cannot be had."""
-    weights = getattr(import_video_models(), KINETICS400[model_name]).KINETICS400_V1
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    enum, clip_len, fps = KINETICS400[model_name]
+    weights = getattr(import_torchvision().models.video, enum).KINETICS400_V1
+    return LoadedWeights(
+        state=fetch(weights, f"kinetics400 weights of {model_name}"),
+        input_spec=kinetics400_input(weights, clip_len, fps),
+        classes=list(weights.meta["categories"]),
+        origin=f"torchvision's {model_name}, Kinetics-400 ({Path(weights.url).name})",
+    )
 
+
+def read_imagenet(model_name: str) -> LoadedWeights:
+    """torchvision's IMAGENET1K_V1 for the trunk of a network over frames; all else of the network starts anew."""
+    weights = getattr(import_torchvision().models, IMAGENET[model_name]).IMAGENET1K_V1
+    state = fetch(weights, f"imagenet weights of {model_name}")
+    return LoadedWeights(
+        state={f"trunk.{name}": value for name, value in state.items() if not name.startswith("fc.")},
+        input_spec=None,  # the models' own has ImageNet's mean and std
+        classes=None,
+        origin=f"torchvision's {IMAGENET[model_name].removesuffix('_Weights')}, ImageNet ({Path(weights.url).name})",
+        part="trunk.",
+    )
+
+
+def fetch(weights, what: str) -> dict[str, torch.Tensor]:
+    """The state dict of one entry of torchvision's lists, from torch's folder or the net, its hash checked."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state = weights.get_state_dict(
             progress=sys.stderr.isatty(), map_location="cpu", weights_only=True, check_hash=True
         )
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"Could not fetch the kinetics400 weights of {model_name} ({getattr(error, 'reason', error)}). "
+            f"Could not fetch the {what} ({getattr(error, 'reason', error)}). "
             f"Fetch {weights.url} on a computer that can, and put {path.name} into {path.parent}."
         ) from None
     except (RuntimeError, UnpicklingError, EOFError):
         # a download is moved to its place only when its hash fits, so a damaged file here came another way
         place = f"{path} is damaged. Delete it" if path.exists() else f"{weights.url} arrived damaged. Start again"
-        raise UserError(f"{place}; then the kinetics400 weights of {model_name} are fetched anew.") from None
-
-    return LoadedWeights(
-        state=dict(state),
-        input_spec=kinetics400_input(weights),
-        classes=list(weights.meta["categories"]),
-        origin=f"torchvision's {model_name}, Kinetics-400 ({path.name})",
-    )
+        raise UserError(f"{place}; then the {what} are fetched anew.") from None
+    return dict(state)
 
 
-def kinetics400_input(weights) -> InputSpec:
-    """Sizes, mean and std from the weights' own preprocessing. It does not name the 16 frames at 15 a second on which
-    they were trained and measured; torchvision's documentation does.
+def kinetics400_input(weights, clip_len: int, fps: float) -> InputSpec:
+    """Sizes, mean and std from the weights' own preprocessing. A single size is that of a frame's short side; the long
+    one is then taken for frames of 4:3.
     """
     preset = weights.transforms()
-    height, width = preset.resize_size
+    height, width = preset.resize_size if len(preset.resize_size) == 2 else (*preset.resize_size, None)
     return InputSpec(
-        clip_len=16,
+        clip_len=clip_len,
         frame_stride=1,
-        fps=15.0,
-        resize=(width, height),
+        fps=fps,
+        resize=(width or round(height * 4 / 3), height),
         crop_size=preset.crop_size[0],
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )
 
 
-def import_video_models() -> ModuleType:
-    """torchvision.models.video, or a UserError with the line to type."""
+def import_torchvision() -> ModuleType:
+    """torchvision with its models, or a UserError with the line to type."""
     try:
-        from torchvision.models import video
+        import torchvision.models.video
     except ModuleNotFoundError as error:
         if error.name != "torchvision":
             raise
@@ -76,7 +116,7 @@ def import_video_models() -> ModuleType:
             f"torchvision was built for another torch than the one installed, {torch.__version__} ({reason}). "
             f"Do: pip install {fitting_torchvision()}"
         ) from None
-    return video
+    return torchvision
 
 
 def fitting_torchvision() -> str:

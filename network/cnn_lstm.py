@@ -1,0 +1,192 @@
+"""Networks that look at each frame by itself, with a ResNet: CNN + LSTM, and the mean over frames as its baseline.
+
+Donahue et al.: "Long-term Recurrent Convolutional Networks for Visual Recognition and Description", CVPR 2015: a 2D
+network turns frames into vectors, an LSTM reads them in order. Here it reads them in both directions, and attention
+(Bahdanau, Cho, Bengio, ICLR 2015, arXiv 1409.0473) weighs its states over time. The mean knows no order at all: what an
+LSTM or a 3D network gains over it is what they see of motion.
+
+The ResNet (He et al., CVPR 2016) is torchvision's, under its parameter names, imported when a network is built.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from engine.errors import UsageError
+from network.freezing import Freezable
+from network.importers.torchvision import import_torchvision
+from network.registry import InputSpec, register_model
+
+POOLS = ("attention", "last", "mean")
+
+
+class FrameNetwork(Freezable):
+    """What CNN + LSTM and the mean have in common: a ResNet over frames as `trunk`, and a last layer `fc`."""
+
+    head_name = "fc"
+    stem_names = ("trunk.conv1", "trunk.bn1")
+
+    def __init__(self, resnet: str):
+        super().__init__()
+        self.trunk = getattr(import_torchvision().models, resnet)(weights=None)
+        self.num_features = self.trunk.fc.in_features  # 512, or 2048 from resnet50 on
+        self.trunk.fc = nn.Identity()
+
+    @property
+    def trunk_names(self) -> tuple[str, ...]:
+        return ("trunk",)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> (B, T, num_features): each frame as if there were no other."""
+        batch_size, _, num_frames = x.shape[:3]
+        frames = x.transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
+        return self.trunk(frames).view(batch_size, num_frames, self.num_features)
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """What forward_features gives -> (B, num_classes) logits."""
+        return self.fc(self.dropout(x))
+
+
+class CnnLstm(FrameNetwork):
+    """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W.
+
+    latent   values that a frame is reduced to before the LSTM
+    hidden   values of the LSTM's state, in each of its two directions
+    layers   of the LSTM
+    pool     what becomes of its T states: "attention" weighs them, with weights that add up to 1; "last" takes of each
+             direction the state that has read all frames; "mean" answers after each frame and averages the answers
+    dropout  before the last layer
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        resnet: str,
+        latent: int = 512,
+        hidden: int = 1024,
+        layers: int = 1,
+        pool: str = "attention",
+        dropout: float = 0.0,
+    ):
+        super().__init__(resnet)
+        if pool not in POOLS:
+            raise UsageError(f"pool must be {', '.join(POOLS)}, but is '{pool}'.")
+        self.pool = pool
+        self.latent = nn.Sequential(nn.Linear(self.num_features, latent), RowNorm(latent, momentum=0.01))
+        self.lstm = nn.LSTM(latent, hidden, layers, batch_first=True, bidirectional=True)
+        if pool == "attention":
+            self.attention = nn.Linear(2 * hidden, 1)
+        self.hidden = nn.Sequential(nn.Linear(2 * hidden, hidden), RowNorm(hidden, momentum=0.01), nn.ReLU())
+        self.dropout = nn.Dropout(dropout)
+        self.fc = new_head(hidden, num_classes)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> (B, hidden)"""
+        x = self.forward_frames(x)  # (B, T, num_features)
+        latent = self.latent(x.flatten(0, 1)).view(*x.shape[:2], -1)  # (B, T, latent)
+        # without a state given, it begins at zero: nothing is left of the clip before
+        states, (final, _) = self.lstm(latent)  # (B, T, 2 * hidden), (2 * layers, B, hidden)
+
+        if self.pool == "attention":
+            return self.hidden((self.weigh_frames(states) * states).sum(dim=1))
+        if self.pool == "last":
+            return self.hidden(torch.cat([final[-2], final[-1]], dim=1))  # forward's at T - 1, backward's at 0
+        return self.hidden(states.flatten(0, 1)).view(*states.shape[:2], -1).mean(dim=1)
+
+    def weigh_frames(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, 2 * hidden) -> (B, T, 1), which add up to 1 over T."""
+        return F.softmax(self.attention(states), dim=1)
+
+
+class CnnMean(FrameNetwork):
+    """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W: the mean of the logits of the frames.
+
+    The last layer is linear, so it is given the mean of the features: the answer is the same, and costs T times less.
+    """
+
+    def __init__(self, num_classes: int, resnet: str, dropout: float = 0.0):
+        super().__init__(resnet)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = new_head(self.num_features, num_classes)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, T, H, W) -> (B, num_features)"""
+        return self.forward_frames(x).mean(dim=1)
+
+
+class RowNorm(nn.BatchNorm1d):
+    """BatchNorm1d that norms a single row as in evaluation: one has no variance, and an epoch may end with one clip."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and len(x) == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+def new_head(num_features: int, num_classes: int) -> nn.Linear:
+    head = nn.Linear(num_features, num_classes)
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+# Frames at UCF101's own size. Mean and std are those with which torchvision's ImageNet weights were trained.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUT = InputSpec(16, frame_stride=4, resize=(320, 240), crop_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+DEFAULTS = {"optimizer": "adamw", "lr": 1e-4, "weight_decay": 0.02, "batch_size": 16, "epochs": 30}
+DEFAULTS["from_scratch"] = "a network over single frames learns little from videos alone: add --weights imagenet."
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_lstm(
+    num_classes: int,
+    latent: int = 512,
+    hidden: int = 1024,
+    layers: int = 1,
+    pool: str = "attention",
+    dropout: float = 0.0,
+) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet152", latent, hidden, layers, pool, dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_lstm_50(
+    num_classes: int,
+    latent: int = 512,
+    hidden: int = 1024,
+    layers: int = 1,
+    pool: str = "attention",
+    dropout: float = 0.0,
+) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet50", latent, hidden, layers, pool, dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_lstm_18(
+    num_classes: int,
+    latent: int = 256,
+    hidden: int = 256,
+    layers: int = 1,
+    pool: str = "attention",
+    dropout: float = 0.0,
+) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet18", latent, hidden, layers, pool, dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_mean(num_classes: int, dropout: float = 0.0) -> CnnMean:
+    return CnnMean(num_classes, "resnet152", dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_mean_50(num_classes: int, dropout: float = 0.0) -> CnnMean:
+    return CnnMean(num_classes, "resnet50", dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_mean_18(num_classes: int, dropout: float = 0.0) -> CnnMean:
+    return CnnMean(num_classes, "resnet18", dropout)
