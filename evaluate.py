@@ -21,7 +21,7 @@ import mypath
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import ensure_frames, num_processors, positive
-from dataloaders.source import find_source, with_frames
+from dataloaders.source import find_source
 from dataloaders.splits import SPLITS
 from dataloaders.transforms import to_model_input
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
@@ -148,8 +148,8 @@ def open_test_frames(
     seen in training (for the test list: or in validation).
     """
     config, seen = trained.checkpoint["config"], trained.checkpoint["split"]
-    source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT)
-    source = with_frames(source, frames or (config["frames"] if dataset is None else None))
+    frames = frames or (config["frames"] if dataset is None else None)
+    source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT, frames)
     own = dataset is None and split in (None, config["split"])
     split, val = (config["split"], config["val"]) if own else (split, "auto")
     ensure_frames(source, trained.input_spec.resize, split)

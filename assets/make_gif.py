@@ -27,7 +27,7 @@ def main() -> None:
     columns = [[resize(frame, args.height) for frame in decode_frames(video)][:: args.every] for video in args.videos]
     length = max(map(len, columns))
     rows = [np.concatenate([column[index % len(column)] for column in columns], axis=1) for index in range(length)]
-    images = [Image.fromarray(row).quantize(96, dither=Image.Dither.NONE) for row in rows]
+    images = [Image.fromarray(row).quantize(128, dither=Image.Dither.NONE) for row in rows]
     images[0].save(
         args.output, save_all=True, append_images=images[1:], duration=40 * args.every, loop=0, optimize=True
     )

@@ -34,7 +34,6 @@ from dataloaders.source import (
     class_folders,
     find_source,
     find_videos,
-    with_frames,
 )
 from dataloaders.splits import SPLITS, split_videos
 from dataloaders.video import VideoError, VideoReader
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
     args = parse_args(argv)
     settings = Settings(args.size, args.every, args.quality)
-    source = with_frames(find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT), args.frames)
+    source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
     preprocess(source, settings, args.split, args.workers)
 

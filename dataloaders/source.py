@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dataloaders import manifest
 from dataloaders.video import is_video_name
 from engine.errors import UsageError, UserError, unknown_name
 
@@ -57,17 +58,24 @@ class SourceVideo:
         return Path(self.video).stem
 
 
-def find_source(name: str, datasets: dict[str, dict], root: Path) -> DataSource:
-    """A name from mypath.py, or a folder of class folders. Relative paths in mypath.py count from its own folder."""
-    if name in datasets:
-        return _from_mypath(name, datasets[name], root)
+def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | None = None) -> DataSource:
+    """A name from mypath.py, or a folder of class folders. Relative paths in mypath.py count from its own folder.
 
-    folder = Path(name).expanduser()
+    frames: where its frames lie instead (--frames). Where they are there, the folder of the videos need not be.
+    """
+    if name in datasets:
+        return with_frames(_from_mypath(name, datasets[name], root), frames)
+
+    folder = Path(name).expanduser().resolve()
+    source = DataSource(name=folder.name, videos=folder, frames=folder.with_name(f"{folder.name}-frames"))
+    source = with_frames(source, frames)
     if folder.is_dir():
-        folder = folder.resolve()
         _refuse_flat_folder(folder)
-        frames = folder.with_name(f"{folder.name}-frames")
-        return DataSource(name=folder.name, videos=folder, frames=frames, layout=detect_layout(folder))
+        return replace(source, layout=detect_layout(folder))
+    extracted = [source.frames] if frames else sorted(folder.parent.glob(f"{folder.name}-frames*"))
+    extracted = [path for path in extracted if path.is_dir()]
+    if extracted:
+        return replace(source, layout=_layout_of(_extracted_names(extracted[0])))
     if "/" in name or "\\" in name or name.startswith("."):
         raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
     raise UsageError(
@@ -119,7 +127,16 @@ def _refuse_flat_folder(folder: Path) -> None:
 def detect_layout(videos: Path) -> str:
     """ucf101 where videos are named v_<Class>_gNN_cNN, else folder. A few that are not so named do not change it: taken
     as folder, the whole set would be divided without regard to its groups. find_videos then says which they are."""
-    names = [path.stem for _, folder in _given_class_folders(videos) for path in _video_files(folder)]
+    return _layout_of([path.stem for _, folder in _given_class_folders(videos) for path in _video_files(folder)])
+
+
+def _extracted_names(frames: Path) -> list[str]:
+    if (frames / manifest.NAME).is_file():
+        return [Path(row.video).stem for row in manifest.read_manifest(frames)]
+    return [video.name for _, folder in _given_class_folders(frames) for video in _subfolders(folder)]
+
+
+def _layout_of(names: list[str]) -> str:
     return "ucf101" if 2 * sum(bool(UCF101_NAME.fullmatch(name)) for name in names) > len(names) else "folder"
 
 

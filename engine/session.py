@@ -12,7 +12,7 @@ from dataloaders import build_loaders
 from dataloaders.dataset import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import ensure_frames, num_processors
-from dataloaders.source import DataSource, find_source, with_frames
+from dataloaders.source import DataSource, find_source
 from dataloaders.splits import leaking_groups
 from engine.checkpoint import (
     fill,
@@ -78,7 +78,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     device = pick_device(config.device)
     amp = pick_amp(config.amp, device)
     spec = input_spec(config.model)
-    source = with_frames(find_source(config.dataset, datasets, ROOT), config.frames)
+    source = find_source(config.dataset, datasets, ROOT, config.frames)
     weights = read_weights(config.weights, config.model) if config.weights else None
     spec = config.adapt(weights.input_spec if weights and weights.input_spec else spec)
 
@@ -126,7 +126,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 
     device = pick_device(config.device)
     spec = spec_of(path, checkpoint)
-    source = with_frames(find_source(config.dataset, datasets, ROOT), config.frames)
+    source = find_source(config.dataset, datasets, ROOT, config.frames)
     ensure_frames(source, spec.resize, config.split)
     frame_set = open_frames(source, spec, config.split, config.val)
     if frame_set.split.hash != checkpoint["split"]["hash"] or frame_set.classes != checkpoint["classes"]:

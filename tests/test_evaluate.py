@@ -177,6 +177,14 @@ def test_videos_added_after_training_do_not_turn_training_videos_into_test_video
         script.main([str(run_dir), "--num-clips", "1"])
 
 
+def test_a_folder_whose_videos_are_gone_is_still_evaluated_on_its_frames(toy_project, tmp_path, capsys):
+    mine = make_toy_videos(tmp_path / "mine", clips=1)
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    mine.rename(tmp_path / "elsewhere")
+    script.main([str(run_dir), "--num-clips", "1"])
+    assert "on mine, split 1, test: 3 videos" in capsys.readouterr().out
+
+
 def test_a_data_set_with_other_classes_is_refused_by_name(toy_project, tmp_path):
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
     two = make_toy_videos(tmp_path / "two", classes=("Biking", "HammerThrow"), clips=1)
