@@ -1,13 +1,15 @@
-# make demo     the whole way once, on generated videos (about 4 minutes on two processors, after installation)
-# make test     all tests but the slow ones
+# make demo       the whole way once, on generated videos (about 2 minutes on two idle processors, after installation)
+# make test       all tests but the slow ones
+# make test-slow  those: the demo, large networks, Keras as an oracle
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.installed
+KERAS := .venv-keras
 
 .PHONY: help demo test test-slow lint clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 demo: $(READY)
 	@$(VENV)/bin/python demo.py
@@ -15,8 +17,8 @@ demo: $(READY)
 test: $(READY)
 	@$(VENV)/bin/python -m pytest
 
-test-slow: $(READY)
-	@$(VENV)/bin/python -m pytest -m slow
+test-slow: $(READY) $(KERAS)/.installed
+	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m slow
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
@@ -29,5 +31,12 @@ $(READY): requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(READY)
 
+# Keras, against which the loading of its weights is tested; by itself, since it brings TensorFlow.
+$(KERAS)/.installed:
+	@echo "Installing Keras into $(KERAS) ..."
+	@$(PYTHON) -m venv $(KERAS)
+	@$(KERAS)/bin/python -m pip install --quiet --disable-pip-version-check tensorflow==2.21.0 tf_keras==2.21.0 h5py==3.14.0
+	@touch $(KERAS)/.installed
+
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(KERAS) .cache .pytest_cache .ruff_cache
