@@ -20,10 +20,12 @@ import torch.nn.functional as F
 import mypath
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
 from dataloaders.loader import ClipLoader
-from dataloaders.preprocess import ensure_frames, num_processors, positive
+from dataloaders.preprocess import num_processors
+from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
 from dataloaders.splits import SPLITS
 from dataloaders.transforms import to_model_input
+from engine.arguments import positive
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.console import count, progress
 from engine.device import autocast, pick_device, place

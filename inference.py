@@ -33,6 +33,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from dataloaders.clips import clip_indices, clip_span, clip_step
 from dataloaders.transforms import crop_offsets, to_model_input
 from dataloaders.video import NO_VIDEO_SUFFIXES, VideoError, VideoReader, to_array
+from engine.arguments import positive
 from engine.checkpoint import find_checkpoint, load_model
 from engine.console import count, progress
 from engine.device import pick_device, place
@@ -93,12 +94,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if args.model and not args.weights:
         raise UsageError(f"--model {args.model} needs --weights {' or '.join([*known_weights(args.model), 'FILE'])}.")
     return args
-
-
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
 
 
 def plan_outputs(args: argparse.Namespace) -> list[Path | None]:

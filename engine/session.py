@@ -11,7 +11,8 @@ import torch.nn as nn
 from dataloaders import build_loaders
 from dataloaders.dataset import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
-from dataloaders.preprocess import ensure_frames, num_processors
+from dataloaders.preprocess import num_processors
+from dataloaders.ready import ensure_frames
 from dataloaders.source import DataSource, find_source
 from dataloaders.splits import leaking_groups
 from engine.checkpoint import (

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from dataloaders import preprocess as module
+from dataloaders import ready
 from dataloaders.extract import Extractor
 from dataloaders.manifest import NAME, PARTIAL_NAME, is_complete, read_manifest
-from dataloaders.preprocess import Settings, ensure_frames, estimate, main, only_one_run, preprocess
+from dataloaders.preprocess import Settings, main, only_one_run, preprocess
+from dataloaders.ready import ensure_frames, estimate
 from dataloaders.source import DataSource, find_source
 from engine.errors import ROOT, UserError
 from tests.conftest import TOY_SIZE
@@ -430,7 +432,7 @@ def test_ensure_frames_looks_once_where_the_videos_are_younger_but_the_same(two_
 
 
 def test_ensure_frames_stops_before_it_fills_a_disk_that_is_too_small(two_videos, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))
+    monkeypatch.setattr(ready.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))
 
     with pytest.raises(UserError, match="has 0 MB free, which is too little"):
         ensure_frames(two_videos, TOY_SIZE)

@@ -1,0 +1,117 @@
+"""Frames that training and evaluation find ready: what is missing is extracted, after a word on what that will take."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dataloaders import manifest
+from dataloaders.extract import extract_video
+from dataloaders.preprocess import Settings, has_content, make_demo_videos, num_processors, preprocess
+from dataloaders.source import DataSource, class_folders, find_videos
+from dataloaders.splits import split_videos
+from dataloaders.video import VideoError, VideoReader
+from engine.console import count, duration, gigabytes
+from engine.errors import UserError
+
+
+def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:
+    """Before training or evaluation: extracts what is missing, after saying what that will take.
+
+    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are.
+    Raises UserError where the disk is too small.
+    """
+    frames = source.frames_for(size)
+    if manifest.is_complete(frames):
+        if _videos_changed(source, frames):
+            preprocess(source, stored_settings(frames), split)
+        return
+    if frames.exists() and not frames.is_dir():
+        raise UserError(f"{frames} is a file, and a folder of frames is looked for there. Choose another --frames.")
+    if frames.is_dir() and not (frames / manifest.PARTIAL_NAME).exists() and has_content(frames):
+        if (frames / ".lock").exists():  # left by a run of ours, never by another program
+            raise UserError(f"The manifest of {frames} is gone. {manifest.START_ANEW}")
+        return
+
+    make_demo_videos(source)
+    split_videos(source, find_videos(source), split)  # what is wrong with the split is said before hours of work
+    settings = Settings(size)
+    need = estimate(source, settings)
+    print(
+        f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {count(need.num_videos, 'video')}, "
+        f"about {gigabytes(need.num_bytes)} and {duration(need.seconds)} into {frames}."
+    )
+    frames.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(frames).free
+    already = sum(1 for _ in frames.rglob("*.jpg")) * need.num_bytes / max(need.num_frames, 1)
+    if need.num_bytes - already > free:
+        raise UserError(
+            f"The disk of {frames} has {gigabytes(free)} free, which is too little. Free some space, or choose a "
+            "folder on another disk: --frames DIR"
+        )
+    preprocess(source, settings, split)
+
+
+def stored_settings(frames: Path) -> Settings:
+    """Settings of the frames that are there."""
+    row = manifest.read_manifest(frames)[0]
+    return Settings((row.width, row.height), row.every, row.quality)
+
+
+def _videos_changed(source: DataSource, frames: Path) -> bool:
+    """Whether a class folder of the videos is younger than the manifest: something was added or taken away."""
+    made = (frames / manifest.NAME).stat().st_mtime
+    if not source.videos.is_dir() or not stored_settings(frames).quality:
+        return False
+    return any(folder.stat().st_mtime > made for folder in [source.videos, *class_folders(source.videos)])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take, from a few videos tried."""
+
+    num_videos: int
+    num_frames: float
+    num_bytes: float
+    seconds: float
+
+
+def estimate(source: DataSource, settings: Settings, workers: int | None = None, num_samples: int = 12) -> Estimate:
+    """Extracts the beginning of a few videos, spread over the data set, and scales by the lengths in their headers."""
+    videos = find_videos(source)
+    samples = videos[:: max(len(videos) // num_samples, 1)][:num_samples]
+    num_frames = num_bytes = tried_frames = tried = 0
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, video in enumerate(samples):
+            path = source.videos / video.video
+            length = _header_frames(path)
+            start = time.monotonic()
+            result = extract_video(path, Path(folder) / str(number), **asdict(settings), limit=32)
+            if result.refused:
+                continue
+            seconds += time.monotonic() - start
+            tried += 1
+            tried_frames += result.num_frames
+            num_bytes += result.num_bytes
+            num_frames += max(length // settings.every, result.num_frames)
+    if not tried:
+        return Estimate(len(videos), 0.0, 0.0, 0.0)
+    total_frames = num_frames / tried * len(videos)
+    return Estimate(
+        num_videos=len(videos),
+        num_frames=total_frames,
+        num_bytes=total_frames * num_bytes / tried_frames,
+        seconds=total_frames * seconds / tried_frames / (workers or num_processors()),
+    )
+
+
+def _header_frames(path: Path) -> int:
+    """Frames as the header has them: good enough for an estimate, and for nothing else."""
+    try:
+        with VideoReader(path) as reader:
+            seconds = (reader.container.duration or 0) / 1e6
+            return reader.stream.frames or int(seconds * (reader.fps or 25))
+    except VideoError:
+        return 0
