@@ -149,27 +149,32 @@ def open_test_frames(
     Raises UserError where classes differ, and where the videos of `part` are of recordings that the checkpoint has
     seen in training (for the test list: or in validation).
     """
-    config, seen = trained.checkpoint["config"], trained.checkpoint["split"]
-    frames = frames or (config["frames"] if dataset is None else None)
+    config, seen = trained.checkpoint["config"], trained.checkpoint.get("split") or {}
+    if not (dataset or config.get("dataset")):
+        raise UserError("This checkpoint does not say which data set it was trained on. Name one: --dataset")
+    frames = frames or (config.get("frames") if dataset is None else None)
     source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT, frames)
-    own = dataset is None and split in (None, config["split"])
+    own = dataset is None and split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (split, "auto")
     ensure_frames(source, trained.input_spec.resize, split)
     frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
         raise UserError(_other_classes(trained.classes, frame_set))
 
-    if frame_set.split.hash == seen["hash"]:
-        return frame_set
+    if not seen.get("training_groups"):
+        print("Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed.")
     # names of recordings mean the same in another folder only where the data set gives them out, as UCF101 does
     if dataset is None or source.layout in ("ucf101", "hmdb51"):
-        groups = set(seen["training_groups"]) | (set(seen["validation_groups"]) if part == "test" else set())
+        groups = set(seen.get("seen_groups", []))  # by the weights that it began with
+        if frame_set.split.hash != seen.get("hash"):
+            groups |= set(seen.get("training_groups", []))
+            groups |= set(seen.get("validation_groups", [])) if part == "test" else set()
         shared = sorted(groups & {row.group for row in frame_set.part(part)})
         if shared:
             raise UserError(
                 f"This checkpoint has seen {len(shared)} of the recordings that split {frame_set.split.name} has for "
                 f"{part} (first: {shared[0]}), so its accuracy there would mean nothing. Evaluate it on the split it "
-                f"was trained for, {seen['name']}, with the videos it had then."
+                f"was trained for, {seen.get('name')}, with the videos it had then."
             )
     return frame_set
 
@@ -231,7 +236,7 @@ def _record(
 ) -> None:
     """test.json beside the checkpoint of a run, and the tags test/... once for each state of the run."""
     run_dir = path.parent
-    own = frame_set.split.hash == trained.checkpoint["split"]["hash"]
+    own = frame_set.split.hash == (trained.checkpoint.get("split") or {}).get("hash")
     if not own or not (run_dir / "config.json").is_file():
         return
     normal, step = results["normal"], trained.checkpoint.get("step", 0)

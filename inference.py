@@ -40,7 +40,7 @@ from engine.device import pick_device, place
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.overlay import draw_answer, enlarge, readable_factor
 from network import InputSpec
-from network.weights import build_whole, known_weights, read_weights
+from network.weights import build_whole, known_weights, model_named_by, read_weights
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 UNKNOWN_RATE = Fraction(25)  # of the annotated video, where the source does not say its own
@@ -86,6 +86,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, default=8, help="windows in one step (default: 8)")
     args = parser.parse_args(argv)
 
+    if args.weights and not args.model:
+        args.model = model_named_by(args.weights)
     if not args.checkpoint and not args.model:
         raise UsageError("Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.")
     if args.checkpoint and (args.model or args.weights or args.labels):

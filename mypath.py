@@ -1,4 +1,4 @@
-"""Where your data lies. This is the one file to edit; paths that do not begin with / count from this file's folder.
+r"""Where your data lies. This is the one file to edit; paths that do not begin with / count from this file's folder.
 
 Each data set is an entry:
 
@@ -11,7 +11,7 @@ Each data set is an entry:
     splits   the folder of the official list files (UCF101: optional; HMDB51: needed)
     flip     True where a mirrored video shows the same action; False where left and right are different actions
     groups   optional, for "folder": a regular expression on the file name. Videos with the same match were cut from
-             one recording and are never divided between training and test: r"^(person\\d+)_"
+             one recording and are never divided between training and test: r"^(person\d+)_"
 """
 
 DATASETS = {

@@ -47,7 +47,8 @@ def main(config: TrainConfig) -> Path:
     with StopRequest() as stop:
         fit(run, stop)
     print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
-    print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
+    if run.frame_set.part("test"):
+        print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
     print(f"Look at it: tensorboard --logdir {shown(run.run_dir.parent)}")
     return run.run_dir
 

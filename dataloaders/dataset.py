@@ -214,4 +214,7 @@ def _step(row: VideoRow, spec: InputSpec) -> float:
     try:
         return clip_step(spec.frame_stride, row.every, spec.fps, row.fps or None)
     except ValueError as error:
-        raise UserError(f"{row.video}: {error}. Preprocess with --every 1 into another folder (--frames).") from error
+        raise UserError(
+            f"{row.video}: {error}. Give a --frame-stride that {row.every} divides, or preprocess with --every 1 into "
+            "another folder (--frames)."
+        ) from error

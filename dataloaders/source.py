@@ -159,7 +159,22 @@ def find_videos(source: DataSource) -> list[SourceVideo]:
     if not found:
         raise UserError(f"{source.videos} has no class folders. It should look like {source.videos}/<class>/<video>.")
     _refuse_doubled_parts(found)
+    _check_groups(source, found)
     return found
+
+
+def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
+    """A pattern that matches nothing would put one recording into training and test without a word."""
+    if source.groups is None:
+        return
+    missed = [video.video for video in videos if not re.search(source.groups, Path(video.video).stem)]
+    if len(missed) == len(videos):
+        raise UserError(
+            f"mypath.py: groups={source.groups!r} of '{source.name}' matches none of the {len(videos)} names "
+            f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
+        )
+    if missed:
+        print(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _video_files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import get_args, get_type_hints
 from engine.errors import UsageError, UserError
 from engine.runs import write_whole
 from network import InputSpec, model_entry
+from network.weights import model_named_by
 
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
@@ -184,7 +185,8 @@ def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) 
                 "Only --epochs, --workers and --device can."
             )
         return TrainConfig(**given)
-    return TrainConfig(**{"dataset": default_dataset, "model": default_model} | given)
+    named = model_named_by(given["weights"]) if "weights" in given and "model" not in given else None
+    return TrainConfig(**{"dataset": default_dataset, "model": named or default_model} | given)
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from dataloaders import build_loaders
-from dataloaders.dataset import FrameSet, open_frames
+from dataloaders.dataset import FrameSet, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import num_processors
 from dataloaders.ready import ensure_frames
@@ -33,8 +33,10 @@ from engine.optim import Schedule, build_optimizer
 from engine.runs import create_run_dir, shown
 from engine.tracking import Tracker
 from network import InputSpec, create_model, freeze, input_spec, model_entry
+from network.importers import LoadedWeights
 from network.weights import load_into, read_weights
 
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
 
 
@@ -70,6 +72,7 @@ class Run:
     scaler: torch.amp.GradScaler
     tracker: Tracker
     new: list[str]  # parameters that the weights to begin with did not bring
+    seen: list[str]  # recordings that the weights to begin with were trained on
     progress: Progress
     start: float
 
@@ -85,7 +88,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 
     ensure_frames(source, spec.resize, config.split)
     frame_set = open_frames(source, spec, config.split, config.val)
-    check_parts(frame_set)
+    check_parts(frame_set, spec)
     config = replace(
         config,
         dataset=config.dataset if config.dataset in datasets else str(source.videos),
@@ -95,15 +98,17 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     torch.manual_seed(config.seed)
     options = (weights.options if weights else {}) | config.build_options()
     model = create_model(config.model, len(frame_set.classes), **options)
-    new = []
+    new, seen = [], []
     if weights:
+        seen = seen_recordings(weights, config.dataset, frame_set)
         report = load_into(model, weights, frame_set.classes)
         print(report.table())
         new = list(report.reinitialised)
+        refuse_frozen_chance(freeze(model, config.freeze), new, weights.origin)
     try_out(place(model, device), spec, device, amp)
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
     config.save(run_dir / "config.json")
-    run = build_run(config, run_dir, device, amp, spec, frame_set, model, new, Progress())
+    run = build_run(config, run_dir, device, amp, spec, frame_set, model, new, seen, Progress())
     describe(run)
     run.tracker.hparams(run.config.to_dict())
     return run
@@ -140,8 +145,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     fill(model, checkpoint["model"], path)
     progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
     amp = pick_amp(config.amp, device)
-    new = checkpoint["new_parameters"]
-    run = build_run(config, path.parent, device, amp, spec, frame_set, model, new, progress)
+    new, seen = checkpoint["new_parameters"], checkpoint["split"].get("seen_groups", [])
+    run = build_run(config, path.parent, device, amp, spec, frame_set, model, new, seen, progress)
     run.optimizer.load_state_dict(checkpoint["optimizer"])  # after the model has moved: its state goes along
     run.scaler.load_state_dict(checkpoint["scaler"])
     run.progress.loss.load(checkpoint["means"]["loss"])
@@ -152,6 +157,31 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     describe(run)
     print(f"Going on after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}.")
     return run
+
+
+def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> list[str]:
+    """Recordings that the weights' own training has seen, where their names mean the same here; with a warning where
+    they are tested on. They go into the checkpoint, and evaluate.py refuses what would mean nothing."""
+    if weights.trained_on != dataset and frame_set.source.layout not in ("ucf101", "hmdb51"):
+        return []
+    tested = {row.group for row in frame_set.part("test")} & set(weights.seen_groups)
+    if tested:
+        print(
+            f"WARNING: {weights.origin} was trained on {count(len(tested), 'recording')} that split "
+            f"{frame_set.split.name} tests on (first: {min(tested)}). evaluate.py will refuse that test."
+        )
+    return weights.seen_groups
+
+
+def refuse_frozen_chance(frozen: tuple[str, ...], new: list[str], origin: str) -> None:
+    """What the weights do not bring is not to be frozen at the random values it was built with."""
+    inside = tuple(f"{part}." for part in frozen)
+    lost = [name for name in new if name.startswith(inside) and not name.endswith(BUFFERS)]
+    if frozen and lost:
+        raise UserError(
+            f"--freeze would keep {count(len(lost), 'parameter')} at random values: {origin} does not bring {lost[0]}. "
+            "Train without --freeze."
+        )
 
 
 def try_out(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
@@ -171,6 +201,7 @@ def build_run(
     frame_set: FrameSet,
     model: nn.Module,
     new: list[str],
+    seen: list[str],
     progress: Progress,
 ) -> Run:
     place(model, device)
@@ -204,6 +235,7 @@ def build_run(
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         tracker=Tracker(run_dir, first_step=progress.step + 1 if progress.step else 0),
         new=new,
+        seen=seen,
         progress=progress,
         start=time.monotonic(),
     )
@@ -224,7 +256,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
-        "split": {"name": split.name, "hash": split.hash, **groups},
+        "split": {"name": split.name, "hash": split.hash, **groups, "seen_groups": run.seen},
         "new_parameters": run.new,
         "versions": versions(),
     }
@@ -239,7 +271,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     return content
 
 
-def check_parts(frame_set: FrameSet) -> None:
+def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     """Says what the split left over, and refuses one that leaves nothing to train on."""
     for note in frame_set.split.notes:
         print(f"Note: {note}")
@@ -247,6 +279,9 @@ def check_parts(frame_set: FrameSet) -> None:
         raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no training videos.")
     if len(frame_set.classes) < 2:
         raise UserError(f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. It takes two to learn.")
+    if not frame_set.part("test"):
+        print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
+    TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
         print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")
@@ -274,7 +309,11 @@ def describe(run: Run) -> None:
     rate = f"{spec.fps:g} a second" if spec.fps else f"stride {spec.frame_stride}"
     values = sum(parameter.numel() for parameter in run.model.parameters())
     print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {count(len(frame_set.classes), 'class')}")
-    print(f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos")
+    recordings = len({row.group for row in frame_set.rows})
+    print(
+        f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos, of "
+        f"{count(recordings, 'recording')}"
+    )
     print(
         f"Clips    {spec.clip_len} frames, {rate}, {spec.crop_size}x{spec.crop_size} of "
         f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import torch.nn as nn
 
 from engine.errors import UsageError, unknown_name
+from network.freezing import Freezable
 
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
@@ -128,6 +129,17 @@ def create_model(name: str, num_classes: int, **options) -> nn.Module:
     for option in options:
         if option not in model_options(name):
             raise UsageError(f"Model '{name}' has no option '{option}'.")
-    model = model_entry(name).build(num_classes, **options)
+    try:
+        model = model_entry(name).build(num_classes, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        if not options:
+            raise
+        given = ", ".join(f"{option}={value}" for option, value in options.items())
+        raise UsageError(f"Model '{name}' cannot be built with {given}: {error}") from error
+    if not isinstance(model, Freezable):
+        raise UsageError(
+            f"Model '{name}' must be a network.freezing.Freezable that says head_name and stem_names: see "
+            "'Add a model' in the README."
+        )
     model.options = dict(options)
     return model

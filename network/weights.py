@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engine.console import count
 from engine.errors import UsageError, UserError, unknown_name
-from network.importers import HEAD, LoadedWeights, caffe, keras, vmz
+from network.importers import HEAD, LoadedWeights, caffe, check_finite, keras, vmz
 from network.importers.ancestors import from_ancestor
 from network.importers.mean import read_mean
 from network.importers.torchvision import IMAGENET, KINETICS400, read_imagenet, read_kinetics400
@@ -66,12 +66,18 @@ def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
         return read(model_name)
 
     path, mean = _split_mean(source)
+    path = _best_of(path)
     names = known_weights(model_name)
     if names and not path.exists() and not path.suffix and path.name == str(source):  # meant as a name, not as a file
         raise UsageError(f"{unknown_name('weights', str(source), names)} There is no file of that name either.")
 
     weights = _read_path(path, model_name)
     return _with_mean(weights, mean) if mean else weights
+
+
+def _best_of(path: Path) -> Path:
+    """A run's folder stands for its best.pth."""
+    return path / "best.pth" if (path / "best.pth").is_file() else path
 
 
 def _split_mean(source: str | Path) -> tuple[Path, Path | None]:
@@ -165,7 +171,17 @@ def _from_checkpoint(path: Path, content: dict, model_name: str) -> LoadedWeight
     unknown = sorted(map(str, set(options) - model_options(model_name)))
     if unknown:
         raise UserError(f"{path} was made by another version of the program: {model_name} has no '{unknown[0]}'.")
-    return LoadedWeights(state, spec, list(classes) if classes else None, origin, renamed, dict(options))
+    weights = LoadedWeights(state, spec, list(classes) if classes else None, origin, renamed, dict(options))
+    weights.trained_on, weights.seen_groups = _seen(content)
+    return weights
+
+
+def _seen(content: dict) -> tuple[str, list[str]]:
+    """The data set a checkpoint was trained on, and the recordings that it, or what it began with, has seen."""
+    split = content.get("split") if isinstance(content.get("split"), dict) else {}
+    names = ("training_groups", "validation_groups", "seen_groups")
+    groups = {group for name in names for group in split.get(name) or []}
+    return str(content["config"].get("dataset") or ""), sorted(groups)
 
 
 def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeights:
@@ -177,7 +193,8 @@ def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeight
     if not state:
         keys = ", ".join(map(str, list(inner)[:5]))
         raise UserError(f"{path} holds no parameters, neither at its top nor under {', '.join(STATE_KEYS)}: {keys}.")
-    return LoadedWeights(state, None, None, str(path), renamed)
+    note = f"The file does not say what its network saw; the input of {model_name} is taken."
+    return LoadedWeights(state, None, None, str(path), renamed, notes=[note])
 
 
 def _our_names(state: dict) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -240,6 +257,7 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
     other values find their place (of those under weights.part, where the file is for a part); the model is then as it
     was.
     """
+    check_finite(weights.origin, weights.state)
     own = model.state_dict()
     head = {name for name in own if name.startswith(f"{model.head_name}.")}
     reason = _why_new_head(model.head_name, own, head, weights, classes)
@@ -267,11 +285,32 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
         skipped={name: value.numel() for name, value in weights.state.items() if name not in fits},
         reinitialised={name: value.numel() for name, value in own.items() if name not in fits},
         head=reason,
-        notes=[
-            *weights.notes,
-            *(f"The network is built with {name} = {value}." for name, value in weights.options.items()),
-        ],
+        notes=[*weights.notes, *_notes_on_options(model, weights), *_notes_on_classes(weights, classes, reason)],
     )
+
+
+def _notes_on_options(model: nn.Module, weights: LoadedWeights) -> list[str]:
+    options = getattr(model, "options", {})
+    return [
+        f"The network is built with {name} = {options.get(name, value)}"
+        + (f", though these weights were trained with {value}." if options.get(name, value) != value else ".")
+        for name, value in weights.options.items()
+    ]
+
+
+def _notes_on_classes(weights: LoadedWeights, classes: list[str] | None, new_head: str) -> list[str]:
+    if classes is None or weights.classes is not None or new_head:
+        return []
+    return ["The file does not name its classes; its last layer is kept as if they were those here, in this order."]
+
+
+def model_named_by(source: str | Path) -> str | None:
+    """The model that one of our checkpoints was trained as; None for anything else, a missing file too."""
+    try:
+        config = read_file(_best_of(Path(source).expanduser())).get("config")
+    except (UserError, OSError):
+        return None
+    return config.get("model") if isinstance(config, dict) else None
 
 
 def build_whole(

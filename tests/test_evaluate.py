@@ -15,6 +15,7 @@ from engine.config import TrainConfig
 from engine.errors import UserError
 from evaluate import evaluate
 from network import InputSpec, create_model
+from network import __main__ as network_main
 from tests.test_engine import read_events
 from tests.test_train import TINY
 from tests.toy import make_toy_videos
@@ -175,6 +176,15 @@ def test_videos_added_after_training_do_not_turn_training_videos_into_test_video
     make_toy_videos(mine, groups=(30, 31, 32, 33, 34), naming="folder", clips=1)
     with pytest.raises(UserError, match="has seen .* of the recordings that split random has for test"):
         script.main([str(run_dir), "--num-clips", "1"])
+
+
+def test_a_converted_checkpoint_is_evaluated_on_the_data_set_that_is_named(toy_project, tmp_path, capsys):
+    best = train.main(TrainConfig(**TINY | {"epochs": 1})) / "best.pth"
+    network_main.main(["convert", str(best), str(tmp_path / "c.pth"), "--model", "r3d_10"])
+    with pytest.raises(UserError, match="does not say which data set it was trained on. Name one: --dataset"):
+        script.main([str(tmp_path / "c.pth")])
+    script.main([str(tmp_path / "c.pth"), "--dataset", "toy", "--num-clips", "1"])
+    assert "an overlap cannot be noticed" in capsys.readouterr().out
 
 
 def test_a_folder_whose_videos_are_gone_is_still_evaluated_on_its_frames(toy_project, tmp_path, capsys):

@@ -706,6 +706,21 @@ def test_vmz_weights_of_another_model_name_the_one_that_fits(tmp_path, small_blo
             read_weights(tmp_path / "model.pkl", name)
 
 
+def test_an_array_of_object_pointers_in_a_pickle_is_refused_and_never_built(tmp_path):
+    """NumPy's own __setstate__ would take the eight bytes of A for an address, and crash when the array goes away."""
+    path = tmp_path / "vmz.pkl"
+    path.write_bytes(
+        b"\x80\x02}X\x05\x00\x00\x00blobs}X\x01\x00\x00\x00acnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+        b"K\x00\x85C\x01b\x87R(K\x01K\x01\x85cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R(K\x03X\x01\x00\x00\x00|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x01tb\x89C\x08AAAAAAAAtbss."
+    )
+    command = [sys.executable, "-m", "network", "convert", str(path), str(tmp_path / "out.pth"), "--model", "r3d_18"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "numbers of an unknown kind" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 def test_a_pickle_of_python_2_is_read(tmp_path):
     """Byte for byte what Python 2's default protocol writes: strings without encoding."""
     content = (

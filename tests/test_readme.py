@@ -4,6 +4,7 @@ import re
 import shlex
 
 import pytest
+import torch
 
 import evaluate
 import inference
@@ -11,7 +12,8 @@ from dataloaders import preprocess
 from engine.config import parse_config
 from engine.errors import ROOT
 from network import __main__ as network_main
-from network import list_models
+from network import create_model, freeze, list_models
+from network.registry import MODELS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -34,6 +36,16 @@ def test_every_command_of_the_readme_is_understood(command):
         return
     parse = PARSERS[script]
     parse(words[2:] if words[0] == "-m" else words[1:])
+
+
+def test_the_model_of_the_readme_is_one(monkeypatch):
+    [code] = re.findall(r"```python\n(import torch\n.*?)```", README, re.DOTALL)
+    monkeypatch.setattr("network.registry.MODELS", dict(MODELS))
+    exec(compile(code, "README.md", "exec"), {"__name__": "network.my_net"})
+    model = create_model("my_net", 5, dropout=0.1)
+    freeze(model, "stem")
+    assert model(torch.zeros(2, 3, 4, 32, 32)).shape == (2, 5)
+    assert model.trunk_names == ("stem", "body")
 
 
 def test_every_make_target_of_the_readme_is_there():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dataloaders.source import (
     with_frames,
 )
 from engine.errors import ROOT, UsageError, UserError
+from tests.toy import make_toy_videos
 
 
 def make_files(folder: Path, *names: str) -> Path:
@@ -26,6 +28,15 @@ def make_files(folder: Path, *names: str) -> Path:
 
 def folder_source(videos: Path, **others) -> DataSource:
     return DataSource("mine", videos, videos.with_name("frames"), **others)
+
+
+def test_groups_that_match_no_name_are_refused_not_ignored(tmp_path, capsys):
+    videos = make_toy_videos(tmp_path / "own", groups=(1, 2), clips=1, naming="folder")
+    source = DataSource("own", videos, tmp_path / "frames", groups=r"^(person\d+)_")
+    with pytest.raises(UserError, match="matches none of the 6 names"):
+        find_videos(source)
+    assert len(find_videos(replace(source, groups=r"^(g01)"))) == 6
+    assert "does not match 3 names" in capsys.readouterr().out
 
 
 def test_class_order_is_classinds_with_or_without_the_list(tmp_path):

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import evaluate as evaluate_script
 import mypath
 import train
 from engine.checkpoint import load_model
-from engine.config import TrainConfig
+from engine.config import TrainConfig, parse_config
 from engine.errors import ROOT, Stopped, UsageError, UserError
 from engine.tracking import read_metrics
 from network import create_model, list_models, model_entry
@@ -264,6 +265,31 @@ def test_a_frozen_trunk_keeps_its_weights_and_its_statistics(toy_project, tmp_pa
     groups = torch.load(run_dir / "last.pth", weights_only=True)["optimizer"]["param_groups"]
     assert [group["peak_lr"] for group in groups] == pytest.approx([0.009, 0.009])
     assert_equal_weights(run_tiny(**settings) / "last.pth", run_dir / "last.pth")
+
+
+def test_what_the_weights_do_not_bring_is_not_frozen_at_random_values(toy_project, tmp_path):
+    state = create_model("r3d_10", 400).state_dict()
+    torch.save({name: value for name, value in state.items() if not name.startswith("stem.")}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="would keep 3 parameters at random values: .* does not bring stem.0.weight"):
+        run_tiny(weights=str(tmp_path / "part.pth"), freeze="trunk")
+    assert not toy_project.runs.exists()
+    run_tiny(weights=str(tmp_path / "part.pth"), epochs=1)
+
+
+def test_recordings_that_the_weights_have_seen_stay_seen(toy_project, capsys):
+    """Trap 28 by a detour: split 1's weights, fine-tuned on split 2, which tests on what split 1 trains on."""
+    first = run_tiny(epochs=1)
+    second = run_tiny(epochs=1, weights=str(first), split="2", val="none", name="second")
+    assert "was trained on 6 recordings that split 2 tests on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has seen 6 of the recordings that split 2 has for test"):
+        evaluate_script.main([str(second), "--num-clips", "1"])
+
+
+def test_a_checkpoint_as_weights_names_its_model(toy_project):
+    best = run_tiny(epochs=1) / "best.pth"
+    config = parse_config(["--weights", str(best)], "toy", "r2plus1d_18")
+    assert config.model == "r3d_10"
+    assert parse_config(["--weights", str(best), "--model", "c3d"], "toy", "r2plus1d_18").model == "c3d"
 
 
 def test_options_of_the_network_are_kept_in_its_checkpoint(toy_project, capsys):

@@ -39,6 +39,8 @@ class LoadedWeights:
     options: dict[str, str | float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     part: str = ""
+    trained_on: str = ""
+    seen_groups: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -65,7 +67,7 @@ def check_is_c3d(path: Path, model_name: str) -> None:
         raise UserError(f"{path} holds the weights of a C3D, and {model_name} is another network. Choose --model c3d.")
 
 
-def check_finite(path: Path, state: dict[str, Tensor]) -> None:
+def check_finite(path: Path | str, state: dict[str, Tensor]) -> None:
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"{path} holds values in {name} that are no numbers (NaN or infinite): it is damaged.")

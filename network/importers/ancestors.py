@@ -19,6 +19,7 @@ these programs pools symmetrically. Those that were trained further in such a pr
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -84,7 +85,9 @@ def is_jfzhang(content: dict, state: dict[str, Tensor]) -> bool:
 
 def read_jfzhang(path: Path, state: dict[str, Tensor], renamed: dict[str, str]) -> LoadedWeights:
     origin = f"{path} (pytorch-video-recognition)"
-    return from_bgr(path, state, renamed, origin, {"pool5": "symmetric"}, mean_bgr=JFZHANG_MEAN_BGR)
+    loaded = from_bgr(path, state, renamed, origin, {"pool5": "symmetric"}, mean_bgr=JFZHANG_MEAN_BGR)
+    note = "It was trained on every 4th frame (of short videos on more): the frame stride is 4."
+    return replace(loaded, input_spec=replace(loaded.input_spec, frame_stride=4), notes=[*loaded.notes, note])
 
 
 def is_davidea(_: dict, state: dict[str, Tensor]) -> bool:

@@ -64,7 +64,8 @@ def read(path: Path, model_name: str) -> LoadedWeights:
 
     problem = misfit(model_name, num_classes, arrays)
     if problem:
-        fitting = [name for name in list_models() if misfit(name, num_classes, arrays) is None]
+        families = [name for name in list_models() if name.startswith(("r3d", "mc3", "r2plus1d"))]
+        fitting = [name for name in families if misfit(name, num_classes, arrays) is None]
         advice = f" Choose --model {fitting[0]}." if fitting else ""
         raise UserError(f"{path} does not fit {model_name}: {problem}.{advice}")
 
@@ -109,8 +110,9 @@ def blob_names(model_name: str, num_classes: int) -> dict[str, tuple[str, tuple[
     factored = "stem.3.weight" in model.state_dict()
     if factored:
         modules |= {"conv1_middle": "stem.0", "conv1_middle_spatbn_relu": "stem.1"}
-    modules |= {"conv1": "stem.3", "conv1_spatbn_relu": "stem.4"} if factored else {}
-    modules |= {} if factored else {"conv1": "stem.0", "conv1_spatbn_relu": "stem.1"}
+        modules |= {"conv1": "stem.3", "conv1_spatbn_relu": "stem.4"}
+    else:
+        modules |= {"conv1": "stem.0", "conv1_spatbn_relu": "stem.1"}
 
     blocks = [f"layer{stage}.{i}" for stage in (1, 2, 3, 4) for i in range(len(model.get_submodule(f"layer{stage}")))]
     for number, block in enumerate(blocks):
@@ -150,11 +152,15 @@ def load_arrays(path: Path) -> object:
     """What a pickle holds: arrays, numbers, strings, containers. Raises UserError where it asks for more."""
     # a damaged pickle makes the unpickler raise anything, from EOFError to MemoryError
     with refusing(path, "pickle", Exception):
-        return ArrayUnpickler(io.BytesIO(path.read_bytes()), path).load()
+        return with_arrays(ArrayUnpickler(io.BytesIO(path.read_bytes()), path).load())
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows NumPy's arrays and no other class or function. Python 2's strings are read as latin-1."""
+    """An unpickler that knows NumPy's arrays and no other class or function. Python 2's strings are read as latin-1.
+
+    Not even NumPy's own classes are handed out: their __setstate__ believes what the pickle says, and a dtype of object
+    pointers over chosen bytes ends in memory that was never allocated. Kind and Values stand in for them.
+    """
 
     def __init__(self, file: io.BytesIO, path: Path):
         super().__init__(file, encoding="latin1")
@@ -173,19 +179,61 @@ class ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it points outside itself")
 
 
-def empty_array(kind: type, shape: tuple, _: object) -> np.ndarray:
+class Kind:
+    """Stands for numpy.dtype: plain numbers only, such as ("f4", False, True)."""
+
+    def __init__(self, code: str, *_: object):
+        if not (isinstance(code, str) and re.fullmatch(r"[<>=|]?[fiub][1248]", code)):
+            raise pickle.UnpicklingError("numbers of an unknown kind")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, order, *structure, size, alignment, flags = state
+        if any(part is not None for part in structure) or (size, alignment, flags) != (-1, -1, 0):
+            raise pickle.UnpicklingError("numbers of an unknown kind")
+        self.dtype = self.dtype.newbyteorder(order)
+
+
+class Values:
+    """Stands for numpy.ndarray."""
+
+    def __init__(self, array: np.ndarray | None = None):
+        self.array = array
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, kind, columns_first, data = state
+        self.array = array_of(data, kind, shape, "F" if columns_first else "C").array
+
+
+def empty_array(kind: type, shape: tuple, _: object) -> Values:
     """What NumPy's _reconstruct makes; the pickle fills it afterwards."""
-    if kind is not np.ndarray or shape != (0,):
+    if kind is not Values or shape != (0,):
         raise pickle.UnpicklingError("an array of an unknown kind")
-    return np.empty(0, np.int8)
+    return Values()
 
 
-def array_of(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
-    return np.frombuffer(data, dtype).reshape(shape, order=order)
+def array_of(data: bytes | str, kind: Kind, shape: tuple[int, ...], order: str) -> Values:
+    if not isinstance(kind, Kind):
+        raise pickle.UnpicklingError("an array of an unknown kind")
+    data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote it
+    return Values(np.frombuffer(data, kind.dtype).reshape(shape, order=order))
 
 
-def scalar_of(dtype: np.dtype, data: bytes) -> np.generic:
-    return np.frombuffer(data, dtype)[0]
+def scalar_of(kind: Kind, data: bytes | str) -> np.generic:
+    return array_of(data, kind, (1,), "C").array[0]
+
+
+def with_arrays(content: object) -> object:
+    """The same containers with NumPy's arrays in place of what stood for them."""
+    if isinstance(content, Values):
+        if content.array is None:
+            raise pickle.UnpicklingError("an array without values")
+        return content.array
+    if isinstance(content, dict):
+        return {key: with_arrays(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [with_arrays(value) for value in content]
+    return content
 
 
 def latin1_bytes(text: str, encoding: str) -> bytes:
@@ -196,8 +244,8 @@ def latin1_bytes(text: str, encoding: str) -> bytes:
 
 
 ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): Values,
+    ("numpy", "dtype"): Kind,
     ("numpy._core.multiarray", "_reconstruct"): empty_array,
     ("numpy._core.multiarray", "scalar"): scalar_of,
     ("numpy._core.numeric", "_frombuffer"): array_of,
