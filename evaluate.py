@@ -165,7 +165,7 @@ def open_test_frames(
         print("Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed.")
     # names of recordings mean the same in another folder only where the data set gives them out, as UCF101 does
     if dataset is None or source.layout in ("ucf101", "hmdb51"):
-        groups = set(seen.get("seen_groups", []))  # by the weights that it began with
+        groups = set(seen.get("seen_groups", [])) if part == "test" else set()  # by the weights that it began with
         if frame_set.split.hash != seen.get("hash"):
             groups |= set(seen.get("training_groups", []))
             groups |= set(seen.get("validation_groups", [])) if part == "test" else set()
