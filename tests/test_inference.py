@@ -249,6 +249,7 @@ def test_a_frame_that_no_window_covers_has_the_nearest():
     ],
 )
 def test_the_annotated_video_is_the_source_with_a_panel(recognizer, tmp_path, name, options, output):
+    """Trap 31: OpenCV writes no H.264 and does not say so."""
     source = make_video(tmp_path / name, **options)
     prediction = recognizer.predict(source)
     annotate(source, prediction, tmp_path / output)

@@ -247,6 +247,7 @@ def test_c3d_ln_norms_all_of_a_clip_and_nothing_of_its_neighbours():
 
 
 def test_pool5_pads_right_and_bottom_only():
+    """Trap 26: padded at both sides, the shape is the same and every value is another."""
     with torch.device("meta"):
         caffe, symmetric = C3D(2).pool5, C3D(2, pool5="symmetric").pool5
     x = torch.rand(2, 4, 2, 7, 7)  # as after a ReLU, not negative
@@ -279,6 +280,7 @@ def test_c3d_pools_caffes_way_unless_told_otherwise(name):
     ],
 )
 def test_c3d_names_the_size_it_got_and_the_size_it_needs(shape):
+    """Trap 20: view(-1, 8192) makes of a wrong size another number of clips."""
     with torch.device("meta"), pytest.raises(UserError) as raised:
         C3D(2)(torch.empty(shape))
     message = str(raised.value)

@@ -159,6 +159,7 @@ def test_a_state_dict_is_found_under_its_wrappers(tmp_path, wrap, prefix):
 
 
 def test_names_that_find_no_place_are_reported(tmp_path):
+    """Trap 24: unknown names skipped without a word."""
     state = fresh().state_dict()
     del state["layer1.0.conv1.1.bias"]
     state["extra.weight"] = torch.zeros(3, 5)
@@ -203,6 +204,7 @@ def test_the_limit_is_nine_tenths_of_the_trunks_values(tmp_path):
 
 
 def test_a_missing_file_is_an_error_with_its_path(tmp_path):
+    """Trap 23: a message, and on with random weights."""
     with pytest.raises(UserError, match="no weights file .*nowhere.pth"):
         read_weights(tmp_path / "nowhere.pth", MODEL)
 
@@ -368,6 +370,7 @@ def test_code_in_torchs_folder_never_runs(hub_dir, offline, tmp_path):
 
 
 def test_a_torchvision_for_another_torch_stops_its_weights_alone(tmp_path):
+    """Trap 32: a torchvision built for another torch fails to import."""
     broken = tmp_path / "torchvision"
     broken.mkdir()
     (broken / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist\\nmore")\n')
