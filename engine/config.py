@@ -13,6 +13,7 @@ from engine.runs import write_whole
 from network import InputSpec, model_entry
 from network.weights import model_named_by
 
+METAVARS = {int: "N", float: "X", str: "NAME"}
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
 
@@ -27,8 +28,8 @@ class TrainConfig:
     None stands for "what the model (or the data set) brings"; resolved() puts the values in.
     """
 
-    dataset: str | None = flag(None, "name in mypath.py, or a folder of class folders")
-    frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one")
+    dataset: str | None = flag(None, "name in mypath.py, or a folder of class folders", metavar="NAME|FOLDER")
+    frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one", metavar="DIR")
     model: str | None = flag(None, "name of the network; `python -m network` lists them")
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
     val: str = flag("auto", "validation videos: whole groups of the training list, or none", choices=("auto", "none"))
@@ -36,26 +37,30 @@ class TrainConfig:
     batch_size: int | None = flag(None, "clips a step")
     lr: float | None = flag(None, "peak learning rate")
     weight_decay: float | None = flag(None, "of weights; norms and biases have none")
-    optimizer: str | None = flag(None, "", choices=("sgd", "adam", "adamw"))
+    optimizer: str | None = flag(None, "default: what the model brings", choices=("sgd", "adam", "adamw"))
     schedule: str = flag("cosine", "cosine to zero, or step: a tenth at 50 %% and 75 %%", choices=("cosine", "step"))
     warmup_epochs: float | None = flag(None, "epochs in which the learning rate rises to --lr")
     clip_len: int | None = flag(None, "frames a clip")
     frame_stride: int | None = flag(None, "distance of a clip's frames in the source")
     crop_size: int | None = flag(None, "side of the square the network gets")
     flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
-    weights: str | None = flag(None, "weights to begin with: a file, or a name such as kinetics400")
+    weights: str | None = flag(
+        None, "weights to begin with: a file, a run, or a name such as kinetics400", metavar="NAME|FILE"
+    )
     freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
     head_lr_scale: float = flag(10.0, "new layers of a model with --weights learn at this many times --lr")
     dropout: float | None = flag(None, "before the last layer")
     pool5: str | None = flag(None, "of the C3Ds: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"))
-    model_options: str | None = flag(None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm")
+    model_options: str | None = flag(
+        None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm", metavar="NAME=VALUE,..."
+    )
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
     amp: str = flag("auto", "mixed precision; auto: bf16 on GPUs that have it", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network")
     seed: int = flag(0, "of weights, clips and order")
-    resume: str | None = flag(None, "go on with this run; needs nothing else")
+    resume: str | None = flag(None, "go on with this run; needs nothing else", metavar="RUN")
     name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)")
 
     def __post_init__(self) -> None:
@@ -168,11 +173,12 @@ def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) 
             parser.add_argument(_flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
         else:
             choices = entry.metadata.get("choices")
+            metavar = None if choices else entry.metadata.get("metavar", METAVARS[kind])
             parser.add_argument(
                 _flag_name(entry.name),
                 type=kind,
                 choices=choices,
-                metavar=None if choices else kind.__name__,
+                metavar=metavar,
                 **options,
             )
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
