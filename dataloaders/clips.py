@@ -51,8 +51,3 @@ def uniform_starts(num_frames: int, span: int, num_clips: int) -> list[int]:
     if num_clips == 1:
         return [last // 2]
     return [last * clip // (num_clips - 1) for clip in range(num_clips)]
-
-
-def window_starts(num_frames: int, span: int, stride: int) -> list[int]:
-    """Starts of a sliding window: floor((num_frames - span) / stride) + 1 of them; one where the video is too short."""
-    return list(range(0, max(num_frames - span, 0) + 1, stride))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import inference
-from dataloaders.clips import clip_span, window_starts
+from dataloaders.clips import clip_span
 from engine.checkpoint import save_checkpoint
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.overlay import DRAWS_UNICODE, draw_answer, drawable, panel_box, readable_factor, shorten
@@ -169,6 +169,15 @@ def test_a_rotated_video_is_recognised_upright(recognizer, tmp_path):
 # --- windows
 
 
+@pytest.mark.parametrize(
+    ("num_frames", "count"), [(1, 1), (15, 1), (16, 1), (17, 1), (24, 2), (25, 2), (32, 3), (104, 12)]
+)
+def test_there_are_floor_of_t_minus_16_by_8_plus_1_windows(num_frames, count):
+    """Trap 14: range(0, T - 16, 8) loses the last aligned window, and gives none for T = 16."""
+    starts = [first for first, _, _ in SlidingClips(range(num_frames), np.array, clip_len=16, step=1, stride=8)]
+    assert starts == [8 * number for number in range(count)]
+
+
 @pytest.mark.parametrize("step", [1, 2, 2.5])
 @pytest.mark.parametrize("stride", [1, 2, 3, 8, 20])
 def test_window_count_and_content(step, stride):
@@ -177,7 +186,7 @@ def test_window_count_and_content(step, stride):
         clips = SlidingClips(range(num_frames), np.array, 4, step, stride)
         found = [(first, last, clip.tolist()) for first, last, clip in clips]
         assert len(found) == max(num_frames - span, 0) // stride + 1
-        assert [first for first, _, _ in found] == window_starts(num_frames, span, stride)
+        assert [first for first, _, _ in found] == [stride * number for number in range(len(found))]
         assert all(clip == [int(first + i * step) % num_frames for i in range(4)] for first, _, clip in found)
         assert all(last == min(first + span, num_frames) - 1 for first, last, _ in found)
         assert clips.num_frames == num_frames
