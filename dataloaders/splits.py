@@ -199,9 +199,11 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
     one group a class, and never the last group that a class trains on."""
     videos = [video for video in videos if parts[video.video] == "train"]
     members: dict[str, list[Video]] = defaultdict(list)
+    counts: dict[str, dict[str, int]] = {}  # of each group, its videos in each class: mostly one class
     for video in sorted(videos, key=lambda video: video.video):
         members[video.group].append(video)
-    counts = {group: Counter(video.label for video in its_videos) for group, its_videos in members.items()}
+        labels = counts.setdefault(video.group, {})
+        labels[video.label] = labels.get(video.label, 0) + 1
     wanted = {label: fraction * number for label, number in Counter(video.label for video in videos).items()}
     groups_left = Counter(label for labels in counts.values() for label in labels)
 
@@ -211,22 +213,27 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
         for label, number in counts[group].items():
             wanted[label] -= number
             groups_left[label] -= 1
+            served.add(label)
 
     def can_go(group: str) -> bool:
         return all(groups_left[label] > 1 for label in counts[group])
 
+    served: set[str] = set()
     order = sorted(members)
     random.Random(f"{SEED} {part}").shuffle(order)
     for group in order:
         useful = sum(min(max(wanted[label], 0.0), number) for label, number in counts[group].items())
-        if can_go(group) and 2 * useful >= counts[group].total():
+        if 2 * useful >= sum(counts[group].values()) and can_go(group):
             take(group)
 
-    for label in sorted(wanted):  # classes whose groups are all larger than what is wanted
-        if all(parts[video.video] != part for video in videos if video.label == label):
-            candidates = [group for group in order if group in members and label in counts[group] and can_go(group)]
-            if candidates:
-                take(min(candidates, key=lambda group: counts[group].total()))
+    groups_of: dict[str, list[str]] = defaultdict(list)  # of each class that got none: all its groups are too large
+    for group in order:
+        for label in counts[group].keys() - served:
+            groups_of[label].append(group)
+    for label in sorted(groups_of):
+        candidates = [group for group in groups_of[label] if group in members and can_go(group)]
+        if candidates and label not in served:
+            take(min(candidates, key=lambda group: sum(counts[group].values())))
 
 
 def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:
