@@ -17,19 +17,17 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import mypath
-from dataloaders.transforms import to_model_input
 from engine.checkpoint import save_checkpoint
 from engine.config import TrainConfig, parse_config
 from engine.console import duration
-from engine.device import autocast
 from engine.errors import ROOT, Stopped, UserError, run_cli
-from engine.metrics import Mean, topk_correct
+from engine.metrics import Mean
 from engine.runs import shown
 from engine.session import Progress, Run, begin_run, checkpoint_content, resume_run
+from engine.step import train_step
 from engine.stopping import StopRequest
 from evaluate import Evaluation, evaluate
 
@@ -81,42 +79,24 @@ def fit(run: Run, stop: StopRequest) -> None:
 def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
     """The rest of the epoch that the run is in; returns clips a second, and the share of the time spent waiting for
     data. The step itself never waits for the device."""
-    progress, config = run.progress, run.config
-    first = progress.step - progress.epoch * len(run.train_loader)
+    progress, plan = run.progress, run.train_loader.plan
+    first = progress.step - progress.epoch * plan.num_steps
     run.model.train()
     num_clips, waited, start = 0, 0.0, time.monotonic()
-    batches = run.train_loader.batches(progress.epoch, first)
+    batches = run.train_loader.batches(progress.epoch, plan.first_batch(first))
     with epoch_bar(run, first) as bar:
-        while not stop.signum:
-            asked = time.monotonic()
-            batch = next(batches, None)
-            waited += time.monotonic() - asked
-            if batch is None:
+        for _ in range(first, plan.num_steps):
+            if stop.signum:
                 break
-            clips, labels, mirrored = (part.to(run.device, non_blocking=True) for part in batch)
-            x = to_model_input(clips, run.spec, mirrored.bool() if config.flip else None)  # (B, 3, T, S, S)
-            if progress.step == 0:
-                run.tracker.clips(x, run.spec, 0)
-
-            lr = run.schedule.set_lr(run.optimizer, progress.step)
-            run.optimizer.zero_grad(set_to_none=True)
-            with autocast(run.device, run.amp):
-                logits = run.forward(x)  # (B, K)
-                losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
-            loss = losses.mean()
-            run.scaler.scale(loss).backward()
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
-
-            progress.loss.add(losses)
-            progress.top1.add(100 * topk_correct(logits, labels))
-            note_bad_loss(progress, loss)
+            step = train_step(run, batches)
+            note_bad_loss(progress, step.loss)
             progress.step += 1
-            num_clips += len(labels)
+            num_clips += step.num_clips
+            waited += step.waited
             bar.update()
             if progress.step % LOG_EVERY == 0:
                 check_loss(run)
-                run.tracker.scalars({"train/loss": loss.item(), "train/lr": lr}, progress.step)
+                run.tracker.scalars({"train/loss": step.loss.item(), "train/lr": step.lr}, progress.step)
     batches.close()
     check_loss(run)
     seconds = time.monotonic() - start
@@ -138,7 +118,7 @@ def finish_epoch(
         save_checkpoint(run.run_dir / "best.pth", checkpoint_content(run, for_resume=False))
 
     scalars = {"train/top1": train_top1, "time/clips_per_second": clips_per_second, "time/data_wait": data_wait}
-    if len(run.train_loader) < LOG_EVERY:
+    if run.train_loader.plan.num_steps < LOG_EVERY:
         scalars["train/loss"] = train_loss
         scalars["train/lr"] = run.schedule.factor(progress.step - 1) * run.config.lr
     if validation is not None:
@@ -206,7 +186,7 @@ def diverged(run: Run, step: int) -> UserError:
 
 def epoch_bar(run: Run, first: int) -> tqdm:
     return tqdm(
-        total=len(run.train_loader),
+        total=run.train_loader.plan.num_steps,
         initial=first,
         desc=f"epoch {run.progress.epoch + 1}/{run.config.epochs}",
         unit=" steps",

@@ -1,16 +1,36 @@
 """Videos on disk -> frames on disk -> clips in batches. What needs no torch loads no torch: see build_loaders."""
 
 
-def build_loaders(frame_set, spec, *, batch_size, val_clips=3, flip=False, seed=0, num_workers=2, pin_memory=False):
+def build_loaders(
+    frame_set,
+    spec,
+    *,
+    batch_size,
+    accumulate=1,
+    rank=0,
+    processes=1,
+    val_clips=3,
+    flip=False,
+    seed=0,
+    num_workers=2,
+    pin_memory=False,
+):
     """-> (train, val): loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored (B,)), and
-    loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any."""
+    loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
+
+    Each is the share of process `rank`; train.plan says which batches make an optimiser step.
+    """
     from dataloaders.dataset import EvalDataset, TrainDataset
     from dataloaders.loader import ClipLoader
+    from dataloaders.plan import EvalPlan, TrainPlan
 
     train = TrainDataset(frame_set, spec, flip=flip, seed=seed)
     val = EvalDataset(frame_set, spec, part="val", num_clips=val_clips)
     options = {"num_workers": num_workers, "pin_memory": pin_memory}
+    videos_at_once = max(batch_size // val_clips, 1)
+    train_plan = TrainPlan(len(train), batch_size, accumulate, rank, processes)
+    val_plan = EvalPlan(len(val), videos_at_once, rank, processes)
     return (
-        ClipLoader(train, batch_size, **options),
-        ClipLoader(val, max(batch_size // val_clips, 1), **options) if len(val) else None,
+        ClipLoader(train, batch_size, **options, plan=train_plan),
+        ClipLoader(val, videos_at_once, **options, plan=val_plan) if len(val) else None,
     )

@@ -12,6 +12,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from dataloaders.plan import EvalPlan
+
 BATCHES_AHEAD = 3
 
 
@@ -23,19 +25,35 @@ class ClipDataset(Protocol):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]: ...
 
 
+class Plan(Protocol):
+    """The positions of each batch of an epoch."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> range: ...
+
+
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class ClipLoader:
     """Iterates over a data set in batches: clips (B, *clip_shape) uint8, labels (B,) int64, and the data set's second
-    number (B,) int64. The last batch may be smaller; nothing is dropped and nothing comes twice."""
+    number (B,) int64. The last batch may be smaller; nothing is dropped and nothing comes twice. A plan gives other
+    batches, such as one process's share."""
 
-    def __init__(self, dataset: ClipDataset, batch_size: int, num_workers: int = 2, pin_memory: bool = False):
-        self.dataset, self.batch_size = dataset, batch_size
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        batch_size: int,
+        num_workers: int = 2,
+        pin_memory: bool = False,
+        plan: Plan | None = None,
+    ):
+        self.dataset, self.plan = dataset, plan or EvalPlan(len(dataset), batch_size)
         self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)
+        return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -45,8 +63,8 @@ class ClipLoader:
         if self.num_workers == 0:
             for number in range(first, len(self)):
                 batch = self._allocate(number)
-                for place in range(len(batch[1])):
-                    self._fill(batch, epoch, number, place)
+                for place, position in enumerate(self.plan[number]):
+                    self._fill(batch, epoch, place, position)
                 yield batch
             return
 
@@ -55,7 +73,8 @@ class ClipLoader:
         try:
             for number in range(first, len(self)):
                 batch = self._allocate(number)
-                futures = [pool.submit(self._fill, batch, epoch, number, place) for place in range(len(batch[1]))]
+                places = enumerate(self.plan[number])
+                futures = [pool.submit(self._fill, batch, epoch, place, position) for place, position in places]
                 ahead.append((batch, futures))
                 if len(ahead) > BATCHES_AHEAD:
                     yield _finished(*ahead.popleft())
@@ -65,14 +84,14 @@ class ClipLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _allocate(self, number: int) -> Batch:
-        size = min(self.batch_size, len(self.dataset) - number * self.batch_size)
+        size = len(self.plan[number])
         clips = torch.empty((size, *self.dataset.clip_shape), dtype=torch.uint8, pin_memory=self.pin_memory)
         numbers = torch.empty((2, size), dtype=torch.int64, pin_memory=self.pin_memory)
         return clips, numbers[0], numbers[1]
 
-    def _fill(self, batch: Batch, epoch: int, number: int, place: int) -> None:
+    def _fill(self, batch: Batch, epoch: int, place: int, position: int) -> None:
         clips, labels, extras = batch
-        label, extra = self.dataset.load(epoch, number * self.batch_size + place, clips[place].numpy())
+        label, extra = self.dataset.load(epoch, position, clips[place].numpy())
         labels[place], extras[place] = label, extra
 
 

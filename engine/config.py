@@ -34,7 +34,8 @@ class TrainConfig:
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
     val: str = flag("auto", "validation videos: whole groups of the training list, or none", choices=("auto", "none"))
     epochs: int | None = flag(None, "how often each video is seen")
-    batch_size: int | None = flag(None, "clips a step")
+    batch_size: int | None = flag(None, "clips at once")
+    accumulate: int = flag(1, "batches a step: their gradients are added, in the memory of one")
     lr: float | None = flag(None, "peak learning rate")
     weight_decay: float | None = flag(None, "of weights; norms and biases have none")
     optimizer: str | None = flag(None, "default: what the model brings", choices=("sgd", "adam", "adamw"))
@@ -67,6 +68,7 @@ class TrainConfig:
         for name, least in (
             ("epochs", 1),
             ("batch_size", 1),
+            ("accumulate", 1),
             ("clip_len", 1),
             ("frame_stride", 1),
             ("crop_size", 1),

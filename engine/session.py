@@ -211,6 +211,7 @@ def build_run(
         frame_set,
         spec,
         batch_size=config.batch_size,
+        accumulate=config.accumulate,
         val_clips=config.val_clips,
         flip=config.flip,
         seed=config.seed,
@@ -231,7 +232,7 @@ def build_run(
         model=model,
         forward=torch.compile(model) if config.compile else model,
         optimizer=build_optimizer(model, config, new),
-        schedule=Schedule(config, len(train_loader)),
+        schedule=Schedule(config, train_loader.plan.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         tracker=Tracker(run_dir, first_step=progress.step + 1 if progress.step else 0),
         new=new,
@@ -319,7 +320,7 @@ def describe(run: Run) -> None:
         f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
     )
     print(
-        f"Training {count(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, batches of {config.batch_size}, "
+        f"Training {count(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, {_step_size(config)}, "
         f"on {device_name(run.device)}, {str(run.amp or torch.float32).removeprefix('torch.')}"
     )
     print(f"Run      {shown(run.run_dir)}")
@@ -328,3 +329,9 @@ def describe(run: Run) -> None:
         print(f"Note: {advice}")
     if run.amp and cudnn_warning():
         print(cudnn_warning())
+
+
+def _step_size(config: TrainConfig) -> str:
+    if config.accumulate == 1:
+        return f"batches of {config.batch_size}"
+    return f"steps of {config.accumulate * config.batch_size} clips in {config.accumulate} batches"

@@ -13,6 +13,7 @@ import torch
 import evaluate as evaluate_script
 import mypath
 import train
+from engine import step as step_script
 from engine.checkpoint import load_model
 from engine.config import TrainConfig, parse_config
 from engine.errors import ROOT, Stopped, UsageError, UserError
@@ -341,8 +342,10 @@ def test_a_folder_of_class_folders_trains_without_an_entry_in_mypath(toy_project
 def test_batches_are_mirrored_only_where_the_data_set_says_so(toy_project, monkeypatch):
     """Trap 3: a flip that is applied to the test split only, and twice."""
     seen = []
-    convert = train.to_model_input
-    monkeypatch.setattr(train, "to_model_input", lambda x, spec, flip: seen.append(flip) or convert(x, spec, flip))
+    convert = step_script.to_model_input
+    monkeypatch.setattr(
+        step_script, "to_model_input", lambda x, spec, flip: seen.append(flip) or convert(x, spec, flip)
+    )
     run_tiny(epochs=1, flip=False)
     assert seen == [None] * 3
     run_tiny(epochs=1)

@@ -1,0 +1,57 @@
+"""One optimiser step: its batches through the network, their gradients added, the weights changed once."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from dataloaders.loader import Batch
+from dataloaders.transforms import to_model_input
+from engine.device import autocast
+from engine.metrics import topk_correct
+from engine.session import Run
+
+
+@dataclass
+class Step:
+    """What a step leaves, on the device: nothing here has waited for it."""
+
+    loss: torch.Tensor  # mean over the step's clips
+    lr: float
+    num_clips: int
+    waited: float  # seconds, for data
+
+
+def train_step(run: Run, batches: Iterator[Batch]) -> Step:
+    """Makes step run.progress.step. Its loss is divided by the clips of the whole step, however many batches they come
+    in and however full the last one is, so that accumulating equals one large batch."""
+    progress, plan = run.progress, run.train_loader.plan
+    step = progress.step - progress.epoch * plan.num_steps  # of this epoch
+    num_clips = len(plan.positions(step))
+    lr = run.schedule.set_lr(run.optimizer, progress.step)
+    run.optimizer.zero_grad(set_to_none=True)
+
+    total, waited = torch.zeros((), device=run.device), 0.0
+    for _ in range(plan.num_batches(step)):
+        asked = time.monotonic()
+        batch = next(batches)
+        waited += time.monotonic() - asked
+        clips, labels, mirrored = (part.to(run.device, non_blocking=True) for part in batch)
+        x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)  # (B, 3, T, S, S)
+        if progress.step == 0 and progress.loss.count == 0:
+            run.tracker.clips(x, run.spec, 0)
+
+        with autocast(run.device, run.amp):
+            logits = run.forward(x)  # (B, K)
+            losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+        loss = losses.sum() / num_clips
+        run.scaler.scale(loss).backward()
+
+        total += loss.detach()
+        progress.loss.add(losses)
+        progress.top1.add(100 * topk_correct(logits, labels))
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    return Step(total, lr, num_clips, waited)
