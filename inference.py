@@ -233,7 +233,7 @@ class Recognizer:
             fps = reader.fps
             frames = watch(reader, expected_frames(reader), f"Recognising {reader.path.name}", show_progress)
             step = clip_step(spec.frame_stride, 1, spec.fps, fps)
-            clips = SlidingClips(frames, lambda frame: prepare_frame(frame, spec), spec.clip_len, step, self.stride)
+            clips = SlidingClips(frames, lambda frame: prepare_frame(frame, spec), spec.read_len, step, self.stride)
             for batch in batches(clips, self.batch_size):
                 probs = self._probabilities(np.stack([clip for _, _, clip in batch]))
                 windows += [Window.of(first, last, fps, p) for (first, last, _), p in zip(batch, probs, strict=True)]

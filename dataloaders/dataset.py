@@ -89,7 +89,7 @@ class ClipSource:
         ids = {name: number for number, name in enumerate(frame_set.classes)}
         self.labels = np.array([ids[row.label] for row in self.rows], dtype=np.int64)
         self.steps = [_step(row, spec) for row in self.rows]
-        self.spans = [clip_span(spec.clip_len, step) for step in self.steps]
+        self.spans = [clip_span(spec.read_len, step) for step in self.steps]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -134,7 +134,7 @@ class TrainDataset(ClipSource):
     def __init__(self, frame_set: FrameSet, spec: InputSpec, flip: bool = False, seed: int = 0, part: str = "train"):
         super().__init__(frame_set, part, spec)
         self.flip, self.seed = flip, seed
-        self.clip_shape = (spec.clip_len, spec.crop_size, spec.crop_size, 3)
+        self.clip_shape = (spec.read_len, spec.crop_size, spec.crop_size, 3)
         self._order = lru_cache(maxsize=2)(self.order)
 
     def order(self, epoch: int) -> np.ndarray:
@@ -147,7 +147,7 @@ class TrainDataset(ClipSource):
         rng = np.random.default_rng((self.seed, epoch, position))
         row = self.rows[number]
         start = random_start(row.num_frames, self.spans[number], rng)
-        indices = clip_indices(start, self.spec.clip_len, self.steps[number], row.num_frames)
+        indices = clip_indices(start, self.spec.read_len, self.steps[number], row.num_frames)
         offset = random_crop_offset(*self.frame_size(row), self.spec.crop_size, rng)
         self.read_clips(number, [(indices, offset)], out[None])
         return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0
@@ -171,7 +171,7 @@ class EvalDataset(ClipSource):
     ):
         super().__init__(frame_set, part, spec)
         self.num_clips, self.crops, self.order = num_clips, crops, order
-        self.clip_shape = (num_clips * crops, spec.clip_len, spec.crop_size, spec.crop_size, 3)
+        self.clip_shape = (num_clips * crops, spec.read_len, spec.crop_size, spec.crop_size, 3)
 
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (N, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
@@ -179,7 +179,7 @@ class EvalDataset(ClipSource):
         offsets = crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops)
         views = []
         for clip, start in enumerate(uniform_starts(row.num_frames, self.spans[position], self.num_clips)):
-            indices = clip_indices(start, self.spec.clip_len, self.steps[position], row.num_frames)
+            indices = clip_indices(start, self.spec.read_len, self.steps[position], row.num_frames)
             indices = disturb(indices, self.order, seed=(position, clip))
             views += [(indices, offset) for offset in offsets]
         self.read_clips(position, views, out)

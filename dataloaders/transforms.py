@@ -27,15 +27,22 @@ def random_crop_offset(width: int, height: int, size: int, rng: np.random.Genera
 
 
 def to_model_input(clips: torch.Tensor, spec: InputSpec, flip: torch.Tensor | None = None) -> torch.Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32, normalised by the spec's mean and std, channels last in memory.
+    """(B, T, H, W, 3) uint8 -> (B, C, T, H, W) float32, normalised by the spec's mean and std, channels last in memory.
 
+    Where the spec's input is "diff", T + 1 frames come in, and place t holds frame t + 1 less frame t over std: still
+    is exactly 0. "rgb+diff" has both, C = 6: frame t as it is, and what will have changed in the next.
     flip: (B,) bool, which clips are mirrored left to right; all frames of a clip share it.
     """
     if flip is not None:
         clips = torch.where(flip[:, None, None, None, None], clips.flip(3), clips)
     mean, std = _mean_and_std(spec, clips.device)
     x = clips.permute(0, 4, 1, 2, 3).float()  # (B, 3, T, H, W), channels_last_3d as it comes
-    return (x - mean) / std
+    if spec.input == "rgb":
+        return (x - mean) / std
+    changes = (x[:, :, 1:] - x[:, :, :-1]) / std  # (B, 3, T, H, W) of T + 1 frames; a mean would fall out
+    if spec.input == "diff":
+        return changes
+    return torch.cat([(x[:, :, :-1] - mean) / std, changes], dim=1)  # (B, 6, T, H, W)
 
 
 @lru_cache(maxsize=8)  # a tensor made from Python numbers in every step would make the device wait

@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 
 from engine.errors import UsageError, UserError
 from engine.runs import write_whole
-from network import InputSpec, model_entry
+from network import INPUTS, InputSpec, model_entry
 from network.weights import model_named_by
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -44,6 +44,9 @@ class TrainConfig:
     clip_len: int | None = flag(None, "frames a clip")
     frame_stride: int | None = flag(None, "distance of a clip's frames in the source")
     crop_size: int | None = flag(None, "side of the square the network gets")
+    input: str | None = flag(
+        None, "what the network sees: frames, differences of neighbouring ones, both", choices=INPUTS
+    )
     flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
     weights: str | None = flag(
         None, "weights to begin with: a file, a run, or a name such as kinetics400", metavar="NAME|FILE"
@@ -119,6 +122,7 @@ class TrainConfig:
             clip_len=spec.clip_len,
             frame_stride=spec.frame_stride,
             crop_size=spec.crop_size,
+            input=spec.input,
             flip=flip,
             split=split,
             workers=workers if self.workers is None else self.workers,
@@ -128,7 +132,7 @@ class TrainConfig:
         """The spec with what the command line says of clip and crop."""
         given = {
             name: getattr(self, name)
-            for name in ("clip_len", "frame_stride", "crop_size")
+            for name in ("clip_len", "frame_stride", "crop_size", "input")
             if getattr(self, name) is not None
         }
         return replace(spec, **given)
@@ -140,6 +144,8 @@ class TrainConfig:
             name, equals, value = pair.strip().partition("=")
             if not (name and equals and value):
                 raise UsageError(f"--model-options '{pair}' is no NAME=VALUE. Write it as pool=last,hidden=256.")
+            if name == "in_channels":
+                raise UsageError("How many channels the network reads follows from --input rgb, diff or rgb+diff.")
             options[name] = _number_or_text(value)
         return options
 

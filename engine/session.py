@@ -37,6 +37,7 @@ from network.importers import LoadedWeights
 from network.weights import load_into, read_weights
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+SEEN = {"rgb": "frames", "diff": "differences of frames", "rgb+diff": "frames with their differences"}
 PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
 
 
@@ -97,6 +98,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 
     torch.manual_seed(config.seed)
     options = (weights.options if weights else {}) | config.build_options()
+    if spec.channels != options.get("in_channels", 3):
+        options["in_channels"] = spec.channels
     model = create_model(config.model, len(frame_set.classes), **options)
     new, seen = [], []
     if weights:
@@ -105,6 +108,14 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         print(report.table())
         new = list(report.reinitialised)
         refuse_frozen_chance(freeze(model, config.freeze), new, weights.origin)
+        if report.widened and config.freeze != "none":
+            raise UserError(
+                f"--freeze would keep the first layer blind to half of its input: {report.widened} Train without "
+                "--freeze, or with another --input."
+            )
+        saw = weights.input_spec.input if weights.input_spec else "rgb"
+        if spec.input != saw and not report.widened:
+            print(f"Note: the weights saw {SEEN[saw]}; from here on the network sees {SEEN[spec.input]}.")
     try_out(place(model, device), spec, device, amp)
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
     config.save(run_dir / "config.json")
@@ -186,7 +197,7 @@ def refuse_frozen_chance(frozen: tuple[str, ...], new: list[str], origin: str) -
 
 def try_out(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
     """One clip through the network, so that a size it cannot take is said before a run is begun."""
-    clip = torch.zeros(1, 3, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
+    clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
     model.eval()
     with torch.inference_mode(), autocast(device, amp):
         model(clip)
@@ -316,7 +327,7 @@ def describe(run: Run) -> None:
         f"{count(recordings, 'recording')}"
     )
     print(
-        f"Clips    {spec.clip_len} frames, {rate}, {spec.crop_size}x{spec.crop_size} of "
+        f"Clips    {spec.clip_len} {SEEN[spec.input]}, {rate}, {spec.crop_size}x{spec.crop_size} of "
         f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
     )
     print(

@@ -58,7 +58,7 @@ class Tracker:
             self.writer.file_writer.add_summary(summary)
 
     def clips(self, x: torch.Tensor, spec: InputSpec, step: int) -> None:
-        """A picture of the first clips as the network gets them: (B, 3, T, H, W) normalised."""
+        """A picture of the first clips as the network gets them: (B, C, T, H, W) normalised."""
         self.writer.add_image("input/train_clips", clip_sheet(x, spec), step, dataformats="HWC")
 
     def flush(self) -> None:
@@ -69,10 +69,14 @@ class Tracker:
 
 
 def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames: int = 8) -> np.ndarray:
-    """(B, 3, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row a clip, time from left to right."""
-    clips = x[:num_clips].float().cpu()
+    """(B, C, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row a clip, time from left to right.
+
+    Differences are shown around grey; of a network that gets both, the colours.
+    """
+    clips = x[:num_clips, :3].float().cpu()
     picked = torch.linspace(0, clips.shape[2] - 1, min(num_frames, clips.shape[2])).round().long()
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (spec.mean, spec.std))
+    still = (0.5, 0.5, 0.5) if spec.input == "diff" else spec.mean
+    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (still, spec.std))
     frames = ((clips[:, :, picked] * std + mean) * 255).round().clamp(0, 255).byte()  # (B, 3, F, H, W)
     return np.concatenate([np.concatenate(list(clip), axis=1) for clip in frames.permute(0, 2, 3, 4, 1).numpy()])
 

@@ -3,6 +3,7 @@
 from network import c3d, cnn_lstm, torchvision_zoo, video_resnet  # noqa: F401  (models register when their module is imported)
 from network.freezing import freeze
 from network.registry import (
+    INPUTS,
     InputSpec,
     create_model,
     input_spec,
@@ -13,6 +14,7 @@ from network.registry import (
 )
 
 __all__ = [
+    "INPUTS",
     "InputSpec",
     "create_model",
     "freeze",

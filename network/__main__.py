@@ -101,7 +101,7 @@ def model_and_clip(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
     spec = model_entry(name).input_spec
     with torch.device("meta"):
         model = create_model(name, TABLE_CLASSES).eval()
-        return model, torch.empty(1, 3, spec.clip_len, spec.crop_size, spec.crop_size)
+        return model, torch.empty(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
 
 
 def num_parameters(module: torch.nn.Module) -> int:

@@ -73,7 +73,7 @@ class C3D(Freezable):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, 16, 112, 112) -> (B, 4096): what fc7 says, rectified."""
-        check_size(x)
+        check_size(x, self.conv1.in_channels)
 
         x = F.relu(self.norm1(self.conv1(x)))
         x = self.pool1(x)  # (B, 64, 16, 56, 56)
@@ -98,10 +98,10 @@ class C3D(Freezable):
         return self.fc8(self.dropout(x))
 
 
-def check_size(x: torch.Tensor) -> None:
-    """A UserError unless x is (B, 3, 16, 112, 112)."""
+def check_size(x: torch.Tensor, channels: int = 3) -> None:
+    """A UserError unless x is (B, channels, 16, 112, 112)."""
     size, clip_len = C3D_INPUT.crop_size, C3D_INPUT.clip_len
-    needed = (3, clip_len, size, size)
+    needed = (channels, clip_len, size, size)
     if x.ndim != 5 or tuple(x.shape[1:]) != needed:
         raise UserError(
             f"C3D got an input of {tuple(x.shape)}, but its fc6 needs (B, {', '.join(map(str, needed))}): "

@@ -8,9 +8,12 @@ import torch.nn as nn
 
 from engine.errors import UsageError, unknown_name
 from network.freezing import Freezable
+from network.widening import widen_input
 
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
+
+INPUTS = ("rgb", "diff", "rgb+diff")
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,11 @@ class InputSpec:
     resize        (width, height) of the frames stored on disk, before cropping
     crop_size     height and width of the square that the network gets
     mean, std     per channel, RGB, for values in [0, 1]
+    input         what of the frames: "rgb", their colours; "diff", the difference of each to the one after it, of which
+                  only std is the scale; "rgb+diff", both as six channels. Differences take clip_len + 1 frames.
 
-        clip_len=4, frame_stride=3   f..f..f..f   span 10
+        clip_len=4, frame_stride=3   f..f..f..f      span 10
+        the same with differences    f..f..f..f..f   span 13
     """
 
     clip_len: int = 16
@@ -34,8 +40,11 @@ class InputSpec:
     crop_size: int = 112
     mean: tuple[float, float, float] = KINETICS_MEAN
     std: tuple[float, float, float] = KINETICS_STD
+    input: str = "rgb"
 
     def __post_init__(self) -> None:
+        if self.input not in INPUTS:
+            raise UsageError(f"input must be {', '.join(INPUTS)}, but is '{self.input}'.")
         for name in ("clip_len", "frame_stride", "crop_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, but is {getattr(self, name)}.")
@@ -46,9 +55,19 @@ class InputSpec:
             )
 
     @property
+    def channels(self) -> int:
+        """Of what the network gets: (B, channels, clip_len, crop_size, crop_size)."""
+        return 6 if self.input == "rgb+diff" else 3
+
+    @property
+    def read_len(self) -> int:
+        """Frames that are read for a clip: one more than clip_len where the network sees differences."""
+        return self.clip_len + (self.input != "rgb")
+
+    @property
     def span(self) -> int:
         """Source frames from a clip's first to its last, both counted."""
-        return (self.clip_len - 1) * self.frame_stride + 1
+        return (self.read_len - 1) * self.frame_stride + 1
 
     def to_dict(self) -> dict:
         """Plain lists and numbers, as checkpoints and config.json hold it."""
@@ -117,29 +136,33 @@ def input_spec(name: str) -> InputSpec:
 
 def model_options(name: str) -> set[str]:
     """What create_model takes for this model beside the number of classes, such as dropout."""
-    return set(inspect.signature(model_entry(name).build).parameters) - {"num_classes"}
+    return set(inspect.signature(model_entry(name).build).parameters) - {"num_classes"} | {"in_channels"}
 
 
 def create_model(name: str, num_classes: int, **options) -> nn.Module:
     """A freshly initialised network that maps (B, 3, T, H, W) float to (B, num_classes) logits.
 
     `options` go to the model's own function; an option that it does not know is a UsageError. The network keeps them as
-    .options, and a checkpoint holds them, so that the same network is built again.
+    .options, and a checkpoint holds them, so that the same network is built again. One that every network has is
+    in_channels: other than 3, its first convolution is made anew for so many (see network/widening.py).
     """
+    own = {option: value for option, value in options.items() if option != "in_channels"}
     for option in options:
         if option not in model_options(name):
             raise UsageError(f"Model '{name}' has no option '{option}'.")
     try:
-        model = model_entry(name).build(num_classes, **options)
+        model = model_entry(name).build(num_classes, **own)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        if not options:
+        if not own:
             raise
-        given = ", ".join(f"{option}={value}" for option, value in options.items())
+        given = ", ".join(f"{option}={value}" for option, value in own.items())
         raise UsageError(f"Model '{name}' cannot be built with {given}: {error}") from error
     if not isinstance(model, Freezable):
         raise UsageError(
             f"Model '{name}' must be a network.freezing.Freezable that says head_name and stem_names: see "
             "'Add a model' in the README."
         )
+    if "in_channels" in options:
+        widen_input(model, options["in_channels"])
     model.options = dict(options)
     return model

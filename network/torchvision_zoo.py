@@ -18,6 +18,7 @@ from engine.errors import UserError
 from network.freezing import Freezable
 from network.importers.torchvision import import_torchvision
 from network.registry import InputSpec, register_model
+from network.widening import input_conv
 
 
 class ZooNetwork(Freezable):
@@ -46,10 +47,11 @@ class S3D(ZooNetwork):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, T, H, W) -> (B, 1024, T/8 - 1, H/32 - 6, W/32 - 6), averaged over 2 x 7 x 7 positions."""
-        if x.ndim != 5 or x.shape[1] != 3 or x.shape[2] < 14 or min(x.shape[3:]) < 224:
+        channels = input_conv(self)[1].in_channels
+        if x.ndim != 5 or x.shape[1] != channels or x.shape[2] < 14 or min(x.shape[3:]) < 224:
             raise UserError(
                 f"s3d got an input of {tuple(x.shape)}, but it averages over 2x7x7 positions at its end, so it needs "
-                "(B, 3, 14 or more, 224 or more, 224 or more): --clip-len 16 --crop-size 224."
+                f"(B, {channels}, 14 or more, 224 or more, 224 or more): --clip-len 16 --crop-size 224."
             )
         return self.avgpool(self.features(x))
 
@@ -70,10 +72,11 @@ class MViT(ZooNetwork):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 3, 16, 224, 224) -> (B, 768): what the class token has gathered."""
-        if x.shape[1:] != (3, 16, 224, 224):
+        channels = self.conv_proj.in_channels
+        if x.shape[1:] != (channels, 16, 224, 224):
             raise UserError(
-                f"MViT got an input of {tuple(x.shape)}, but its parameters for positions need (B, 3, 16, 224, 224): "
-                "16 frames (--clip-len 16) of 224x224 pixels (--crop-size 224)."
+                f"MViT got an input of {tuple(x.shape)}, but its parameters for positions need "
+                f"(B, {channels}, 16, 224, 224): 16 frames (--clip-len 16) of 224x224 pixels (--crop-size 224)."
             )
         x = self.conv_proj(x)  # (B, 96, 8, 56, 56)
         sizes = tuple(x.shape[2:])

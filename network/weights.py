@@ -24,6 +24,7 @@ from network.importers.ancestors import from_ancestor
 from network.importers.mean import read_mean
 from network.importers.torchvision import IMAGENET, KINETICS400, read_imagenet, read_kinetics400
 from network.registry import InputSpec, create_model, input_spec, model_entry, model_options
+from network.widening import widen_weights
 
 __all__ = ["KeyReport", "LoadedWeights", "build_whole", "known_weights", "load_into", "read_file", "read_weights"]
 
@@ -221,6 +222,7 @@ class KeyReport:
     skipped        in the file only, or of another shape, or a head for other classes
     reinitialised  in the model only: they keep the values with which the model was built
     head           why the last layer is new, or "" where it was loaded
+    widened        which channels of the first layer are new, at zero, or ""
     notes          what was changed or assumed on the way, a sentence each
     """
 
@@ -230,6 +232,7 @@ class KeyReport:
     skipped: dict[str, int]
     reinitialised: dict[str, int]
     head: str
+    widened: str = ""
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
@@ -258,6 +261,8 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
     was.
     """
     check_finite(weights.origin, weights.state)
+    state, widened = widen_weights(model, weights.state, weights.input_spec.input if weights.input_spec else "rgb")
+    weights = replace(weights, state=state, notes=[*weights.notes, widened] if widened else weights.notes)
     own = model.state_dict()
     head = {name for name in own if name.startswith(f"{model.head_name}.")}
     reason = _why_new_head(model.head_name, own, head, weights, classes)
@@ -285,6 +290,7 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
         skipped={name: value.numel() for name, value in weights.state.items() if name not in fits},
         reinitialised={name: value.numel() for name, value in own.items() if name not in fits},
         head=reason,
+        widened=widened,
         notes=[*weights.notes, *_notes_on_options(model, weights), *_notes_on_classes(weights, classes, reason)],
     )
 
