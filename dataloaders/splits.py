@@ -238,7 +238,6 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
 
 def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:
     """Groups with videos both in training or validation and in the test list. The official splits have none."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    for video in videos:
-        seen[video.group].add(split.parts[video.video])
-    return sorted(group for group, parts in seen.items() if "test" in parts and parts & {"train", "val"})
+    videos = list(videos)
+    tested = {video.group for video in videos if split.parts[video.video] == "test"}
+    return sorted({video.group for video in videos if split.parts[video.video] in ("train", "val")} & tested)
