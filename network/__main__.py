@@ -176,7 +176,7 @@ def convert(source: str, output: Path, model_name: str, labels: Path | None) -> 
     """Writes a checkpoint that inference.py, evaluate.py and train.py --weights take."""
     from engine.checkpoint import save_checkpoint, versions
     from engine.config import TrainConfig
-    from inference import read_labels
+    from network.labels import read_labels
 
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output} is to be a file, in a folder that is there.")

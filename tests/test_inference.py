@@ -16,11 +16,16 @@ import torch
 
 import inference
 from dataloaders.clips import clip_span
+from dataloaders.video import VideoReader
 from engine.checkpoint import save_checkpoint
 from engine.errors import ROOT, UsageError, UserError, run_cli
-from engine.overlay import DRAWS_UNICODE, draw_answer, drawable, panel_box, readable_factor, shorten
-from inference import Prediction, Recognizer, SlidingClips, Window, annotate
+from inference import Recognizer
 from network import create_model, input_spec
+from network.labels import read_labels
+from recognition.annotate import annotate, draw_on
+from recognition.overlay import DRAWS_UNICODE, draw_answer, drawable, panel_box, readable_factor, shorten
+from recognition.prediction import Prediction, Window
+from recognition.windows import SlidingClips
 
 CLASSES = ["Archery", "Bowling", "Clean and jerk", "Diving", "Fencing", "Golf"]
 SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=2, resize=(40, 30), crop_size=28)  # span 7
@@ -215,14 +220,14 @@ def test_memory_does_not_grow_with_the_video(stride):
 
 def test_every_frame_is_decoded_once(recognizer, video, monkeypatch):
     seen = []
-    inside = inference.VideoReader.__iter__
+    inside = VideoReader.__iter__
 
     def counted(reader):
         for frame in inside(reader):
             seen.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(inference.VideoReader, "__iter__", counted)
+    monkeypatch.setattr(VideoReader, "__iter__", counted)
     assert recognizer.predict(video).num_frames == len(seen) == len(set(seen)) == 20
 
 
@@ -289,7 +294,7 @@ def test_the_annotated_video_is_the_source_with_a_panel(recognizer, tmp_path, na
 
 def test_an_odd_size_is_padded_and_not_stretched():
     [frame] = make_frames(1, 641, 361)
-    picture = inference.draw_on(frame, [("Bowling", 0.5)])
+    picture = draw_on(frame, [("Bowling", 0.5)])
     assert picture.shape == (362, 642, 3)
     assert (picture[200:361, :641] == frame[200:]).all()
     assert (picture[361] == picture[360]).all() and (picture[:, 641] == picture[:, 640]).all()
@@ -320,7 +325,7 @@ def test_nothing_half_written_stays_after_a_failure(recognizer, video, tmp_path,
         calls.append(frame)
 
     calls = []
-    monkeypatch.setattr(inference, "draw_answer", interrupted)
+    monkeypatch.setattr("recognition.annotate.draw_answer", interrupted)
     (tmp_path / "out.mp4").write_bytes(b"of an earlier run")
     with pytest.raises(KeyboardInterrupt):
         annotate(make_video(tmp_path / "long.mp4", 200), recognizer.predict(video), tmp_path / "out.mp4")
@@ -403,7 +408,7 @@ def test_from_model_takes_names_and_input_from_a_checkpoint(checkpoint, video, r
 
 def test_numbers_that_belong_to_the_names_stay(tmp_path):
     (tmp_path / "labels.txt").write_text("1 hand\n2 hands\n\n7 hands\n")
-    assert inference.read_labels(tmp_path / "labels.txt") == ["1 hand", "2 hands", "7 hands"]
+    assert read_labels(tmp_path / "labels.txt") == ["1 hand", "2 hands", "7 hands"]
 
 
 def test_weights_without_names_need_labels(state_file):

@@ -1,0 +1,55 @@
+"""Files that appear whole or not at all."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+
+from engine.errors import UsageError, UserError
+
+
+def same_file(left: Path, right: Path) -> bool:
+    return left.exists() and right.exists() and left.samefile(right)
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder and tries to create a file in it."""
+    if path.is_dir():
+        raise UsageError(f"{shown(path)} is a folder, and a file is to be written there. Choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be written: {error.strerror}. Choose another folder.") from error
+
+
+def write_json(path: Path, content: dict | list[dict]) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`: renamed in the end, removed if anything goes wrong. Raises UserError."""
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except (OSError, av.error.FFmpegError) as error:
+        raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def shown(path: str | Path) -> str:
+    """A path as text that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
