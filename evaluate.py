@@ -2,6 +2,7 @@
 
     python evaluate.py run/r3d_18-ucf101-000
     python evaluate.py run/r3d_18-ucf101-000/best.pth --num-clips 10 --crops 3 --temporal
+    torchrun --nproc-per-node=4 evaluate.py run/r3d_18-ucf101-000      each process its share, each video once
 
 One answer a video: the softmax of N evenly spaced clips, averaged. Clip accuracy is another number and is named so.
 """
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 import mypath
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
 from dataloaders.loader import ClipLoader
+from dataloaders.plan import EvalPlan
 from dataloaders.preprocess import num_processors
 from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
@@ -29,7 +31,9 @@ from engine.arguments import positive
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.console import count, progress
 from engine.device import autocast, pick_device, place
+from engine.distributed import gather, in_turn, joined
 from engine.errors import ROOT, UserError, run_cli
+from engine.launch import is_first, processes, rank
 from engine.metrics import topk_correct
 from engine.runs import shown, write_whole
 from engine.tracking import Tracker
@@ -75,15 +79,17 @@ def evaluate(
 ) -> Evaluation | None:
     """Runs every video of an EvalDataset through the network. None if `stop` says so between two batches.
 
-    The network is left in the mode it was in. Nothing is drawn at random, so the same weights give the same numbers.
+    Where several processes work together, each runs its loader's share, and all return the whole. The network is left
+    in the mode it was in. Nothing is drawn at random, so the same weights give the same numbers.
     """
     was_training = model.training
     model.eval()
-    probs, labels, clip_hits, clip_losses = [], [], [], []
+    rows, stopped = [], False  # a row a batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
     try:
-        for clips, batch_labels, _ in progress(loader, len(loader), what, "batches"):
+        for clips, labels, positions in progress(loader, len(loader), what, "batches"):
             if stop():
-                return None
+                stopped = True
+                break
             num_videos, num_clips = clips.shape[:2]
             clips = clips.flatten(0, 1)  # (B * N, T, S, S, 3)
             parts = []
@@ -91,21 +97,27 @@ def evaluate(
                 with torch.inference_mode(), autocast(device, amp):
                     parts.append(model(to_model_input(part.to(device, non_blocking=True), spec)))
             logits = torch.cat(parts).float().cpu()  # (B * N, K)
-            clip_labels = batch_labels.repeat_interleave(num_clips)
-            clip_hits.append(topk_correct(logits, clip_labels))
-            clip_losses.append(F.cross_entropy(logits, clip_labels, reduction="none"))
-            probs.append(logits.double().softmax(1).view(num_videos, num_clips, -1).mean(1))  # (B, K)
-            labels.append(batch_labels)
+            clip_labels = labels.repeat_interleave(num_clips)
+            hits = topk_correct(logits, clip_labels).view(num_videos, num_clips)
+            losses = F.cross_entropy(logits, clip_labels, reduction="none").view(num_videos, num_clips)
+            probs = logits.double().softmax(1).view(num_videos, num_clips, -1).mean(1)  # (B, K)
+            rows.append((positions, probs, labels, hits, losses))
     finally:
         model.train(was_training)
 
-    probs, labels = torch.cat(probs), torch.cat(labels)
-    assert len(labels) == len(loader.dataset), "each video once"
+    shares = gather(None if stopped else rows)
+    if any(share is None for share in shares):
+        return None
+    columns = zip(*[row for share in shares for row in share], strict=True)
+    positions, probs, labels, clip_hits, clip_losses = (torch.cat(column) for column in columns)
+    order = positions.argsort()
+    assert torch.equal(positions[order], torch.arange(len(loader.dataset))), "each video once"
+    probs, labels = probs[order], labels[order]
     return Evaluation(
         top1=100 * topk_correct(probs, labels).double().mean().item(),
         top5=100 * topk_correct(probs, labels, 5).double().mean().item(),
-        clip_top1=100 * torch.cat(clip_hits).double().mean().item(),
-        loss=torch.cat(clip_losses).double().mean().item(),
+        clip_top1=100 * clip_hits.double().mean().item(),
+        loss=clip_losses[order].double().mean().item(),
         probs=probs.numpy(),
         labels=labels.numpy(),
     )
@@ -114,8 +126,12 @@ def evaluate(
 def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
     """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each."""
     args = parse_args(argv)
-    device = pick_device(args.device)
     torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
+    with joined(args.device):
+        return evaluate_all(args, pick_device(args.device))
+
+
+def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[str, Evaluation]]:
     evaluations = []
     for path in [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]:
         trained = load_model(path)
@@ -156,7 +172,8 @@ def open_test_frames(
     source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT, frames)
     own = dataset is None and split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (split, "auto")
-    ensure_frames(source, trained.input_spec.resize, split)
+    with in_turn():
+        ensure_frames(source, trained.input_spec.resize, split)
     frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
         raise UserError(_other_classes(trained.classes, frame_set))
@@ -202,7 +219,8 @@ def evaluate_checkpoint(
         if not len(dataset):
             raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {args.on} videos.")
         views = args.num_clips * args.crops
-        loader = ClipLoader(dataset, max(args.batch_size // views, 1), args.workers, device.type == "cuda")
+        plan = EvalPlan(len(dataset), max(args.batch_size // views, 1), rank(), processes())
+        loader = ClipLoader(dataset, plan.batch_size, args.workers, device.type == "cuda", plan)
         results[order] = evaluate(
             trained.model, loader, trained.input_spec, device, clips_at_once=args.batch_size, what=f"Evaluating {order}"
         )
@@ -222,7 +240,7 @@ def evaluate_checkpoint(
         print("  video top-1 by order of the frames:")
         for order, result in results.items():
             print(f"    {order:10} {result.top1:6.2f}")
-    if args.on == "test":
+    if args.on == "test" and is_first():
         _record(path, trained, frame_set, args, results)
     return results
 

@@ -7,12 +7,17 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from engine.launch import is_first
+
 T = TypeVar("T")
 
 
 def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
     """Passes items through. On a terminal a bar with the time left; elsewhere a plain line at each tenth, at most one
-    in ten seconds."""
+    in ten seconds. Of several processes only the first shows it."""
+    if not is_first():
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, unit=f" {unit}", total=total, dynamic_ncols=True, leave=False)
         return

@@ -6,10 +6,16 @@ import torch
 import torch.nn as nn
 
 from engine.errors import UsageError, UserError
+from engine.launch import local_rank, processes
 
 
 def pick_device(name: str) -> torch.device:
-    """auto takes cuda, else mps, else cpu. Raises UserError for a device that is not there."""
+    """auto takes cuda, else mps, else cpu. Of several processes on a machine each takes a GPU of its own.
+
+    Raises UserError for a device that is not there.
+    """
+    if processes() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        return _own_gpu()
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -25,11 +31,22 @@ def pick_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
+    if device.type == "cuda" and processes() > 1:
+        raise UsageError(f"--device {name}: of {processes()} processes each takes a GPU of its own. Use --device cuda.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no Apple GPU that PyTorch can use. Use --device cpu.")
     if device.type not in ("cuda", "mps", "cpu"):
         raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.")
     return device
+
+
+def _own_gpu() -> torch.device:
+    if local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started more processes on this machine than the {torch.cuda.device_count()} it has GPUs. Use "
+            f"--nproc-per-node={torch.cuda.device_count()}, or --device cpu."
+        )
+    return torch.device("cuda", local_rank())
 
 
 def device_name(device: torch.device) -> str:

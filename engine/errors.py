@@ -7,19 +7,30 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from engine.launch import is_first, rank
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 class UserError(Exception):
-    """Something outside the program is wrong. The message says what, the value, and what to do. Exit status 1."""
+    """Something outside the program is wrong. The message says what, the value, and what to do. Exit status 1.
+
+    everywhere: of several processes all have the same error, so one message is enough.
+    """
+
+    everywhere = False
 
 
 class UsageError(UserError):
     """The command line is wrong. Exit status 2."""
 
+    everywhere = True
+
 
 class Stopped(Exception):
     """The run was asked to end by a signal, and everything it needs to go on is written. Exit status 128 + signal."""
+
+    everywhere = True
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -42,11 +53,11 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         status = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except UsageError as error:
-        status = _fail(str(error), 2)
+        status = _fail(error, 2)
     except UserError as error:
-        status = _fail(str(error), 1)
+        status = _fail(error, 1)
     except Stopped as stop:
-        status = _fail(str(stop), 128 + stop.signum)
+        status = _fail(stop, 128 + stop.signum)
     except KeyboardInterrupt:
         status = _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as in `... | head`
@@ -58,13 +69,13 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         where = error.filename or "a file of this run"
         status = _fail(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         status = _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
     sys.exit(status)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """torch says it with a class of its own on a GPU, and in the text of a RuntimeError on a CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
@@ -83,6 +94,10 @@ ADVICE = {
 }
 
 
-def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
+def _fail(error: Exception | str, status: int) -> int:
+    """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
+    if is_first():
+        print(error, file=sys.stderr)
+    elif not getattr(error, "everywhere", False):
+        print(f"Process {rank()}: {error}", file=sys.stderr)
     return status

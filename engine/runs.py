@@ -1,9 +1,13 @@
 """The folders under run/."""
 
+import json
 import re
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.launch import has_lasting_id, launch_id, was_restarted
+
+LAUNCH = "launch.json"
 
 
 def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
@@ -29,6 +33,35 @@ def _next_number(runs: Path, stem: str) -> int:
     """Compared as numbers: run 1000 comes after run 999, and 10 after 9."""
     numbers = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
     return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
+
+
+def record_launch(run_dir: Path, settings: dict, done: bool = False) -> None:
+    """Notes in the run's folder which launch began it, with which settings, and whether it came to its end."""
+    if launch_id() is not None:
+        record = {"id": launch_id(), "settings": settings, "done": done}
+        write_whole(run_dir / LAUNCH, json.dumps(record, indent=2) + "\n")
+
+
+def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
+    """The youngest run that this very launch began with these settings, and whether it is done.
+
+    A worker that torchrun starts again finds its run here. So does a job that is queued again under its old id, as
+    long as the run is not done; then the same command begins another run.
+    """
+    if launch_id() is None or not (was_restarted() or has_lasting_id()):
+        return None
+    found = []
+    for path in runs.glob(f"*/{LAUNCH}"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["id"] == launch_id() and record["settings"] == settings:
+                found.append((path.stat().st_mtime, path.parent, record["done"]))
+        except (OSError, ValueError, KeyError, TypeError):  # another program's file, or one just being removed
+            continue
+    if not found:
+        return None
+    _, run_dir, done = max(found)
+    return (run_dir, done) if was_restarted() or not done else None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -37,10 +37,11 @@ def parse(*argv: str) -> TrainConfig:
 def test_every_field_is_a_flag_and_arrives():
     argv = {
         "--dataset": "d", "--frames": "f", "--model": "c3d", "--split": "2", "--val": "none", "--epochs": "7",
-        "--batch-size": "8", "--accumulate": "2", "--lr": "0.5", "--weight-decay": "0.25", "--optimizer": "adam", "--schedule": "step",
+        "--batch-size": "8", "--lr": "0.5", "--weight-decay": "0.25", "--optimizer": "adam", "--schedule": "step",
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
+            "--accumulate": "2",
         "--input": "diff",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
