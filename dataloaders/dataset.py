@@ -4,7 +4,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from dataloaders import manifest
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, uniform_starts
 from dataloaders.manifest import VideoRow
-from dataloaders.source import DataSource, class_names, group_of
+from dataloaders.source import DataSource, class_names, with_groups
 from dataloaders.splits import Split, split_videos
 from dataloaders.transforms import crop_offsets, random_crop_offset
 from engine.errors import UserError
@@ -57,7 +57,7 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
 
 
 def _divided(source: DataSource, frames: Path, spec: InputSpec, split: str | None, val: str) -> FrameSet:
-    rows = [_with_group(row, group_of(source, row.label, row.stem)) for row in manifest.read_manifest(frames)]
+    rows = with_groups(source, manifest.read_manifest(frames))
     usable = manifest.usable(rows)
     if not usable:
         raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
@@ -79,10 +79,6 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _with_group(row: VideoRow, group: str) -> VideoRow:
-    return row if row.group == group else replace(row, group=group)  # mypath.py may have been given other groups
-
-
 def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec) -> None:
     for row in rows:
         if row.quality and (row.width, row.height) != spec.resize:
@@ -94,7 +90,7 @@ def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec
 
 
 def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
-    dataset = source.videos if source.frames.parent == source.videos.parent else source.name
+    dataset = source.address if source.frames.parent == Path(source.address).parent else source.name
     return (
         "To extract: python -m dataloaders.preprocess "
         f"--dataset {dataset} --size {spec.resize[0]}x{spec.resize[1]}"

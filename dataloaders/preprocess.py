@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,6 +33,7 @@ from dataloaders.source import (
     SourceVideo,
     find_source,
     find_videos,
+    still_valid,
 )
 from dataloaders.splits import SPLITS, split_videos
 from engine.arguments import positive
@@ -65,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dataloaders.preprocess", description=__doc__.split("\n")[0])
-    parser.add_argument("--dataset", help="name in mypath.py, or a folder of class folders")
+    parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
     parser.add_argument("--frames", help="where the frames go (default: as mypath.py says, or FOLDER-frames)")
     parser.add_argument("--split", choices=SPLITS, help="the split that the folders show (default: 1, given or random)")
     parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
@@ -113,11 +115,11 @@ def preprocess(
             shown = split_videos(source, videos, old[0].split)
         folders = _folders(videos, shown.parts)
         sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
-        done = {row.video: row for row in old if row.source_bytes == sizes.get(row.video)}
+        done = still_valid(old, videos, sizes)
         todo = [video for video in videos if video.video not in done]
         gone = [row for row in old if row.video not in sizes]
         _say_gone(gone, source)
-        if not todo and not gone and manifest.is_complete(frames):
+        if not todo and not gone and manifest.is_complete(frames) and all(done[row.video] == row for row in old):
             (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
             _say_nothing_to_do(frames, list(done.values()))
             return list(done.values())
@@ -208,10 +210,13 @@ def _old_rows(frames: Path, settings: Settings) -> list[VideoRow]:
 def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
     """Folder of each video. `a.avi` and `a.mp4` of one class keep their endings, `A.avi` beside `a.avi` too."""
     stems = Counter((video.given, video.label, Path(video.video).stem.lower()) for video in videos)
+    names = Counter((video.given, video.label, Path(video.video).name.lower()) for video in videos)
     folders = {}
     for video in videos:
         path = Path(video.video)
         name = path.stem if stems[video.given, video.label, path.stem.lower()] == 1 else path.name
+        if names[video.given, video.label, path.name.lower()] > 1:  # a list may name a/1.avi and b/1.avi
+            name += f"-{sha256(os.fsencode(video.video)).hexdigest()[:8]}"
         folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
     return folders
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dataloaders import manifest
 from dataloaders.extract import extract_video
 from dataloaders.preprocess import Settings, has_content, make_demo_videos, num_processors, preprocess
-from dataloaders.source import DataSource, class_folders, find_videos
+from dataloaders.source import DataSource, changed_since, find_videos
 from dataloaders.splits import split_videos
 from dataloaders.video import VideoError, VideoReader
 from engine.console import count, duration, gigabytes
@@ -60,11 +60,8 @@ def stored_settings(frames: Path) -> Settings:
 
 
 def _videos_changed(source: DataSource, frames: Path) -> bool:
-    """Whether a class folder of the videos is younger than the manifest: something was added or taken away."""
-    made = (frames / manifest.NAME).stat().st_mtime
-    if not source.videos.is_dir() or not stored_settings(frames).quality:
-        return False
-    return any(folder.stat().st_mtime > made for folder in [source.videos, *class_folders(source.videos)])
+    """Whether the videos or their list are younger than the manifest, unless the frames were made elsewhere."""
+    return changed_since(source, (frames / manifest.NAME).stat().st_mtime) and stored_settings(frames).quality > 0
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,34 @@
-"""A data set as its owner has it: a folder of class folders with videos in them, and where its frames go."""
+"""A data set as its owner has it: a folder of class folders with videos, or a list of them; and where its frames go."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from dataloaders import manifest
-from dataloaders.video import is_video_name
+from dataloaders.lists import SUFFIXES, VideoList, check_files, class_file, read_class_names, read_list
+from dataloaders.manifest import VideoRow
+from dataloaders.tree import (
+    VIDEO_SUFFIXES,
+    class_folders,
+    find_lists,
+    packed_videos,
+    stray_videos,
+    subfolders,
+    unpack_commands,
+    video_files,
+    why_no_videos,
+)
+from engine.console import count
 from engine.errors import UsageError, UserError, unknown_name
 
 DEFAULT_SIZE = (171, 128)  # width, height: what C3D, R3D and R(2+1)D were trained on
 LAYOUTS = ("ucf101", "hmdb51", "folder")
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
 
 UCF101_NAME = re.compile(r"v_.+_g(\d\d)_c\d\d")
+HMDB51_NAME = re.compile(r".+_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
 
 
 @dataclass(frozen=True)
@@ -20,12 +36,15 @@ class DataSource:
     """One data set.
 
     layout   ucf101: files are named v_<Class>_gNN_cNN; hmdb51: official list files decide; folder: anything else
-    videos   <videos>/<class>/<video>, or <videos>/<train|val|test>/<class>/<video>
+    videos   <videos>/<class>/<video>, or <videos>/<train|val|test>/<class>/<video>; with a list, what its paths count
+             from
     frames   where its frames lie at 171x128; other sizes go beside it, with the size in the name
     splits   folder of the official list files, or None
     flip     whether a mirrored video still shows the same action; None: not known
     groups   regular expression on the file name without ending; videos whose match (first bracket, if any) is equal
              were cut from one recording and stay together in every split. None: each video is its own group
+    list     text or csv file with a line a video (see lists.py), instead of class folders
+    classes  file that names the classes of a list, in their order
     """
 
     name: str
@@ -36,6 +55,13 @@ class DataSource:
     flip: bool | None = None
     groups: str | None = None
     frames_given: bool = False  # by --frames: that very folder, whatever the size
+    list: Path | None = None
+    classes: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """What --dataset takes to find it again, where mypath.py does not know it."""
+        return str(self.list or self.videos)
 
     def frames_for(self, size: tuple[int, int]) -> Path:
         """The frames folder for another stored size (width, height)."""
@@ -46,7 +72,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class SourceVideo:
-    """A file among the videos: its path relative to the videos folder, class, group, and the part its folder gives."""
+    """A file among the videos: its path relative to the videos folder, class, group, and the part that it was given."""
 
     video: str
     label: str
@@ -59,23 +85,37 @@ class SourceVideo:
 
 
 def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | None = None) -> DataSource:
-    """A name from mypath.py, or a folder of class folders. Relative paths in mypath.py count from its own folder.
+    """A name from mypath.py, a folder of class folders, or a list. Relative paths in mypath.py count from its own
+    folder.
 
     frames: where its frames lie instead (--frames). Where they are there, the folder of the videos need not be.
     """
     if name in datasets:
         return with_frames(_from_mypath(name, datasets[name], root), frames)
 
-    folder = Path(name).expanduser().resolve()
-    source = DataSource(name=folder.name, videos=folder, frames=folder.with_name(f"{folder.name}-frames"))
+    path = Path(name).expanduser().resolve()
+    listed = path.is_file() or path.suffix.lower() in SUFFIXES
+    source = DataSource(
+        name=path.stem if listed else path.name,
+        videos=path.parent if listed else path,
+        frames=path.with_name(f"{path.stem if listed else path.name}-frames"),
+        list=path if listed else None,
+    )
     source = with_frames(source, frames)
-    if folder.is_dir():
-        _refuse_flat_folder(folder)
-        return replace(source, layout=detect_layout(folder))
-    extracted = [source.frames] if frames else sorted(folder.parent.glob(f"{folder.name}-frames*"))
-    extracted = [path for path in extracted if path.is_dir()]
+    if path.is_file():
+        _refuse_video(path)
+        return _with_layout(source)
+    if path.is_dir():
+        _refuse_flat_folder(path)
+        return _with_layout(source)
+
+    usual = source.frames.name
+    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{usual}*"))
+    extracted = [folder for folder in extracted if folder.is_dir()]
     if extracted:
         return replace(source, layout=_layout_of(_extracted_names(extracted[0])))
+    if listed:
+        raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
     if "/" in name or "\\" in name or name.startswith("."):
         raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
     raise UsageError(
@@ -84,15 +124,15 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
 
 
 def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
-    unknown = set(entry) - {"layout", "videos", "frames", "splits", "flip", "groups"}
+    unknown = set(entry) - set(KEYS)
     if unknown:
-        raise UserError(
-            f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. "
-            "Known keys: layout, videos, frames, splits, flip, groups."
-        )
-    if "videos" not in entry:
+        raise UserError(f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. Known keys: {', '.join(KEYS)}.")
+    if "videos" not in entry and "list" not in entry:
         raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
-    videos = _path(entry["videos"], root)
+    if "classes" in entry and "list" not in entry:
+        raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
+    listed = _path(entry["list"], root) if entry.get("list") else None
+    videos = _path(entry["videos"], root) if "videos" in entry else listed.parent
     layout = entry.get("layout", "folder")
     if layout not in LAYOUTS:
         raise UserError(f"mypath.py: '{name}' has the layout '{layout}'. Known layouts: {', '.join(LAYOUTS)}.")
@@ -102,65 +142,149 @@ def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
             re.compile(groups)
         except re.error as error:
             raise UserError(f"mypath.py: groups={groups!r} of '{name}' is no regular expression: {error}.") from error
-    return DataSource(
+    beside = listed.with_name(f"{listed.stem}-frames") if listed else videos.with_name(f"{videos.name}-frames")
+    source = DataSource(
         name=name,
         videos=videos,
-        frames=_path(entry["frames"], root) if "frames" in entry else videos.with_name(f"{videos.name}-frames"),
+        frames=_path(entry["frames"], root) if "frames" in entry else beside,
         layout=layout,
         splits=_path(entry["splits"], root) if entry.get("splits") else None,
         flip=entry.get("flip"),
         groups=groups,
+        list=listed,
+        classes=_path(entry["classes"], root) if entry.get("classes") else None,
     )
+    if listed is not None and listed.is_file() and "layout" not in entry:
+        return _with_layout(source)
+    return with_lists(source)
 
 
 def _path(value: str | Path, root: Path) -> Path:
     return root / Path(value).expanduser()
 
 
+def _refuse_video(path: Path) -> None:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{path} is a single video. --dataset takes a folder of class folders, or a list (.csv, .txt).")
+
+
 def _refuse_flat_folder(folder: Path) -> None:
-    if not _subfolders(folder):
-        raise UserError(
-            f"{folder} has no folders in it. A data set is a folder of class folders: {folder.name}/<class>/<video>."
-        )
+    if not subfolders(folder):
+        why = why_no_videos(folder, folder)
+        example = f"A data set is a folder of class folders: {folder.name}/<class>/<video>."
+        raise UserError(why or f"{folder} has no folders in it. {example}")
+
+
+def _with_layout(source: DataSource) -> DataSource:
+    """ucf101 where videos are named v_<Class>_gNN_cNN, hmdb51 where they are named as HMDB51 names them; else folder.
+
+    A few that are not so named do not change it: taken as folder, the whole set would be divided without regard to its
+    groups. find_videos then says which they are. A list that says its split keeps to it.
+    """
+    if source.list is not None:
+        listed = read_video_list(source)
+        if listed.has_split:
+            return source
+        layout = _layout_of([Path(video.video).stem for video in listed.videos])
+    else:
+        layout = detect_layout(source.videos)
+    return with_lists(replace(source, layout=layout))
 
 
 def detect_layout(videos: Path) -> str:
-    """ucf101 where videos are named v_<Class>_gNN_cNN, else folder. A few that are not so named do not change it: taken
-    as folder, the whole set would be divided without regard to its groups. find_videos then says which they are."""
-    return _layout_of([path.stem for _, folder in _given_class_folders(videos) for path in _video_files(folder)])
+    return _layout_of([path.stem for _, folder in class_folders(videos) for path in video_files(folder)])
+
+
+def with_lists(source: DataSource) -> DataSource:
+    """The same data set with the folder that really holds its official lists: the one that was named, or one in it;
+    where none is named for HMDB51, which has no rule to do without, one among the videos or beside them."""
+    if source.layout not in ("ucf101", "hmdb51"):
+        return source
+    if source.splits is not None:
+        return replace(source, splits=find_lists(source.layout, source.splits) or source.splits)
+    if source.layout == "hmdb51":
+        return replace(source, splits=find_lists("hmdb51", source.videos, source.videos.parent))
+    return source
 
 
 def _extracted_names(frames: Path) -> list[str]:
     if (frames / manifest.NAME).is_file():
         return [Path(row.video).stem for row in manifest.read_manifest(frames)]
-    return [video.name for _, folder in _given_class_folders(frames) for video in _subfolders(folder)]
+    return [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
 
 
 def _layout_of(names: list[str]) -> str:
-    return "ucf101" if 2 * sum(bool(UCF101_NAME.fullmatch(name)) for name in names) > len(names) else "folder"
+    for layout, pattern in (("ucf101", UCF101_NAME), ("hmdb51", HMDB51_NAME)):
+        if 2 * sum(bool(pattern.fullmatch(name)) for name in names) > len(names):
+            return layout
+    return "folder"
 
 
 def find_videos(source: DataSource) -> list[SourceVideo]:
-    """Every file that may be a video, sorted by path. Raises UserError for a missing folder and for an empty class."""
-    if not source.videos.is_dir():
-        raise UserError(_missing_videos(source))
+    """Every file that may be a video, sorted by path; with a list, those that it names. Raises UserError for a missing
+    folder or file, for an empty class, and for lines that contradict each other. Says what it leaves out."""
+    if source.list is not None:
+        found = _listed_videos(source)
+    else:
+        if not source.videos.is_dir():
+            raise UserError(_missing_videos(source))
+        found = _videos_in_folders(source)
+    _check_groups(source, found)
+    return found
 
+
+def _videos_in_folders(source: DataSource) -> list[SourceVideo]:
     found = []
-    for given, folder in _given_class_folders(source.videos):
-        files = _video_files(folder)
+    folders = class_folders(source.videos)
+    for given, folder in folders:
+        files = video_files(folder)
         if not files:
             raise UserError(
-                f"The class folder {folder} has no videos in it (hidden files do not count). Put its videos there, or "
-                "remove the folder."
+                why_no_videos(folder, source.videos)
+                or f"The class folder {folder} has no videos in it (hidden files do not count). Put its videos there, "
+                "or remove the folder."
             )
         for path in files:
             group = group_of(source, folder.name, path.stem)
             found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, group, given))
     if not found:
-        raise UserError(f"{source.videos} has no class folders. It should look like {source.videos}/<class>/<video>.")
+        why = why_no_videos(source.videos, source.videos)
+        raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")
+    stray = stray_videos(source.videos, [folder for _, folder in folders])
+    if stray:
+        first = stray[0].relative_to(source.videos).as_posix()
+        _say(f"Note: not used, since not directly in a class folder: {count(len(stray), 'video')} (first: {first}).")
     _refuse_doubled_parts(found)
-    _check_groups(source, found)
     return found
+
+
+def read_video_list(source: DataSource) -> VideoList:
+    if not source.list.is_file():
+        raise UserError(f"There is no list {source.list}, which names the videos of '{source.name}'.")
+    listed = read_list(source.list, source.videos, source.classes)
+    for note in listed.notes:
+        _say(note)
+    return listed
+
+
+def _listed_videos(source: DataSource) -> list[SourceVideo]:
+    listed = read_video_list(source)
+    check_files(listed, source.videos)
+    named_as_ucf101 = replace(source, layout="ucf101")
+    found = []
+    for video in listed.videos:
+        stem = Path(video.video).stem
+        # the groups in UCF101's names hold, whoever divided it
+        known = source.groups is None and UCF101_NAME.fullmatch(stem)
+        group = video.group or group_of(named_as_ucf101 if known else source, video.label, stem)
+        found.append(SourceVideo(video.video, video.label, group, video.given))
+    return sorted(found, key=lambda video: video.video)
+
+
+@lru_cache
+def _say(text: str) -> None:
+    """Prints, once in a run: training asks several times for the same videos."""
+    print(text)
 
 
 def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
@@ -174,11 +298,7 @@ def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
             f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
         )
     if missed:
-        print(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
-
-
-def _video_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_video_name(path) and not path.is_dir())
+        _say(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _missing_videos(source: DataSource) -> str:
@@ -187,32 +307,14 @@ def _missing_videos(source: DataSource) -> str:
             f"mypath.py is not edited yet: it says that the videos of '{source.name}' lie in {source.videos}. "
             "Put their real folder there, or try the generated data set: --dataset demo"
         )
+    packed = packed_videos(source.videos)
+    if packed:
+        commands = unpack_commands(packed[0].parent, packed)
+        return f"There is no folder {source.videos}, but {packed[0]}, which is not unpacked. Run: {commands}"
     return (
         f"There is no folder {source.videos}, where the videos of '{source.name}' should lie. "
         "Correct it in mypath.py, or put the videos there."
     )
-
-
-def _given_class_folders(videos: Path) -> list[tuple[str, Path]]:
-    """(given part or "", class folder), by name without regard to case."""
-    folders = _subfolders(videos)
-    if folders and all(folder.name.lower() in PARTS for folder in folders) and "train" in _parts(folders):
-        return [(PARTS[part.name.lower()], folder) for part in folders for folder in _subfolders(part)]
-    return [("", folder) for folder in folders]
-
-
-def class_folders(videos: Path) -> list[Path]:
-    """The folders that hold videos, one a class (and part, where the videos are divided already)."""
-    return [folder for _, folder in _given_class_folders(videos)]
-
-
-def _parts(folders: list[Path]) -> set[str]:
-    return {PARTS[folder.name.lower()] for folder in folders}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(found, key=lambda path: (path.name.lower(), path.name))
 
 
 def _refuse_doubled_parts(videos: list[SourceVideo]) -> None:
@@ -247,8 +349,16 @@ def group_of(source: DataSource, label: str, stem: str) -> str:
 
 
 def class_names(source: DataSource, labels: set[str]) -> list[str]:
-    """Classes in the data set's own order: classInd.txt's where it lies with the lists, else alphabetical by letter,
-    not by character code (HammerThrow after Hammering, as in classInd.txt)."""
+    """Classes in the data set's own order: classInd.txt's where it lies with the lists, the class file's of a list,
+    else alphabetical by letter, not by character code (HammerThrow after Hammering, as in classInd.txt). Classes of a
+    list that are called by numbers have the order of the numbers."""
+    file = class_file(source.list, source.classes) if source.list else None
+    if file is not None:
+        names = read_class_names(file)
+        if labels <= set(names):
+            return [name for name in names if name in labels]
+    if source.list is not None and all(label.isdecimal() for label in labels):
+        return sorted(labels, key=int)
     if source.splits is not None and (source.splits / "classInd.txt").is_file():
         official = [line.split()[1] for line in read_lines(source.splits / "classInd.txt")]
         if labels <= set(official):
@@ -264,3 +374,38 @@ def read_lines(path: Path) -> list[str]:
 def with_frames(source: DataSource, frames: str | None) -> DataSource:
     """The same data set with its frames elsewhere (--frames)."""
     return replace(source, frames=Path(frames).expanduser().resolve(), frames_given=True) if frames else source
+
+
+def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
+    """Rows of a manifest with the groups that the names give, since mypath.py may have been given other ones; those of
+    a list are in the manifest already."""
+    if source.list is not None:
+        return list(rows)
+    return [_with_group(row, group_of(source, row.label, row.stem)) for row in rows]
+
+
+def _with_group(row: VideoRow, group: str) -> VideoRow:
+    return row if row.group == group else replace(row, group=group)
+
+
+def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: dict[str, int]) -> dict[str, VideoRow]:
+    """Rows of earlier runs whose videos are there with the same number of bytes and the same class, by path; with the
+    group and the part that a list gives them now."""
+    now = {video.video: video for video in videos}
+    valid = {}
+    for row in rows:
+        video = now.get(row.video)
+        if video is not None and row.source_bytes == sizes[row.video] and row.label == video.label:
+            same = (row.group, row.given) == (video.group, video.given)
+            valid[row.video] = row if same else replace(row, group=video.group, given=video.given)
+    return valid
+
+
+def changed_since(source: DataSource, seconds: float) -> bool:
+    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
+    if source.list is not None:
+        return source.list.is_file() and source.list.stat().st_mtime > seconds
+    if not source.videos.is_dir():
+        return False
+    folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]
+    return any(folder.stat().st_mtime > seconds for folder in folders)

@@ -75,7 +75,7 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
     else:
         raise UsageError(
             f"--split {split} is an official split of UCF101 or HMDB51; '{source.name}' is neither. "
-            "Use --split given (train/ val/ test/ folders) or --split random."
+            "Use --split given (train/ val/ test/ folders, or a list that says it) or --split random."
         )
 
     if "val" not in parts.values() and val == "auto":
@@ -95,9 +95,9 @@ def _ucf101_parts(source: DataSource, videos: Sequence[Video], split: str) -> tu
 def _hmdb51_parts(source: DataSource, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
     if source.splits is None:
         raise UserError(
-            f"mypath.py names no 'splits' for '{source.name}'. HMDB51's splits are in its list files: fetch "
-            "test_train_splits.rar from the HMDB51 page, unpack it, and put the folder testTrainMulti_7030_splits "
-            "there."
+            f"The splits of HMDB51 are in its list files, and there are none in {source.videos} or beside it. Fetch "
+            "test_train_splits.rar from the HMDB51 page, unpack it, and put its folder testTrainMulti_7030_splits "
+            "there, or name that in mypath.py's 'splits'; without them: --split random, which keeps films whole."
         )
     return _listed_parts(source, videos, read_hmdb51_lists(source.splits, split))
 
@@ -167,8 +167,8 @@ def _group_number(source: DataSource, video: Video) -> int:
 def _given_parts(source: DataSource, videos: Sequence[Video]) -> dict[str, str]:
     if not any(video.given for video in videos):
         raise UsageError(
-            f"--split given: '{source.name}' has no train/ and test/ folders. Use --split random, which holds whole "
-            "groups out."
+            f"--split given: '{source.name}' has no train/ and test/ folders, or no list with a column that says it. "
+            "Use --split random, which holds whole groups out."
         )
     return {video.video: video.given or "unused" for video in videos}
 

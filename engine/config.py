@@ -28,7 +28,9 @@ class TrainConfig:
     None stands for "what the model (or the data set) brings"; resolved() puts the values in.
     """
 
-    dataset: str | None = flag(None, "name in mypath.py, or a folder of class folders", metavar="NAME|FOLDER")
+    dataset: str | None = flag(
+        None, "name in mypath.py, a folder of class folders, or a list (.csv, .txt)", metavar="NAME|FOLDER|LIST"
+    )
     frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one", metavar="DIR")
     model: str | None = flag(None, "name of the network; `python -m network` lists them")
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))

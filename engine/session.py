@@ -92,7 +92,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     check_parts(frame_set, spec)
     config = replace(
         config,
-        dataset=config.dataset if config.dataset in datasets else str(source.videos),
+        dataset=config.dataset if config.dataset in datasets else source.address,
         frames=str(source.frames) if config.frames else None,
     ).resolved(spec, pick_flip(config, source), frame_set.split.name, min(num_processors(), 8))
 
