@@ -3,14 +3,16 @@
     python evaluate.py run/r3d_18-ucf101-000
     python evaluate.py run/r3d_18-ucf101-000/best.pth --num-clips 10 --crops 3 --temporal
     torchrun --nproc-per-node=4 evaluate.py run/r3d_18-ucf101-000      each process its share, each video once
+    python evaluate.py run/c3d-ucf101-000 run/c3d-ucf101-001 run/c3d-ucf101-002     one a split: mean +- deviation
 
-One answer a video: the softmax of N evenly spaced clips, averaged. Clip accuracy is another number and is named so.
+One answer a video: the softmax of N evenly spaced clips (or of every window), averaged. Clip accuracy is another number
+and is named so. What each file and key means: docs/evaluation.md
 """
 
 import argparse
-import json
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +29,20 @@ from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
 from dataloaders.splits import SPLITS
 from dataloaders.transforms import to_model_input
+from dataloaders.windows import WindowDataset
 from engine.arguments import positive
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.console import count, progress
-from engine.device import autocast, pick_device, place
+from engine.device import autocast, device_name, pick_device, place
 from engine.distributed import gather, in_turn, joined
 from engine.errors import ROOT, UserError, run_cli
 from engine.launch import is_first, processes, rank
+from engine.leaks import find_leak, knows_its_training
 from engine.metrics import topk_correct
-from engine.runs import shown, write_whole
-from engine.tracking import Tracker
+from engine.published import official_name, pretraining_of
+from engine.report import FORMAT, Analysis, is_logged, log_report, provenance, weights_hash, write_report
+from engine.runs import shown
+from engine.summary import comparable, print_record, print_splits, where
 from network import InputSpec
 
 
@@ -47,7 +53,8 @@ class Evaluation:
     top1, top5   of videos: softmax averaged over a video's clips; top5 is top-min(5, classes)
     clip_top1    of single clips
     loss         mean cross-entropy of clips
-    probs        (V, K) float64, a row a video       labels  (V,) class ids
+    probs        (V, K) float64, a row a video       labels     (V,) class ids
+    clips_right  (V,) how many of a video's clips are right, of num_clips (V,)
     """
 
     top1: float
@@ -56,6 +63,8 @@ class Evaluation:
     loss: float
     probs: np.ndarray
     labels: np.ndarray
+    clips_right: np.ndarray
+    num_clips: np.ndarray
 
     def to_dict(self) -> dict:
         return {
@@ -76,11 +85,14 @@ def evaluate(
     clips_at_once: int = 32,
     stop: Callable[[], bool] = lambda: False,
     what: str = "Evaluating",
+    videos: np.ndarray | None = None,
 ) -> Evaluation | None:
-    """Runs every video of an EvalDataset through the network. None if `stop` says so between two batches.
+    """Runs every clip of an EvalDataset through the network. None if `stop` says so between two batches.
 
-    Where several processes work together, each runs its loader's share, and all return the whole. The network is left
-    in the mode it was in. Nothing is drawn at random, so the same weights give the same numbers.
+    An item of a WindowDataset is one window: `videos` (I,) then says which video each item belongs to, and a video's
+    answer is the mean over all its clips. Where several processes work together, each runs its loader's share, and all
+    return the whole. The network is left in the mode it was in. Nothing is drawn at random, so the same weights give
+    the same numbers.
     """
     was_training = model.training
     model.eval()
@@ -90,7 +102,7 @@ def evaluate(
             if stop():
                 stopped = True
                 break
-            num_videos, num_clips = clips.shape[:2]
+            num_items, num_clips = clips.shape[:2]
             clips = clips.flatten(0, 1)  # (B * N, T, S, S, 3)
             parts = []
             for part in clips.split(clips_at_once):
@@ -98,9 +110,9 @@ def evaluate(
                     parts.append(model(to_model_input(part.to(device, non_blocking=True), spec)))
             logits = torch.cat(parts).float().cpu()  # (B * N, K)
             clip_labels = labels.repeat_interleave(num_clips)
-            hits = topk_correct(logits, clip_labels).view(num_videos, num_clips)
-            losses = F.cross_entropy(logits, clip_labels, reduction="none").view(num_videos, num_clips)
-            probs = logits.double().softmax(1).view(num_videos, num_clips, -1).mean(1)  # (B, K)
+            hits = topk_correct(logits, clip_labels).view(num_items, num_clips)
+            losses = F.cross_entropy(logits, clip_labels, reduction="none").view(num_items, num_clips)
+            probs = logits.double().softmax(1).view(num_items, num_clips, -1).mean(1)  # (B, K)
             rows.append((positions, probs, labels, hits, losses))
     finally:
         model.train(was_training)
@@ -111,15 +123,31 @@ def evaluate(
     columns = zip(*[row for share in shares for row in share], strict=True)
     positions, probs, labels, clip_hits, clip_losses = (torch.cat(column) for column in columns)
     order = positions.argsort()
-    assert torch.equal(positions[order], torch.arange(len(loader.dataset))), "each video once"
-    probs, labels = probs[order], labels[order]
+    assert torch.equal(positions[order], torch.arange(len(loader.dataset))), "each item once"
+    numbers = positions[order] if videos is None else torch.as_tensor(videos)
+    return by_video(probs[order], labels[order], numbers, clip_hits[order], clip_losses[order])
+
+
+def by_video(
+    probs: torch.Tensor, labels: torch.Tensor, videos: torch.Tensor, hits: torch.Tensor, losses: torch.Tensor
+) -> Evaluation:
+    """Of I items: (I, K) softmax, (I,) ids, (I,) numbers of their videos from 0 to V - 1, (I, N) and (I, N) of their
+    clips -> the accuracies. All items have equally many clips."""
+    clip_top1, loss = 100 * hits.double().mean().item(), losses.double().mean().item()
+    items_of = videos.bincount()  # (V,)
+    num_videos = len(items_of)
+    probs = probs.new_zeros(num_videos, probs.shape[1]).index_add_(0, videos, probs) / items_of[:, None]
+    labels = labels.new_zeros(num_videos).index_copy_(0, videos, labels)
+    clips_right = items_of.new_zeros(num_videos).index_add_(0, videos, hits.sum(1))
     return Evaluation(
         top1=100 * topk_correct(probs, labels).double().mean().item(),
         top5=100 * topk_correct(probs, labels, 5).double().mean().item(),
-        clip_top1=100 * clip_hits.double().mean().item(),
-        loss=clip_losses[order].double().mean().item(),
+        clip_top1=clip_top1,
+        loss=loss,
         probs=probs.numpy(),
         labels=labels.numpy(),
+        clips_right=clips_right.numpy(),
+        num_clips=(items_of * hits.shape[1]).numpy(),
     )
 
 
@@ -132,12 +160,15 @@ def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
 
 
 def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[str, Evaluation]]:
-    evaluations = []
-    for path in [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]:
-        trained = load_model(path)
-        place(trained.model, device)
-        frame_set = open_test_frames(trained, args.dataset, args.frames, args.split, args.on)
-        evaluations.append(evaluate_checkpoint(path, trained, frame_set, args, device))
+    """Raises UserError for a checkpoint that is refused before any of them is evaluated."""
+    paths = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]
+    trials = [prepare(path, args) for path in paths]
+    evaluations, records = [], []
+    for trial in trials:
+        results, record = evaluate_checkpoint(trial, args, device)
+        evaluations.append(results)
+        records.append(record)
+    print_splits(records)
     return evaluations
 
 
@@ -148,24 +179,75 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--frames", help="folder of the extracted frames, where it is not the usual one")
     parser.add_argument("--split", choices=SPLITS, help="another split than the run's")
     parser.add_argument("--on", choices=("test", "val"), default="test", help="which videos (default: test)")
-    parser.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips a video (default: 10)")
+    clips = parser.add_mutually_exclusive_group()
+    clips.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips a video (default: 10)")
+    clips.add_argument(
+        "--windows", type=positive, metavar="STEP", help="every clip that fits, STEP frames apart (C3D's paper: 8)"
+    )
     parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1, the centre, or 3 (default: 1)")
     parser.add_argument("--temporal", action="store_true", help="also with frames shuffled, reversed and frozen")
+    parser.add_argument(
+        "--allow-leak", action="store_true", help="evaluate on recordings that were trained on, and mark the number"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results instead of the run's")
     parser.add_argument("--batch-size", type=positive, default=32, help="clips at once (default: 32)")
     parser.add_argument("--workers", type=positive, default=min(num_processors(), 8), help="threads that read clips")
     parser.add_argument("--device", default="auto", help="cuda, mps, cpu (default: the best there is)")
     return parser.parse_args(argv)
 
 
-def open_test_frames(
-    trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None, part: str = "test"
-) -> FrameSet:
-    """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
+@dataclass(frozen=True)
+class Trial:
+    """A checkpoint and the videos it is to be tested on.
 
-    Raises UserError where classes differ, and where the videos of `part` are of recordings that the checkpoint has
-    seen in training (for the test list: or in validation).
+    own   these are the videos that its run left for testing (or, with --on val, for validation)
+    leak  why the result will mean nothing, where --allow-leak wants it all the same
     """
-    config, seen = trained.checkpoint["config"], trained.checkpoint.get("split") or {}
+
+    path: Path
+    frame_set: FrameSet
+    own: bool
+    leak: str | None
+
+    def folder(self, output: Path | None, several: bool) -> Path:
+        if output is None:
+            return self.path.parent
+        return output / self.path.parent.name if several else output
+
+    def stem(self, part: str) -> str:
+        """test or val for what a run's best.pth is for, and longer names for all else, so that nothing is overwritten:
+        last-test of its last.pth, test-ucf101-split2 on another split or data set."""
+        of_run = self.path.name == "best.pth" and (self.path.parent / "config.json").is_file()
+        other = f"-{self.frame_set.source.name}-split{self.frame_set.split.name}"
+        return ("" if of_run else f"{self.path.stem}-") + part + ("" if self.own else other)
+
+
+def prepare(path: Path, args: argparse.Namespace) -> Trial:
+    """Raises UserError where the classes differ, where there is nothing to test on, and, without --allow-leak, where
+    the checkpoint has seen the recordings that it is to be tested on."""
+    trained = load_model(path)
+    checkpoint = trained.checkpoint
+    frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
+    if not frame_set.part(args.on):
+        raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {args.on} videos.")
+    if not knows_its_training(checkpoint):
+        print("Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed.")
+    same_data = args.dataset in (None, checkpoint["config"].get("dataset"))
+    leak = find_leak(checkpoint, frame_set, args.on, same_data)
+    if leak and not args.allow_leak:
+        raise UserError(
+            f"{leak[0].upper()}{leak[1:]}, so its accuracy there would mean nothing. Evaluate it on the split it was "
+            f"trained for, {checkpoint['split'].get('name')}, with the videos it had then; --allow-leak gives the "
+            "number all the same, and marks it."
+        )
+    own = same_data and frame_set.split.hash == (checkpoint.get("split") or {}).get("hash")
+    return Trial(path, frame_set, own, leak)
+
+
+def open_test_frames(trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None) -> FrameSet:
+    """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
+    Raises UserError where classes differ."""
+    config = trained.checkpoint["config"]
     if not (dataset or config.get("dataset")):
         raise UserError("This checkpoint does not say which data set it was trained on. Name one: --dataset")
     frames = frames or (config.get("frames") if dataset is None else None)
@@ -177,22 +259,6 @@ def open_test_frames(
     frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
         raise UserError(_other_classes(trained.classes, frame_set))
-
-    if not seen.get("training_groups"):
-        print("Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed.")
-    # names of recordings mean the same in another folder only where the data set gives them out, as UCF101 does
-    if dataset is None or source.layout in ("ucf101", "hmdb51"):
-        groups = set(seen.get("seen_groups", [])) if part == "test" else set()  # by the weights that it began with
-        if frame_set.split.hash != seen.get("hash"):
-            groups |= set(seen.get("training_groups", []))
-            groups |= set(seen.get("validation_groups", [])) if part == "test" else set()
-        shared = sorted(groups & {row.group for row in frame_set.part(part)})
-        if shared:
-            raise UserError(
-                f"This checkpoint has seen {len(shared)} of the recordings that split {frame_set.split.name} has for "
-                f"{part} (first: {shared[0]}), so its accuracy there would mean nothing. Evaluate it on the split it "
-                f"was trained for, {seen.get('name')}, with the videos it had then."
-            )
     return frame_set
 
 
@@ -210,73 +276,91 @@ def _other_classes(classes: list[str], frame_set: FrameSet) -> str:
 
 
 def evaluate_checkpoint(
-    path: Path, trained: TrainedModel, frame_set: FrameSet, args: argparse.Namespace, device: torch.device
-) -> dict[str, Evaluation]:
-    """Evaluates, prints, and leaves test.json and test/... tags in the run's folder. -> {frame order: Evaluation}"""
-    results = {}
+    trial: Trial, args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, Evaluation], dict]:
+    """Evaluates, prints, and leaves the results in the run's folder. -> {frame order: Evaluation}, and the record"""
+    trained = load_model(trial.path)
+    hashed = weights_hash(trained.model)
+    place(trained.model, device)
+    folder = trial.folder(args.output, several=len(args.checkpoints) > 1)
+    folder.mkdir(parents=True, exist_ok=True)  # said before the work, where it cannot be written
+
+    results, seconds = {}, {}
     for order in FRAME_ORDERS if args.temporal else FRAME_ORDERS[:1]:
-        dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips, args.crops, order)
-        if not len(dataset):
-            raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {args.on} videos.")
-        views = args.num_clips * args.crops
-        plan = EvalPlan(len(dataset), max(args.batch_size // views, 1), rank(), processes())
+        dataset = build_dataset(trial.frame_set, trained.input_spec, args, order)
+        plan = EvalPlan(len(dataset), max(args.batch_size // dataset.clip_shape[0], 1), rank(), processes())
         loader = ClipLoader(dataset, plan.batch_size, args.workers, device.type == "cuda", plan)
+        videos = dataset.videos if args.windows else None
+        start = time.monotonic()
         results[order] = evaluate(
-            trained.model, loader, trained.input_spec, device, clips_at_once=args.batch_size, what=f"Evaluating {order}"
+            trained.model,
+            loader,
+            trained.input_spec,
+            device,
+            clips_at_once=args.batch_size,
+            what=f"Evaluating {order}",
+            videos=videos,
         )
+        seconds[order] = time.monotonic() - start
 
-    normal = results["normal"]
-    print(
-        f"{shown(path)} ({trained.name}) on {frame_set.source.name}, split {frame_set.split.name}, {args.on}: "
-        f"{count(len(normal.labels), 'video')}, {count(args.num_clips, 'clip')} x {count(args.crops, 'crop')}"
-    )
-    k = min(5, len(trained.classes))
-    print(
-        f"  video top-1  {normal.top1:6.2f}\n"
-        f"  video top-{k}  {normal.top5:6.2f}\n"
-        f"  clip top-1   {normal.clip_top1:6.2f}"
-    )
-    if args.temporal:
-        print("  video top-1 by order of the frames:")
-        for order, result in results.items():
-            print(f"    {order:10} {result.top1:6.2f}")
-    if args.on == "test" and is_first():
-        _record(path, trained, frame_set, args, results)
-    return results
-
-
-def _record(
-    path: Path,
-    trained: TrainedModel,
-    frame_set: FrameSet,
-    args: argparse.Namespace,
-    results: dict[str, Evaluation],
-) -> None:
-    """test.json beside the checkpoint of a run, and the tags test/... once for each state of the run."""
-    run_dir = path.parent
-    own = frame_set.split.hash == (trained.checkpoint.get("split") or {}).get("hash")
-    if not own or not (run_dir / "config.json").is_file():
-        return
-    normal, step = results["normal"], trained.checkpoint.get("step", 0)
+    normal, checkpoint = results["normal"], trained.checkpoint
+    analysis = Analysis(trial.frame_set, args.on, normal.probs, normal.labels, normal.clips_right, normal.num_clips)
+    numbers, pretraining = analysis.numbers(), pretraining_of(checkpoint["config"])
     record = {
-        "checkpoint": path.name,
-        "step": step,
-        "dataset": frame_set.source.name,
-        "split": frame_set.split.name,
-        "num_clips": args.num_clips,
+        "format": FORMAT,
+        "checkpoint": trial.path.name,
+        "weights_hash": hashed,
+        "model": trained.name,
+        "parameters": sum(value.numel() for value in trained.model.parameters()),
+        "weights": checkpoint["config"].get("weights"),
+        "pretraining": None if checkpoint.get("pretrained") else pretraining,
+        "epoch": checkpoint.get("epoch", 0),
+        "step": checkpoint.get("step", 0),
+        "dataset": trial.frame_set.source.name,
+        "official": official_name(trial.frame_set),
+        "split": trial.frame_set.split.name,
+        "split_hash": trial.frame_set.split.hash,
+        "part": args.on,
+        "leak": trial.leak,
+        "training_known": knows_its_training(checkpoint),
+        "num_clips": None if args.windows else args.num_clips,
+        "windows": args.windows,
         "crops": args.crops,
+        "input_spec": trained.input_spec.to_dict(),
         **normal.to_dict(),
+        **numbers,
+        "temporal": {order: result.top1 for order, result in results.items()} if args.temporal else None,
+        "device": device_name(device),
+        "seconds": seconds["normal"],
+        "clips_per_second": numbers["num_clips_total"] / seconds["normal"],
+        **provenance(),
     }
-    if args.temporal:
-        record["temporal"] = {order: result.top1 for order, result in results.items()}
-    file = run_dir / "test.json"
-    logged = file.is_file() and f'"step": {step},' in file.read_text(encoding="utf-8", errors="replace")
-    write_whole(file, json.dumps(record, indent=2) + "\n")
-    if not logged:
-        tracker = Tracker(run_dir)
-        tags = {"test/top1": normal.top1, "test/top5": normal.top5, "test/clip_top1": normal.clip_top1}
-        tracker.scalars(tags, step)
-        tracker.close()
+    record["published"] = [asdict(row) for row in comparable(record)]
+    print_record(trial.path, record)
+
+    if is_first():
+        write(folder, trial, args, record, analysis)
+    return results, record
+
+
+def write(folder: Path, trial: Trial, args: argparse.Namespace, record: dict, analysis: Analysis) -> None:
+    """Files, and the tags test/... once for each result of what the run is for."""
+    stem = trial.stem(args.on)
+    file = folder / f"{stem}.json"
+    logged = is_logged(file, record)
+    title = f"{record['model']} on {where(record)}: video top-1 {record['top1']:.1f} %"
+    pictures = write_report(folder, stem, record, analysis, title)
+    if stem == "test" and args.output is None and not logged:
+        log_report(folder, record, analysis, pictures)
+    print(f"  {shown(file)}, and tables and pictures in {shown(folder / stem)}/")
+
+
+def build_dataset(
+    frame_set: FrameSet, spec: InputSpec, args: argparse.Namespace, order: str
+) -> EvalDataset | WindowDataset:
+    if args.windows:
+        return WindowDataset(frame_set, spec, args.on, args.windows, args.crops, order)
+    return EvalDataset(frame_set, spec, args.on, args.num_clips, args.crops, order)
 
 
 if __name__ == "__main__":

@@ -51,3 +51,12 @@ def uniform_starts(num_frames: int, span: int, num_clips: int) -> list[int]:
     if num_clips == 1:
         return [last // 2]
     return [last * clip // (num_clips - 1) for clip in range(num_clips)]
+
+
+def window_starts(num_frames: int, span: int, step: int) -> list[int]:
+    """Starts of every window, `step` frames apart: floor((num_frames - span) / step) + 1 of them, the last one that
+    fits included; one, from the beginning, where the video is shorter than a window.
+
+    num_frames=32, span=16, step=8      0 8 16
+    """
+    return list(range(0, max(num_frames - span, 0) + 1, step))

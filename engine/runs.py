@@ -64,11 +64,11 @@ def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
     return (run_dir, done) if was_restarted() or not done else None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes to a temporary name and renames, so that a reader finds the old text or the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes to a temporary name and renames, so that a reader finds the old content or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
