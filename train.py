@@ -137,9 +137,10 @@ def finish_epoch(
     save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
 
     val = f"val top1 {validation.top1:5.1f} (best {progress.best_top1:5.1f})" if validation else "no validation"
+    top1 = "" if math.isnan(train_top1) else f"  top1 {train_top1:5.1f}"
     left = seconds * (run.config.epochs - progress.epoch)
     print(
-        f"epoch {progress.epoch:3}/{run.config.epochs}  loss {train_loss:6.3f}  top1 {train_top1:5.1f}  {val}  "
+        f"epoch {progress.epoch:3}/{run.config.epochs}  loss {train_loss:6.3f}{top1}  {val}  "
         f"{clips_per_second:6.1f} clips/s  data wait {100 * data_wait:2.0f} %  left {duration(left)}",
         flush=True,
     )

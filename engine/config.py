@@ -14,6 +14,8 @@ from network import INPUTS, InputSpec, model_entry
 from network.weights import model_named_by
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
+# what trains nothing but the network on its clips
+PLAIN = {"label_smoothing": 0.0, "class_weights": "none", "mixup": 0.0, "cutmix": 0.0}
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
 
@@ -56,6 +58,12 @@ class TrainConfig:
     freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
     head_lr_scale: float = flag(10.0, "new layers of a model with --weights learn at this many times --lr")
     dropout: float | None = flag(None, "before the last layer")
+    label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
+    class_weights: str | None = flag(
+        None, "balanced: clips of rare classes count more, by inverse frequency", choices=("none", "balanced")
+    )
+    mixup: float | None = flag(None, "blend clips, with shares from Beta(ALPHA, ALPHA), such as 0.2", metavar="ALPHA")
+    cutmix: float | None = flag(None, "put boxes of clips into others, such as 1", metavar="ALPHA")
     pool5: str | None = flag(None, "of the C3Ds: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"))
     model_options: str | None = flag(
         None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm", metavar="NAME=VALUE,..."
@@ -83,6 +91,9 @@ class TrainConfig:
             ("weight_decay", 0),
             ("head_lr_scale", 0),
             ("dropout", 0),
+            ("label_smoothing", 0),
+            ("mixup", 0),
+            ("cutmix", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -98,8 +109,9 @@ class TrainConfig:
                 raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
-        if self.dropout is not None and self.dropout >= 1:
-            raise UsageError(f"--dropout must be smaller than 1, but is {self.dropout}.")
+        for name in ("dropout", "label_smoothing"):
+            if (getattr(self, name) or 0) >= 1:
+                raise UsageError(f"{_flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
         if self.freeze != "none" and not self.weights and not self.resume:
             raise UsageError(f"--freeze {self.freeze} keeps weights that are there; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
@@ -112,8 +124,10 @@ class TrainConfig:
         defaults = model_entry(self.model).defaults
         epochs = self.epochs or defaults.epochs
         warmup = self.warmup_epochs
+        recipe = {name: value for name, value in PLAIN.items() if getattr(self, name) is None}
         return replace(
             self,
+            **recipe,
             epochs=epochs,
             batch_size=self.batch_size or defaults.batch_size,
             lr=self.lr or defaults.lr,
@@ -162,7 +176,7 @@ class TrainConfig:
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
         try:
-            return cls(**values)
+            return cls(**PLAIN | values)  # what came later was off before
         except TypeError as error:
             raise UserError(f"The settings of this run are damaged: {error}.") from error
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection
 
+import numpy as np
 import torch
 import torch.nn as nn
 
@@ -34,6 +35,16 @@ def build_optimizer(model: nn.Module, config: TrainConfig, new: Collection[str] 
         return torch.optim.SGD(settings, lr=config.lr, momentum=0.9, fused=fused)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(settings, lr=config.lr, fused=fused)
+
+
+def balance(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    """(N,) ids of the training clips -> (num_classes,) weights by inverse frequency, 1 in the mean over the clips.
+
+    As scikit-learn's "balanced": N / (classes with clips * clips of the class). A class without clips has 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = np.divide(len(labels), counts * (counts > 0).sum(), out=np.zeros(num_classes), where=counts > 0)
+    return torch.from_numpy(weights).float()
 
 
 class Schedule:

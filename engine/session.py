@@ -29,7 +29,8 @@ from engine.console import count
 from engine.device import autocast, cudnn_warning, device_name, pick_amp, pick_device, place
 from engine.errors import ROOT, UserError
 from engine.metrics import Mean
-from engine.optim import Schedule, build_optimizer
+from engine.mixing import Mixing
+from engine.optim import Schedule, balance, build_optimizer
 from engine.runs import create_run_dir, shown
 from engine.tracking import Tracker
 from network import InputSpec, create_model, freeze, input_spec, model_entry
@@ -68,6 +69,8 @@ class Run:
     val_loader: ClipLoader | None
     model: nn.Module
     forward: Callable[[torch.Tensor], torch.Tensor]  # the model, compiled where that was asked for
+    mixing: Mixing
+    class_weights: torch.Tensor | None  # (K,) on the device
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -242,6 +245,10 @@ def build_run(
         val_loader=val_loader,
         model=model,
         forward=torch.compile(model) if config.compile else model,
+        mixing=Mixing(config.mixup, config.cutmix, config.seed),
+        class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
+        if config.class_weights == "balanced"
+        else None,
         optimizer=build_optimizer(model, config, new),
         schedule=Schedule(config, train_loader.plan.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),

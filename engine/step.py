@@ -34,24 +34,31 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
     run.optimizer.zero_grad(set_to_none=True)
 
     total, waited = torch.zeros((), device=run.device), 0.0
-    for _ in range(plan.num_batches(step)):
+    for number in range(plan.first_batch(step), plan.first_batch(step) + plan.num_batches(step)):
         asked = time.monotonic()
         batch = next(batches)
         waited += time.monotonic() - asked
         clips, labels, mirrored = (part.to(run.device, non_blocking=True) for part in batch)
         x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)  # (B, 3, T, S, S)
+        targets = labels
+        if run.mixing:
+            drawn = run.mixing.draw(progress.epoch, plan.num_items)[list(plan[number])]
+            x, targets = run.mixing.mix(x, labels, len(run.frame_set.classes), drawn)
         if progress.step == 0 and progress.loss.count == 0:
             run.tracker.clips(x, run.spec, 0)
 
         with autocast(run.device, run.amp):
             logits = run.forward(x)  # (B, K)
-            losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
+            losses = F.cross_entropy(
+                logits, targets, run.class_weights, label_smoothing=run.config.label_smoothing, reduction="none"
+            )  # (B,)
         loss = losses.sum() / num_clips
         run.scaler.scale(loss).backward()
 
         total += loss.detach()
         progress.loss.add(losses)
-        progress.top1.add(100 * topk_correct(logits, labels))
+        if not run.mixing:  # a mixed clip has no one right answer
+            progress.top1.add(100 * topk_correct(logits, labels))
     run.scaler.step(run.optimizer)
     run.scaler.update()
     return Step(total, lr, num_clips, waited)

@@ -42,7 +42,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
             "--accumulate": "2",
-        "--input": "diff",
+        "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
 
@@ -62,8 +62,8 @@ def test_config_survives_json_and_a_setting_of_another_version_is_named(tmp_path
     CONFIG.save(tmp_path / "config.json")
     values = json.loads((tmp_path / "config.json").read_text())
     assert TrainConfig.from_dict(values) == CONFIG
-    with pytest.raises(UserError, match="another version.*'mixup'"):
-        TrainConfig.from_dict(values | {"mixup": 0.2})
+    with pytest.raises(UserError, match="another version.*'momentum'"):
+        TrainConfig.from_dict(values | {"momentum": 0.2})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""What lifts accuracy: each flag does to loss, clips and weights what it says."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train
+from engine import step as step_script
+from engine.config import TrainConfig
+from engine.errors import UsageError
+from engine.mixing import Mixing, box_of
+from engine.optim import balance
+from engine.tracking import read_metrics
+from tests.test_engine import read_events
+from tests.test_train import TINY, assert_equal_weights, one_thread, run_tiny, stop_after, weights_of  # noqa: F401
+
+LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2])
+
+
+def clips_that_name_themselves(size: int = 16) -> torch.Tensor:
+    """(8, 3, 4, size, size): clip i has the value i everywhere."""
+    return torch.arange(8.0).view(8, 1, 1, 1, 1).expand(8, 3, 4, size, size).contiguous()
+
+
+# loss
+
+
+def losses_of(monkeypatch, **settings) -> tuple[list, dict]:
+    """What F.cross_entropy is given in a run of one epoch, and gives."""
+    calls = []
+    inside = F.cross_entropy
+
+    def note(logits, targets, *args, **options):
+        calls.append((logits.detach().clone(), targets.clone(), inside(logits, targets, *args, **options)))
+        return calls[-1][2]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step_script.F, "cross_entropy", note)
+        run_dir = run_tiny(epochs=1, val="none", **settings)
+    assert calls
+    return calls, read_metrics(run_dir)[-1]
+
+
+def test_label_smoothing_gives_a_share_of_the_target_to_all_classes(toy_project, monkeypatch):
+    calls, record = losses_of(monkeypatch, label_smoothing=0.3)
+    for logits, labels, losses in calls:
+        targets = 0.7 * F.one_hot(labels, 3) + 0.1
+        assert torch.allclose(losses, -(targets * logits.log_softmax(1)).sum(1), atol=1e-6)
+    assert record["train/loss"] == pytest.approx(torch.cat([losses for _, _, losses in calls]).mean().item(), rel=1e-5)
+    assert "train/top1" in record
+
+
+def test_balanced_weights_are_inverse_frequencies_with_a_mean_of_one_over_the_clips():
+    labels = np.array([0, 0, 0, 0, 0, 0, 2, 2, 3])
+    weights = balance(labels, 5)
+    assert weights.tolist() == pytest.approx([0.5, 0, 1.5, 3, 0])
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+def test_clips_of_rare_classes_count_more_where_that_is_asked_for(toy_project, monkeypatch):
+    monkeypatch.setattr("engine.session.balance", lambda labels, num_classes: torch.tensor([1.0, 2.0, 4.0]))
+    calls, _ = losses_of(monkeypatch, class_weights="balanced")
+    for logits, labels, losses in calls:
+        expected = torch.tensor([1.0, 2.0, 4.0])[labels] * F.cross_entropy(logits, labels, reduction="none")
+        assert torch.allclose(losses, expected, atol=1e-6)
+
+
+# mixed clips
+
+
+def test_mixup_blends_with_the_neighbour_and_the_targets_as_the_clips():
+    mixing = Mixing(mixup=0.4)
+    x, targets = mixing.mix(clips_that_name_themselves(), LABELS, 3, mixing.draw(0, 20)[4:12])
+    own = mixing.draw(0, 20)[4:12, 1]
+    before = np.roll(np.arange(8), 1)
+    for clip in range(8):
+        value = own[clip] * clip + (1 - own[clip]) * before[clip]
+        assert torch.allclose(x[clip], torch.full_like(x[clip], value), atol=1e-5), "all frames and pixels alike"
+        expected = own[clip] * F.one_hot(LABELS[clip], 3) + (1 - own[clip]) * F.one_hot(LABELS[before[clip]], 3)
+        assert torch.allclose(targets[clip], expected.float(), atol=1e-6)
+    assert torch.allclose(targets.sum(1), torch.ones(8))
+
+
+def test_cutmix_puts_one_box_into_all_frames_and_its_pixels_decide_the_targets():
+    mixing = Mixing(cutmix=1.0, seed=3)
+    x, targets = mixing.mix(clips_that_name_themselves(), LABELS, 3, mixing.draw(1, 8))
+    shares = []
+    for clip in range(8):
+        here, there = float(clip), float((clip - 1) % 8)
+        assert set(x[clip].unique().tolist()) <= {here, there}
+        cut = x[clip] == there
+        assert (cut == cut[:1, :1]).all(), "the same for all channels and frames"
+        rows, columns = cut[0, 0].any(1), cut[0, 0].any(0)
+        assert torch.equal(cut[0, 0], rows[:, None] & columns), "a box"
+        share = cut[0, 0].float().mean().item()
+        expected = (1 - share) * F.one_hot(LABELS[clip], 3) + share * F.one_hot(LABELS[(clip - 1) % 8], 3)
+        assert torch.allclose(targets[clip], expected, atol=1e-6)
+        shares.append(share)
+    assert 0.05 < np.mean(shares) < 0.6 and np.ptp(shares) > 0.1
+
+
+def test_a_box_has_the_area_that_is_not_the_clips_own_unless_the_rim_cuts_it_off():
+    boxes = box_of(np.array([[0.75, 0.5, 0.5], [0.75, 0.0, 0.5], [1.0, 0.5, 0.5], [0.0, 0.5, 0.5]]), 40, 80)
+    assert boxes.tolist() == [[10, 30, 20, 60], [0, 10, 20, 60], [20, 20, 40, 40], [0, 40, 0, 80]]
+
+
+def test_both_ways_of_mixing_share_the_clips_and_draws_belong_to_seed_and_epoch():
+    both = Mixing(0.2, 1.0, seed=1)
+    assert 400 < both.draw(0, 1000)[:, 0].sum() < 600
+    assert np.array_equal(both.draw(0, 50), Mixing(0.2, 1.0, seed=1).draw(0, 50))
+    assert not np.array_equal(both.draw(0, 50), both.draw(1, 50))
+    assert not np.array_equal(both.draw(0, 50), Mixing(0.2, 1.0, seed=2).draw(0, 50))
+    assert np.median(np.abs(Mixing(mixup=0.2).draw(0, 1000)[:, 1] - 0.5)) > 0.35, (
+        "a small alpha mixes most clips little"
+    )
+    assert not Mixing() and Mixing(mixup=0.2) and Mixing(cutmix=1.0)
+
+
+def test_mixed_runs_log_no_training_accuracy_and_go_on_bit_for_bit(toy_project, monkeypatch, capsys):
+    settings = {"mixup": 0.3, "cutmix": 1.0, "label_smoothing": 0.1}
+    whole = run_tiny(**settings, workers=2)
+    record = read_metrics(whole)[-1]
+    assert "train/top1" not in record and "val/top1" in record and math.isfinite(record["train/loss"])
+    assert "train/top1" not in read_events(whole).Tags()["scalars"]
+    assert "nan" not in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(train.Stopped):
+            run_tiny(**settings, name="stopped", workers=0)
+    assert_equal_weights(whole / "last.pth", train.main(TrainConfig(resume="stopped")) / "last.pth")
+    plain = run_tiny()
+    assert not torch.equal(weights_of(plain / "last.pth")["fc.weight"], weights_of(whole / "last.pth")["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"label_smoothing": 1.0}, "--label-smoothing must be smaller than 1"),
+        ({"mixup": -0.1}, "--mixup must be at least 0"),
+        ({"class_weights": "inverse"}, "--class-weights is 'inverse'. It can be none, balanced"),
+    ],
+)
+def test_wrong_settings_are_refused_in_the_users_words(values, message):
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**values)
