@@ -58,11 +58,9 @@ def fit(run: Run, stop: StopRequest) -> None:
         while progress.epoch < run.config.epochs:
             epoch_start = time.monotonic()
             clips_per_second, data_wait = train_one_epoch(run, stop)
-            validation = None
+            validation = averaged = None
             if run.val_loader is not None and not stop.signum:
-                validation = evaluate(
-                    run.model, run.val_loader, run.spec, run.device, run.amp, run.config.batch_size, stop, "Validating"
-                )
+                validation, averaged = validate(run, stop)
             if stop.signum:
                 check_weights(run)
                 save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
@@ -71,7 +69,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                     f"Stopped by {signal.Signals(stop.signum).name} after step {progress.step}. "
                     f"To go on: python train.py --resume {shown(run.run_dir)}",
                 )
-            finish_epoch(run, validation, clips_per_second, data_wait, time.monotonic() - epoch_start)
+            finish_epoch(run, validation, averaged, clips_per_second, data_wait, time.monotonic() - epoch_start)
     finally:
         run.tracker.close()
 
@@ -103,18 +101,34 @@ def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
     return (num_clips / seconds, waited / seconds) if num_clips else (math.nan, math.nan)
 
 
+def validate(run: Run, stop: StopRequest) -> tuple[Evaluation | None, Evaluation | None]:
+    """Of the weights as they are, and of their moving average where one is kept."""
+    how = (run.val_loader, run.spec, run.device, run.amp, run.config.batch_size, stop, "Validating")
+    validation, averaged = evaluate(run.model, *how), None
+    if run.average is not None and not stop.signum:
+        with run.average.in_place_of(run.model):
+            averaged = evaluate(run.model, *how)
+    return validation, averaged
+
+
 def finish_epoch(
-    run: Run, validation: Evaluation | None, clips_per_second: float, data_wait: float, seconds: float
+    run: Run,
+    validation: Evaluation | None,
+    averaged: Evaluation | None,
+    clips_per_second: float,
+    data_wait: float,
+    seconds: float,
 ) -> None:
     """Counts the epoch: best.pth where it is the best so far, the records, and last.pth at the end, so that a run that
-    is killed in between makes this epoch again and loses nothing."""
-    progress = run.progress
+    is killed in between makes this epoch again and loses nothing. Where a moving average is kept, it is what evaluation
+    and inference use, so its validation says which epoch is the best."""
+    progress, judged = run.progress, averaged or validation
     check_weights(run, validation)
     progress.epoch += 1
     train_loss, train_top1 = progress.loss.value(), progress.top1.value()
-    if validation is None or _is_better(validation, progress):
-        if validation is not None:
-            progress.best_top1, progress.best_loss = validation.top1, validation.loss
+    if judged is None or _is_better(judged, progress):
+        if judged is not None:
+            progress.best_top1, progress.best_loss = judged.top1, judged.loss
         save_checkpoint(run.run_dir / "best.pth", checkpoint_content(run, for_resume=False))
 
     scalars = {"train/top1": train_top1, "time/clips_per_second": clips_per_second, "time/data_wait": data_wait}
@@ -129,6 +143,8 @@ def finish_epoch(
             "val/clip_top1": validation.clip_top1,
             "best/val_top1": progress.best_top1,
         }
+    if averaged is not None:
+        scalars |= {"val/ema_top1": averaged.top1, "val/ema_loss": averaged.loss}
     run.tracker.scalars(scalars, progress.step)
     numbers = {tag: value for tag, value in scalars.items() if not math.isnan(value)}
     run.tracker.epoch({"epoch": progress.epoch - 1, "step": progress.step, **numbers, "train/loss": train_loss})
@@ -136,7 +152,8 @@ def finish_epoch(
     progress.loss, progress.top1 = Mean(run.device), Mean(run.device)
     save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
 
-    val = f"val top1 {validation.top1:5.1f} (best {progress.best_top1:5.1f})" if validation else "no validation"
+    ema = f", of the average {averaged.top1:5.1f}" if averaged else ""
+    val = f"val top1 {validation.top1:5.1f}{ema} (best {progress.best_top1:5.1f})" if validation else "no validation"
     top1 = "" if math.isnan(train_top1) else f"  top1 {train_top1:5.1f}"
     left = seconds * (run.config.epochs - progress.epoch)
     print(

@@ -15,7 +15,7 @@ from network.weights import model_named_by
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 # what trains nothing but the network on its clips
-PLAIN = {"label_smoothing": 0.0, "class_weights": "none", "mixup": 0.0, "cutmix": 0.0}
+PLAIN = {"label_smoothing": 0.0, "class_weights": "none", "mixup": 0.0, "cutmix": 0.0, "ema": 0.0}
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
 
@@ -68,6 +68,7 @@ class TrainConfig:
     model_options: str | None = flag(
         None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm", metavar="NAME=VALUE,..."
     )
+    ema: float | None = flag(None, "also keep a moving average of the weights, such as 0.999", metavar="DECAY")
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
@@ -94,6 +95,7 @@ class TrainConfig:
             ("label_smoothing", 0),
             ("mixup", 0),
             ("cutmix", 0),
+            ("ema", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -109,7 +111,7 @@ class TrainConfig:
                 raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
-        for name in ("dropout", "label_smoothing"):
+        for name in ("dropout", "label_smoothing", "ema"):
             if (getattr(self, name) or 0) >= 1:
                 raise UsageError(f"{_flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
         if self.freeze != "none" and not self.weights and not self.resume:

@@ -27,6 +27,7 @@ from engine.checkpoint import (
 from engine.config import TrainConfig
 from engine.console import count
 from engine.device import autocast, cudnn_warning, device_name, pick_amp, pick_device, place
+from engine.ema import WeightAverage
 from engine.errors import ROOT, UserError
 from engine.metrics import Mean
 from engine.mixing import Mixing
@@ -71,6 +72,7 @@ class Run:
     forward: Callable[[torch.Tensor], torch.Tensor]  # the model, compiled where that was asked for
     mixing: Mixing
     class_weights: torch.Tensor | None  # (K,) on the device
+    average: WeightAverage | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -163,6 +165,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     run = build_run(config, path.parent, device, amp, spec, frame_set, model, new, seen, progress)
     run.optimizer.load_state_dict(checkpoint["optimizer"])  # after the model has moved: its state goes along
     run.scaler.load_state_dict(checkpoint["scaler"])
+    if run.average is not None:
+        run.average.load(checkpoint["ema"])
     run.progress.loss.load(checkpoint["means"]["loss"])
     run.progress.top1.load(checkpoint["means"]["top1"])
     restore_random_state(checkpoint["random"])
@@ -249,6 +253,7 @@ def build_run(
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
         if config.class_weights == "balanced"
         else None,
+        average=WeightAverage(model, config.ema) if config.ema else None,
         optimizer=build_optimizer(model, config, new),
         schedule=Schedule(config, train_loader.plan.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
@@ -267,7 +272,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     content = {
         "model": run.model.state_dict(),
         "model_options": run.model.options,
-        "ema": None,
+        "ema": run.average.state if run.average else None,
         "epoch": progress.epoch,
         "step": progress.step,
         "best_top1": progress.best_top1,

@@ -61,4 +61,6 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
             progress.top1.add(100 * topk_correct(logits, labels))
     run.scaler.step(run.optimizer)
     run.scaler.update()
+    if run.average is not None:
+        run.average.update(run.model, progress.step)
     return Step(total, lr, num_clips, waited)

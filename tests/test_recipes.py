@@ -7,13 +7,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import evaluate as evaluate_script
 import train
 from engine import step as step_script
+from engine.checkpoint import load_model
 from engine.config import TrainConfig
+from engine.ema import WeightAverage
 from engine.errors import UsageError
 from engine.mixing import Mixing, box_of
 from engine.optim import balance
 from engine.tracking import read_metrics
+from network import create_model
 from tests.test_engine import read_events
 from tests.test_train import TINY, assert_equal_weights, one_thread, run_tiny, stop_after, weights_of  # noqa: F401
 
@@ -135,10 +139,66 @@ def test_mixed_runs_log_no_training_accuracy_and_go_on_bit_for_bit(toy_project, 
     assert not torch.equal(weights_of(plain / "last.pth")["fc.weight"], weights_of(whole / "last.pth")["fc.weight"])
 
 
+# moving average of the weights
+
+
+def test_the_average_follows_the_weights_and_copies_what_is_counted():
+    model = create_model("r3d_10", 2)
+    average = WeightAverage(model, 0.5)
+    expected = model.fc.weight.detach().clone()
+    for step in range(6):
+        with torch.no_grad():
+            model.fc.weight.add_(torch.randn_like(model.fc.weight))
+            model.stem[1].running_mean.add_(1.0)
+            model.stem[1].num_batches_tracked.add_(1)
+        average.update(model, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.fc.weight.detach()
+    assert torch.allclose(average.state["fc.weight"], expected, atol=1e-6)
+    assert average.state["stem.1.num_batches_tracked"] == 6
+    assert 4 < average.state["stem.1.running_mean"][0] < 6
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    with average.in_place_of(model):
+        assert torch.equal(model.fc.weight, average.state["fc.weight"])
+    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+
+
+def test_the_average_is_validated_chooses_the_best_epoch_and_is_what_a_checkpoint_answers_with(toy_project):
+    run_dir = run_tiny(ema=0.9, epochs=4)
+    records = read_metrics(run_dir)
+    best = max(records, key=lambda record: (record["val/ema_top1"], -record["val/ema_loss"]))
+    content = torch.load(run_dir / "best.pth", weights_only=True)
+    assert content["epoch"] == best["epoch"] + 1
+    assert content["best_top1"] == best["val/ema_top1"] == records[-1]["best/val_top1"]
+    assert "val/ema_top1" in read_events(run_dir).Tags()["scalars"]
+
+    model = load_model(run_dir / "best.pth").model
+    assert torch.equal(model.fc.weight, content["ema"]["fc.weight"])
+    assert not torch.equal(model.fc.weight, content["model"]["fc.weight"])
+    [results] = evaluate_script.main([str(run_dir), "--on", "val", "--num-clips", "3"])
+    assert results["normal"].top1 == pytest.approx(best["val/ema_top1"])
+    assert results["normal"].loss == pytest.approx(best["val/ema_loss"], rel=1e-4)
+
+    plain = run_tiny(epochs=4)
+    assert_equal_weights(plain / "last.pth", run_dir / "last.pth")  # it looks on, and changes nothing
+
+
+def test_the_average_goes_on_bit_for_bit(toy_project, monkeypatch):
+    whole = run_tiny(ema=0.9)
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(train.Stopped):
+            run_tiny(ema=0.9, name="stopped")
+    resumed = train.main(TrainConfig(resume="stopped"))
+    left, right = (torch.load(run / "last.pth", weights_only=True)["ema"] for run in (whole, resumed))
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"label_smoothing": 1.0}, "--label-smoothing must be smaller than 1"),
+        ({"ema": 1.0}, "--ema must be smaller than 1"),
         ({"mixup": -0.1}, "--mixup must be at least 0"),
         ({"class_weights": "inverse"}, "--class-weights is 'inverse'. It can be none, balanced"),
     ],
