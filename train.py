@@ -22,11 +22,11 @@ from tqdm import tqdm
 import mypath
 from engine.checkpoint import save_checkpoint
 from engine.config import TrainConfig, parse_config
-from engine.console import duration
+from engine.console import count, duration
 from engine.errors import ROOT, Stopped, UserError, run_cli
 from engine.metrics import Mean
 from engine.runs import shown
-from engine.session import Progress, Run, begin_run, checkpoint_content, resume_run
+from engine.session import Progress, Run, begin_run, checkpoint_content, out_of_patience, resume_run
 from engine.step import train_step
 from engine.stopping import StopRequest
 from evaluate import Evaluation, evaluate
@@ -44,6 +44,8 @@ def main(config: TrainConfig) -> Path:
     run = begin(config, mypath.DATASETS, ROOT / mypath.RUNS)
     with StopRequest() as stop:
         fit(run, stop)
+    if run.progress.epoch < run.config.epochs:
+        print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
     print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
     if run.frame_set.part("test"):
         print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
@@ -55,7 +57,7 @@ def fit(run: Run, stop: StopRequest) -> None:
     """Epochs of training and validation; last.pth after each, best.pth where validation says so."""
     progress = run.progress
     try:
-        while progress.epoch < run.config.epochs:
+        while progress.epoch < run.config.epochs and not out_of_patience(run.config, progress):
             epoch_start = time.monotonic()
             clips_per_second, data_wait = train_one_epoch(run, stop)
             validation = averaged = None
@@ -129,6 +131,7 @@ def finish_epoch(
     if judged is None or _is_better(judged, progress):
         if judged is not None:
             progress.best_top1, progress.best_loss = judged.top1, judged.loss
+        progress.best_epoch = progress.epoch
         save_checkpoint(run.run_dir / "best.pth", checkpoint_content(run, for_resume=False))
 
     scalars = {"train/top1": train_top1, "time/clips_per_second": clips_per_second, "time/data_wait": data_wait}

@@ -15,7 +15,15 @@ from network.weights import model_named_by
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 # what trains nothing but the network on its clips
-PLAIN = {"label_smoothing": 0.0, "class_weights": "none", "mixup": 0.0, "cutmix": 0.0, "ema": 0.0}
+PLAIN = {
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "clip_grad": 0.0,
+    "early_stopping": 0,
+    "ema": 0.0,
+}
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
 
@@ -68,6 +76,10 @@ class TrainConfig:
     model_options: str | None = flag(
         None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm", metavar="NAME=VALUE,..."
     )
+    clip_grad: float | None = flag(
+        None, "largest norm of a step's gradient; a larger one is scaled down", metavar="NORM"
+    )
+    early_stopping: int | None = flag(None, "end after so many epochs without a better validation", metavar="EPOCHS")
     ema: float | None = flag(None, "also keep a moving average of the weights, such as 0.999", metavar="DECAY")
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
@@ -96,6 +108,8 @@ class TrainConfig:
             ("mixup", 0),
             ("cutmix", 0),
             ("ema", 0),
+            ("clip_grad", 0),
+            ("early_stopping", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -114,6 +128,8 @@ class TrainConfig:
         for name in ("dropout", "label_smoothing", "ema"):
             if (getattr(self, name) or 0) >= 1:
                 raise UsageError(f"{_flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
+        if self.early_stopping and self.val == "none":
+            raise UsageError("--early-stopping goes by the validation, and --val none has none. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:
             raise UsageError(f"--freeze {self.freeze} keeps weights that are there; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:

@@ -51,6 +51,7 @@ class Progress:
     step: int = 0
     best_top1: float | None = None
     best_loss: float | None = None
+    best_epoch: int = 0  # counted from 1; 0: none yet
     bad_step: torch.Tensor | None = None  # on the device: first step with a loss that is no number, else -1
     loss: Mean = field(default_factory=Mean)
     top1: Mean = field(default_factory=Mean)
@@ -95,6 +96,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     ensure_frames(source, spec.resize, config.split)
     frame_set = open_frames(source, spec, config.split, config.val)
     check_parts(frame_set, spec)
+    if config.early_stopping and not frame_set.part("val"):
+        raise UserError(f"--early-stopping goes by the validation, and {source.name} has no validation videos.")
     config = replace(
         config,
         dataset=config.dataset if config.dataset in datasets else source.address,
@@ -159,7 +162,16 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 
     model = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     fill(model, checkpoint["model"], path)
-    progress = Progress(checkpoint["epoch"], checkpoint["step"], checkpoint["best_top1"], checkpoint["best_loss"])
+    best_epoch = checkpoint.get("best_epoch", checkpoint["epoch"])
+    best = checkpoint["best_top1"], checkpoint["best_loss"], best_epoch
+    progress = Progress(checkpoint["epoch"], checkpoint["step"], *best)
+    if out_of_patience(config, progress):
+        if not given.epochs:
+            raise UserError(
+                f"{path.parent} stopped early, {count(config.early_stopping, 'epoch')} after its best one. To go on "
+                f"all the same, say how far: --epochs {config.epochs}"
+            )
+        progress.best_epoch = progress.epoch  # patience begins anew
     amp = pick_amp(config.amp, device)
     new, seen = checkpoint["new_parameters"], checkpoint["split"].get("seen_groups", [])
     run = build_run(config, path.parent, device, amp, spec, frame_set, model, new, seen, progress)
@@ -175,6 +187,11 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     describe(run)
     print(f"Going on after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}.")
     return run
+
+
+def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    """--early-stopping: so many epochs without a better validation have gone by."""
+    return bool(config.early_stopping) and progress.epoch - progress.best_epoch >= config.early_stopping
 
 
 def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> list[str]:
@@ -277,6 +294,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "step": progress.step,
         "best_top1": progress.best_top1,
         "best_loss": progress.best_loss,
+        "best_epoch": progress.best_epoch,
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from dataloaders.loader import Batch
@@ -59,6 +60,9 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
         progress.loss.add(losses)
         if not run.mixing:  # a mixed clip has no one right answer
             progress.top1.add(100 * topk_correct(logits, labels))
+    if run.config.clip_grad:
+        run.scaler.unscale_(run.optimizer)
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average is not None:

@@ -13,7 +13,7 @@ from engine import step as step_script
 from engine.checkpoint import load_model
 from engine.config import TrainConfig
 from engine.ema import WeightAverage
-from engine.errors import UsageError
+from engine.errors import UsageError, UserError
 from engine.mixing import Mixing, box_of
 from engine.optim import balance
 from engine.tracking import read_metrics
@@ -194,11 +194,60 @@ def test_the_average_goes_on_bit_for_bit(toy_project, monkeypatch):
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
+# gradients and patience
+
+
+def test_a_gradient_longer_than_the_norm_is_scaled_down_and_a_shorter_one_is_not(toy_project, monkeypatch):
+    """Plain SGD without momentum in its first step moves the weights by lr times the gradient."""
+    lengths = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def note(parameters, norm):
+        parameters = list(parameters)
+        before = clip(parameters, norm).item()
+        after = torch.stack([parameter.grad.norm() for parameter in parameters]).norm().item()
+        lengths.append((before, after))
+
+    monkeypatch.setattr(step_script.nn.utils, "clip_grad_norm_", note)
+    run_tiny(epochs=1, clip_grad=0.5)
+    assert len(lengths) == 3 and all(after == pytest.approx(min(before, 0.5), rel=1e-3) for before, after in lengths)
+    assert max(before for before, _ in lengths) > 0.5, "nothing was clipped"
+    run_tiny(epochs=1)
+    assert len(lengths) == 3, "clipped without being asked"
+
+
+def test_early_stopping_ends_so_many_epochs_after_the_best(toy_project, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_is_better", lambda validation, progress: progress.epoch <= 2)
+        run_dir = run_tiny(epochs=50, early_stopping=3)
+    assert len(read_metrics(run_dir)) == 2 + 3
+    assert torch.load(run_dir / "best.pth", weights_only=True)["epoch"] == 2
+    assert "Stopped early: 3 epochs without a better validation." in capsys.readouterr().out
+
+    with pytest.raises(UserError, match="stopped early, 3 epochs after its best one.*--epochs 50"):
+        train.main(TrainConfig(resume=str(run_dir)))
+    monkeypatch.setattr(train, "_is_better", lambda *_: False)
+    train.main(TrainConfig(resume=str(run_dir), epochs=7))
+    assert len(read_metrics(run_dir)) == 7, "patience begins anew"
+
+
+def test_a_run_interrupted_stops_as_early_as_one_that_was_not(toy_project, monkeypatch):
+    monkeypatch.setattr(train, "_is_better", lambda validation, progress: progress.epoch == 1)
+    with monkeypatch.context() as patch:
+        stop_after(7, patch)
+        with pytest.raises(train.Stopped):
+            run_tiny(epochs=50, early_stopping=3)
+    run_dir = train.main(TrainConfig(resume="r3d_10-toy-000"))
+    assert len(read_metrics(run_dir)) == 4
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"label_smoothing": 1.0}, "--label-smoothing must be smaller than 1"),
         ({"ema": 1.0}, "--ema must be smaller than 1"),
+        ({"clip_grad": -1.0}, "--clip-grad must be at least 0"),
+        ({"early_stopping": 3, "val": "none"}, "--early-stopping goes by the validation, and --val none has none"),
         ({"mixup": -0.1}, "--mixup must be at least 0"),
         ({"class_weights": "inverse"}, "--class-weights is 'inverse'. It can be none, balanced"),
     ],
