@@ -16,6 +16,8 @@ from network.weights import model_named_by
 METAVARS = {int: "N", float: "X", str: "NAME"}
 # what trains nothing but the network on its clips
 PLAIN = {
+    "zoom": 1.0,
+    "colour_jitter": 0.0,
     "label_smoothing": 0.0,
     "class_weights": "none",
     "mixup": 0.0,
@@ -66,6 +68,8 @@ class TrainConfig:
     freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
     head_lr_scale: float = flag(10.0, "new layers of a model with --weights learn at this many times --lr")
     dropout: float | None = flag(None, "before the last layer")
+    zoom: float | None = flag(None, "enlarge parts of the crop whose side is at least this share of it, such as 0.6")
+    colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
     label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
     class_weights: str | None = flag(
         None, "balanced: clips of rare classes count more, by inverse frequency", choices=("none", "balanced")
@@ -104,6 +108,7 @@ class TrainConfig:
             ("weight_decay", 0),
             ("head_lr_scale", 0),
             ("dropout", 0),
+            ("colour_jitter", 0),
             ("label_smoothing", 0),
             ("mixup", 0),
             ("cutmix", 0),
@@ -125,9 +130,11 @@ class TrainConfig:
                 raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
-        for name in ("dropout", "label_smoothing", "ema"):
+        for name in ("dropout", "label_smoothing", "ema", "colour_jitter"):
             if (getattr(self, name) or 0) >= 1:
                 raise UsageError(f"{_flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
+        if self.zoom is not None and not 0 < self.zoom <= 1:
+            raise UsageError(f"--zoom must be greater than 0 and at most 1 (no zoom), but is {self.zoom}.")
         if self.early_stopping and self.val == "none":
             raise UsageError("--early-stopping goes by the validation, and --val none has none. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 
 from dataloaders import build_loaders
+from dataloaders.augment import Augment
 from dataloaders.dataset import FrameSet, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import num_processors
@@ -71,6 +72,7 @@ class Run:
     val_loader: ClipLoader | None
     model: nn.Module
     forward: Callable[[torch.Tensor], torch.Tensor]  # the model, compiled where that was asked for
+    augment: Augment
     mixing: Mixing
     class_weights: torch.Tensor | None  # (K,) on the device
     average: WeightAverage | None
@@ -266,6 +268,7 @@ def build_run(
         val_loader=val_loader,
         model=model,
         forward=torch.compile(model) if config.compile else model,
+        augment=Augment(config.colour_jitter, config.zoom, config.seed),
         mixing=Mixing(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
         if config.class_weights == "balanced"

@@ -40,10 +40,14 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
         batch = next(batches)
         waited += time.monotonic() - asked
         clips, labels, mirrored = (part.to(run.device, non_blocking=True) for part in batch)
-        x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)  # (B, 3, T, S, S)
+        places = list(plan[number])  # of the batch's clips in the epoch
+        drawn = run.augment.draw(progress.epoch, plan.num_items)[places]
+        clips = run.augment.change_colours(clips, drawn)
+        x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)  # (B, C, T, S, S)
+        x = run.augment.enlarge(x, drawn)
         targets = labels
         if run.mixing:
-            drawn = run.mixing.draw(progress.epoch, plan.num_items)[list(plan[number])]
+            drawn = run.mixing.draw(progress.epoch, plan.num_items)[places]
             x, targets = run.mixing.mix(x, labels, len(run.frame_set.classes), drawn)
         if progress.step == 0 and progress.loss.count == 0:
             run.tracker.clips(x, run.spec, 0)

@@ -43,7 +43,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
             "--accumulate": "2",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
-        "--ema": "0.9", "--clip-grad": "1", "--early-stopping": "0",
+        "--ema": "0.9", "--zoom": "0.6", "--colour-jitter": "0.4", "--clip-grad": "1", "--early-stopping": "0",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
 
