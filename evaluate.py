@@ -22,9 +22,9 @@ import torch.nn.functional as F
 
 import mypath
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
+from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
 from dataloaders.plan import EvalPlan
-from dataloaders.preprocess import num_processors
 from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
 from dataloaders.splits import SPLITS

@@ -47,7 +47,7 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
     frames = source.frames_for(spec.resize)
     if not frames.is_dir():
         raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
-    if not (frames / manifest.NAME).is_file() and not (frames / manifest.PARTIAL_NAME).is_file():
+    if not manifest.names(frames):
         manifest.write_manifest(frames, manifest.index_frames(frames))
     if not manifest.is_complete(frames):
         raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")

@@ -1,27 +1,41 @@
 """manifest.csv: one row a video, what was extracted, what was refused and why.
 
 Training and evaluation read it, never the folders. While a run extracts, finished rows go to manifest.partial.csv,
-one line each; when all are done they become manifest.csv at once.
+one line each; when all are done they become manifest.csv at once. A run of one shard writes manifest.3-of-8.csv and
+manifest.3-of-8.partial.csv in the same way (shards.py).
+
+The last two columns guard the others: how many rows there are (0 while that is not known), and a CRC-32 of what stands
+before it in its line. A row that was changed, cut or lost is noticed; preprocessing makes it anew.
 """
 
-import contextlib
 import csv
 import io
 import os
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
+from dataloaders.settings import Settings, read_size
+from engine.console import count
 from engine.errors import UserError
 
 NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
-START_ANEW = "Restore it from a copy, or delete the whole frames folder and preprocess again."
+MERGED = ".manifest-merged"  # manifest.csv is whole, and what it was made from is being deleted
+REBUILD = "Preprocess again, with the settings of these frames, to have it rebuilt: python -m dataloaders.preprocess"
 FRAME_NAME = re.compile(r"(?:(?:image|img|frame)_?)?0*(\d+)\.jpe?g", re.IGNORECASE)
 VIDEO_ENDING = re.compile(r"\.(avi|mp4|mkv|mov|webm|mpe?g|m4v|wmv|flv)", re.IGNORECASE)
 PART_FOLDERS = ("train", "val", "test", "unused")
+MOST_LINES = 64  # of the file that one row takes; names may have line breaks
+
+
+class DamagedManifest(UserError):
+    """Not all rows of a manifest are as they were written."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +45,14 @@ class VideoRow:
     video        its path in the videos folder             label   its class (column "class")
     folder       its frames, under the frames folder        group   the recording it was cut from
     num_frames   JPEGs in the folder                        every   each every-th frame of the source is stored
-    width, height  of the stored frames                     fps     of the source; 0 where it is not known
+    width, height  of the stored frames                     fps     in which `every` counts; 0 where it is not known:
+                                                            of the source, or what --fps resampled it to
     status       "ok" or "refused", and the reason; an ok video may have one too (damaged places)
     given        the part its folder gave it, or ""          split   the one that the folders show
     pattern      name of frame i: "{:05d}.jpg", counted from `first`
+    size         as it was asked for: "171x128", or "short:256" where the aspect is kept; "" for frames made elsewhere
+    source_fps   of the source; 0 where it is not known
+    resampled    what --fps asked for, 0 where it was not given
     """
 
     video: str
@@ -56,6 +74,15 @@ class VideoRow:
     split: str
     pattern: str = "{:05d}.jpg"
     first: int = 1
+    size: str = ""
+    source_fps: float = 0.0
+    resampled: float = 0.0
+
+    @property
+    def settings(self) -> Settings:
+        """What its frames were made with. Only for rows that preprocessing made (quality is not 0)."""
+        size = read_size(self.size) if self.size else (self.width, self.height)
+        return Settings(size, self.every, self.quality, self.resampled or None)
 
     @property
     def stem(self) -> str:
@@ -70,51 +97,113 @@ class VideoRow:
         return self.pattern.format(self.first + index)
 
 
-COLUMNS = tuple("class" if field.name == "label" else field.name for field in fields(VideoRow))
+COLUMNS = (*("class" if field.name == "label" else field.name for field in fields(VideoRow)), "rows", "crc32")
+HEADER = (",".join(COLUMNS) + "\n").encode()
+TYPES = tuple(field.type for field in fields(VideoRow))
 
 
 def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
-    """The rows of a manifest. A last line without its end (a run that was killed) is left out of a partial one."""
+    """The rows of a manifest; of a partial one, those that were written to their end. Raises DamagedManifest."""
     path = frames / name
-    text = path.read_bytes().decode("utf-8", "surrogateescape")  # read_text would change a \r in a name
-    if name == PARTIAL_NAME:
-        text = _whole_lines(text)
-    lines = csv.reader(io.StringIO(text, newline=""))
-    header = next(lines, None)
-    if header is None and name == PARTIAL_NAME:
-        return []
-    if header is None or tuple(header) != COLUMNS:
-        raise UserError(f"{path} is not a manifest that this version reads. {START_ANEW}")
-    rows, types = [], [field.type for field in fields(VideoRow)]
+    stat = path.stat()
+    return list(_read_once(path, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
+
+
+@lru_cache(maxsize=1)  # before training it is looked at more than once
+def _read_once(path: Path, *_: int) -> tuple[VideoRow, ...]:
+    rows, problems = salvage(path.parent, path.name)
+    if problems:
+        raise DamagedManifest(f"{path} is damaged: {problems[0]}. {REBUILD}")
+    return tuple(rows)
+
+
+def salvage(frames: Path, name: str = NAME) -> tuple[list[VideoRow], list[str]]:
+    """(rows that are as they were written, what is wrong with the rest of the manifest)."""
+    rows, problems, expected, last_good = [], [], set(), 0
+    header, _, content = (frames / name).read_bytes().partition(b"\n")
+    if header + b"\n" != HEADER and not (is_partial(name) and not content):
+        problems.append("its first line is not the one that this version writes")
+    for number, row, num_rows in _checked_rows(content):
+        if row is not None:
+            rows.append(row)
+            expected.add(num_rows)
+            last_good = len(problems)
+        else:
+            problems.append(f"line {number} is not as it was written")
+    if is_partial(name):  # the run may have been killed while it wrote the last row
+        return rows, problems[:last_good]
+
+    if not rows and not problems:
+        return rows, ["it lists no video"] if name == NAME else []  # a shard may have none
+    if not problems and expected != {len(rows)}:
+        missing = max(expected, default=0) - len(rows)
+        problems.append(
+            f"it lacks {count(missing, 'row')} of {max(expected)}" if missing > 0 else "its rows do not fit"
+        )
+    if not problems and len({row.video for row in rows}) != len(rows):
+        problems.append("it has a row twice")
+    return rows, problems
+
+
+def _checked_rows(content: bytes) -> Iterator[tuple[int, VideoRow | None, int]]:
+    """(line, row, the number of rows that it says there are); the row is None where its CRC-32 is another."""
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    place = 0
+    while place < len(lines):
+        line, num_lines = lines[place], 1
+        row = _parse(line)
+        while row is None and b'"' in line and num_lines < MOST_LINES and place + num_lines < len(lines):
+            line += b"\n" + lines[place + num_lines]
+            num_lines += 1
+            row = _parse(line)
+        if row is None:
+            num_lines = 1
+        yield place + 2, *(row or (None, 0))
+        place += num_lines
+
+
+def _parse(line: bytes) -> tuple[VideoRow, int] | None:
+    content, _, crc = line.rpartition(b",")
+    if b"%08x" % zlib.crc32(content) != crc:
+        return None
+    text = content.decode("utf-8", "surrogateescape")
+    # newline="" lets a \r in a name stay what it is
+    *values, num_rows = next(csv.reader(io.StringIO(text, newline=""))) if '"' in text else text.split(",")
     try:
-        for line in lines:
-            rows.append(VideoRow(*[kind(value) for kind, value in zip(types, line, strict=True)]))
-            if rows[-1].status == "ok" and min(rows[-1].num_frames, rows[-1].every, rows[-1].width) < 1:
-                raise ValueError("a number below 1")
-    except (ValueError, csv.Error) as error:
-        raise UserError(f"{path}, line {lines.line_num}: damaged ({error}). {START_ANEW}") from error
-    if not rows and name == NAME:
-        raise UserError(f"{path} lists no video. {START_ANEW}")
-    return rows
+        return VideoRow(*[kind(value) for kind, value in zip(TYPES, values, strict=True)]), int(num_rows)
+    except ValueError:  # of another version, with other columns
+        return None
 
 
-def _whole_lines(text: str) -> str:
-    """Without a row that was not written to its end: no line end, or one inside quotes (a name may have it)."""
-    while text and not (text.endswith("\n") and text.count('"') % 2 == 0):
-        text = text[: text.rfind("\n", 0, len(text) - 1) + 1]
-    return text
-
-
-def write_manifest(frames: Path, rows: Iterable[VideoRow]) -> None:
+def write_manifest(frames: Path, rows: Iterable[VideoRow], name: str = NAME) -> None:
     """Sorted by video, written to a temporary name and renamed."""
-    _write_whole(frames / NAME, sorted(rows, key=lambda row: row.video))
+    rows = sorted(rows, key=lambda row: row.video)
+    _write_whole(frames / name, rows, len(rows))
 
 
-def _write_whole(path: Path, rows: Iterable[VideoRow]) -> None:
+def replace_all(frames: Path, rows: Iterable[VideoRow]) -> None:
+    """Writes manifest.csv and deletes those of the parts that it was made from. Killed in between, clear_merged goes
+    on with it."""
+    write_manifest(frames, rows)
+    (frames / MERGED).touch()
+    clear_merged(frames)
+
+
+def clear_merged(frames: Path) -> None:
+    if (frames / MERGED).exists():
+        for name in names(frames):
+            if name != NAME:
+                (frames / name).unlink(missing_ok=True)
+        (frames / MERGED).unlink()
+
+
+def _write_whole(path: Path, rows: Iterable[VideoRow], num_rows: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("w", **ENCODING) as file:
-            file.write(_header() + "".join(map(_line, rows)))
+        with temporary.open("wb") as file:
+            file.write(HEADER + b"".join(_line(row, num_rows) for row in rows))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -126,36 +215,39 @@ def _write_whole(path: Path, rows: Iterable[VideoRow]) -> None:
 class PartialManifest:
     """Rows as they become ready, each flushed, so that a killed run loses no finished video."""
 
-    def __init__(self, frames: Path, rows: Iterable[VideoRow]):
-        path = frames / PARTIAL_NAME
-        _write_whole(path, rows)
-        self.file = path.open("a", **ENCODING)
+    def __init__(self, frames: Path, rows: Iterable[VideoRow], name: str = PARTIAL_NAME):
+        path = frames / name
+        _write_whole(path, rows, 0)
+        self.file = path.open("ab")
 
     def add(self, row: VideoRow) -> None:
-        self.file.write(_line(row))
+        self.file.write(_line(row, 0))
         self.file.flush()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # the disk is full, and the last row, which was not written, is redone
+        with suppress(OSError):  # the disk is full, and the last row, which was not written, is redone
             self.file.close()
 
 
-ENCODING = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-
-
-def _header() -> str:
-    return ",".join(COLUMNS) + "\n"
-
-
-def _line(row: VideoRow) -> str:
+def _line(row: VideoRow, num_rows: int) -> bytes:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\r\n").writerow(astuple(row))  # with this end, a \r in a name is quoted
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
+    csv.writer(buffer, lineterminator="\r\n").writerow((*astuple(row), num_rows))  # with this end, a \r is quoted
+    content = buffer.getvalue().removesuffix("\r\n").encode("utf-8", "surrogateescape")
+    return content + b",%08x\n" % zlib.crc32(content)
+
+
+def names(frames: Path) -> list[str]:
+    """The manifests in a frames folder: the whole one, and those of runs that have not ended and of shards."""
+    return sorted(path.name for path in frames.glob("manifest*.csv"))
+
+
+def is_partial(name: str) -> bool:
+    return name.endswith("partial.csv")
 
 
 def is_complete(frames: Path) -> bool:
     """Whether a preprocessing run has ended there."""
-    return (frames / NAME).is_file() and not (frames / PARTIAL_NAME).exists()
+    return names(frames) == [NAME] or ((frames / MERGED).exists() and (frames / NAME).is_file())
 
 
 def usable(rows: Iterable[VideoRow]) -> list[VideoRow]:

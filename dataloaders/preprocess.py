@@ -9,60 +9,39 @@ A video's folder appears whole or not at all. Stopped at any moment, the same co
 import argparse
 import errno
 import os
-import queue
 import secrets
 import shutil
-import socket
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from dataloaders import manifest
-from dataloaders.extract import Extracted, Extractor
+from dataloaders import manifest, reports
+from dataloaders.extract import Extracted
+from dataloaders.extractor import Job, Limits, extract_all
+from dataloaders.locks import LOCK, only_one_run, whole_folder
 from dataloaders.manifest import VideoRow
-from dataloaders.source import (
-    DEFAULT_SIZE,
-    DataSource,
-    SourceVideo,
-    find_source,
-    find_videos,
-    still_valid,
-)
+from dataloaders.settings import DEFAULT_SIZE, FrameSize, Settings, read_size, size_text
+from dataloaders.shards import Shard, check_division, merge_shards, read_shard, shard_state
+from dataloaders.source import DataSource, SourceVideo, find_source, find_videos, still_valid
 from dataloaders.splits import SPLITS, split_videos
 from engine.arguments import positive
-from engine.console import count, duration, gigabytes, progress
-from engine.errors import ROOT, Stopped, UserError, run_cli
-
-SHOWN_REFUSALS = 20
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How frames are stored: size (width, height), each every-th frame, JPEG quality 1 to 100."""
-
-    size: tuple[int, int] = DEFAULT_SIZE
-    every: int = 1
-    quality: int = 95
-
-    def __str__(self) -> str:
-        return f"{self.size[0]}x{self.size[1]}, every {self.every}, quality {self.quality}"
+from engine.console import count, gigabytes, progress
+from engine.errors import ROOT, Stopped, UsageError, UserError, run_cli
 
 
 def main(argv: Sequence[str]) -> None:
     import mypath
 
     args = parse_args(argv)
-    settings = Settings(args.size, args.every, args.quality)
+    if args.fps and args.every != 1:
+        raise UsageError("--fps and --every both say which frames are kept. Give one of them.")
+    settings = Settings(args.size, args.every, args.quality, args.fps)
     source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
-    preprocess(source, settings, args.split, args.workers)
+    preprocess(source, settings, args.split, args.workers, args.shard)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -71,18 +50,36 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--frames", help="where the frames go (default: as mypath.py says, or FOLDER-frames)")
     parser.add_argument("--split", choices=SPLITS, help="the split that the folders show (default: 1, given or random)")
     parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
-    parser.add_argument("--size", type=size, default=DEFAULT_SIZE, help="stored frames, WxH (default: 171x128)")
+    parser.add_argument(
+        "--size",
+        type=size,
+        default=DEFAULT_SIZE,
+        help="of stored frames: 171x128 (width x height, the default), or short:256 (shorter side, aspect kept)",
+    )
     parser.add_argument("--every", type=positive, default=1, help="keep each k-th frame (default: 1, all)")
+    parser.add_argument("--fps", type=rate, help="resample to this many frames a second, by time (default: as it is)")
     parser.add_argument("--quality", type=percent, default=95, help="of the JPEGs, 1 to 100 (default: 95)")
+    parser.add_argument(
+        "--shard", type=read_shard, metavar="K/N", help="only the K-th of N parts, for N machines that share the folder"
+    )
     return parser.parse_args(argv)
 
 
-def size(text: str) -> tuple[int, int]:
+def size(text: str) -> FrameSize:
     try:
-        width, height = (positive(number) for number in text.lower().split("x"))
+        return read_size(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 171x128 (width x height)") from error
-    return width, height
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of frames a second, such as 15 or 12.5")
+    return value
 
 
 def percent(text: str) -> int:
@@ -100,68 +97,237 @@ def make_demo_videos(source: DataSource) -> None:
 
 
 def preprocess(
-    source: DataSource, settings: Settings, split: str | None = None, workers: int | None = None
+    source: DataSource,
+    settings: Settings,
+    split: str | None = None,
+    workers: int | None = None,
+    shard: Shard | None = None,
+    limits: Limits | None = None,
 ) -> list[VideoRow]:
-    """Extracts what is not extracted yet, and returns the whole manifest. Prints what it does and what it refused."""
+    """Extracts what is not extracted yet, and returns the rows of all its videos (of the shard's, where one is given).
+    Prints what it does and what it refused."""
     videos = find_videos(source)
     shown = split_videos(source, videos, split)
     frames = source.frames_for(settings.size)
     frames.mkdir(parents=True, exist_ok=True)
+    _check_it_is_ours(frames)
 
-    with only_one_run(frames):
-        old = _old_rows(frames, settings)
-        if old and old[0].split != shown.name:
-            _say_split(old[0].split, shown.name)
-            shown = split_videos(source, videos, old[0].split)
-        folders = _folders(videos, shown.parts)
-        sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
-        done = still_valid(old, videos, sizes)
-        todo = [video for video in videos if video.video not in done]
-        gone = [row for row in old if row.video not in sizes]
-        _say_gone(gone, source)
-        if not todo and not gone and manifest.is_complete(frames) and all(done[row.video] == row for row in old):
+    with only_one_run(frames, shard):
+        manifest.clear_merged(frames)
+        if shard:
+            check_division(frames, shard)
+        there = _read_all(frames, settings)
+        if there.split not in ("", shown.name):
+            reports.say_split(there.split, shown.name)
+            shown = split_videos(source, videos, there.split)
+        plan = _plan(source, videos, _folders(videos, shown.parts), there, frames, shard)
+        reports.say_gone(plan.gone, source.videos)
+        reports.say_lost(plan.lost)
+        if plan.is_done and manifest.is_complete(frames):
             (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
-            _say_nothing_to_do(frames, list(done.values()))
-            return list(done.values())
+            reports.say_nothing_to_do(frames, plan.done)
+            return plan.done
 
-        for video in todo:  # frames of a source that has changed, or of a run that was killed between two steps
-            shutil.rmtree(frames / folders[video.video], ignore_errors=True)
-        shutil.rmtree(frames / ".partial", ignore_errors=True)
-        partial = manifest.PartialManifest(frames, done.values())
-        start, num_done, num_bytes = time.monotonic(), 0, 0
-        try:
-            # a name of its own: the workers of a run that was killed may still be writing for a moment
-            temporary = frames / ".partial" / secrets.token_hex(4)
-            results = _extract_all(source, temporary, todo, settings, workers)
-            for video, temporary, result in progress(results, len(todo), "Extracting", "videos"):
-                folder = frames / folders[video.video]
-                if result.refused:
-                    shutil.rmtree(temporary, ignore_errors=True)
-                else:
-                    folder.parent.mkdir(parents=True, exist_ok=True)
-                    temporary.rename(folder)
-                row = _row(video, folders[video.video], sizes[video.video], result, settings, shown.name)
-                partial.add(row)
-                done[video.video] = row
-                num_done += 1
-                num_bytes += result.num_bytes
-        except OSError as error:
-            raise _explain(error, frames, len(todo), num_done, num_bytes) from error
-        except (KeyboardInterrupt, Stopped):
-            print(f"{num_done} of {count(len(todo), 'video')} done; the same command goes on from there.")
-            raise
-        finally:
-            partial.close()
-            shutil.rmtree(frames / ".partial", ignore_errors=True)
-
-        rows = sorted(done.values(), key=lambda row: row.video)
-        manifest.write_manifest(frames, rows)
-        (frames / manifest.PARTIAL_NAME).unlink()
-        if todo:
-            _say_summary(frames, rows, {video.video for video in todo}, num_bytes, time.monotonic() - start)
+        outcome = _extract(source, settings, shown.name, workers, limits, frames, plan, there, shard)
+        rows = sorted([*plan.done, *outcome.rows], key=lambda row: row.video)
+        if shard is None:
+            manifest.replace_all(frames, rows)
         else:
-            _say_nothing_to_do(frames, rows)
+            manifest.write_manifest(frames, rows, shard.manifest_name)
+            (frames / shard.partial_name).unlink()
+        if shard is not None:
+            _merge_or_say_what_is_missing(frames, videos)
+        if plan.jobs:
+            reports.say_summary(frames, rows, outcome)
+        else:
+            reports.say_nothing_to_do(frames, rows)
         return rows
+
+
+@dataclass(frozen=True)
+class There:
+    """What is in the frames folder: rows by video, the split that its folders show, and whether a manifest was
+    damaged."""
+
+    rows: dict[str, VideoRow]
+    split: str
+    is_damaged: bool
+
+
+def _check_it_is_ours(frames: Path) -> None:
+    """A folder in which a run of this program began has its lock."""
+    if not manifest.names(frames) and not (frames / LOCK).exists() and has_content(frames):
+        raise UserError(
+            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
+            "they are; to extract, choose another folder: --frames DIR"
+        )
+
+
+def _read_all(frames: Path, settings: Settings) -> There:
+    """Rows of earlier runs, which must have had the same settings."""
+    rows: dict[str, VideoRow] = {}
+    names = manifest.names(frames)
+    is_damaged = not names and has_content(frames)
+    if is_damaged:
+        print(f"The manifest of {frames} is gone. It is rebuilt from the frames and the videos.")
+    for name in names:
+        found, problems = manifest.salvage(frames, name)
+        if problems:
+            is_damaged = True
+            reports.say_damage(frames / name, problems, len(found))
+        rows.update({row.video: row for row in found})
+    for row in rows.values():
+        if not row.quality:
+            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
+        if row.settings != settings:
+            raise UserError(
+                f"{frames} holds frames at {row.settings}, and {settings} is asked for. "
+                "Choose another folder (--frames DIR), or delete that one."
+            )
+    return There(rows, next((row.split for row in rows.values()), ""), is_damaged)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """done: rows that stay as they are; jobs: what is to be extracted, or confirmed where its folder is there; videos,
+    folders and sizes by the name of the video; gone: rows of videos that are no longer there; lost: videos whose frames
+    are no longer there; is_done: nothing is to be done for any shard."""
+
+    done: list[VideoRow]
+    jobs: list[Job]
+    videos: dict[str, SourceVideo]
+    folders: dict[str, str]
+    sizes: dict[str, int]
+    gone: list[VideoRow]
+    lost: list[str]
+    is_done: bool
+
+
+def _plan(
+    source: DataSource,
+    videos: Sequence[SourceVideo],
+    folders: dict[str, str],
+    there: There,
+    frames: Path,
+    shard: Shard | None,
+) -> Plan:
+    sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
+    valid = still_valid(there.rows.values(), videos, sizes)
+    done, jobs, lost, num_open = [], [], [], 0
+    for video in videos:
+        name, row = video.video, valid.get(video.video)
+        is_done = row is not None and _has_frames(frames, row)
+        num_open += not is_done or row != there.rows[name]
+        if shard is not None and not shard.takes(name):
+            continue
+        if is_done:
+            done.append(row)
+            continue
+        if row is not None:
+            lost.append(name)
+        folder = frames / folders[name]
+        jobs.append(Job(name, folder if name not in there.rows and folder.is_dir() else None))
+    gone = [row for row in there.rows.values() if row.video not in sizes]
+    return Plan(
+        done=done,
+        jobs=jobs,
+        videos={video.video: video for video in videos},
+        folders=folders,
+        sizes=sizes,
+        gone=[row for row in gone if shard is None or shard.takes(row.video)],
+        lost=lost,
+        is_done=not num_open and not gone and not there.is_damaged,
+    )
+
+
+def _has_frames(frames: Path, row: VideoRow) -> bool:
+    """Whether the last frame is there, and none behind it. (A refused video has none.)"""
+    if row.status != "ok":
+        return True
+    folder = frames / row.folder
+    return (folder / row.frame_name(row.num_frames - 1)).is_file() and not (
+        folder / row.frame_name(row.num_frames)
+    ).exists()
+
+
+def _extract(
+    source: DataSource,
+    settings: Settings,
+    split: str,
+    workers: int | None,
+    limits: Limits | None,
+    frames: Path,
+    plan: Plan,
+    there: There,
+    shard: Shard | None,
+) -> reports.Outcome:
+    """Does the plan's jobs."""
+    for job in plan.jobs:  # frames of a source that has changed
+        if job.known is None:
+            shutil.rmtree(frames / plan.folders[job.video], ignore_errors=True)
+    temporary_root = frames / (f".partial-{shard.name}" if shard else ".partial")
+    shutil.rmtree(temporary_root, ignore_errors=True)
+    if shard is None:
+        for path in frames.glob(".partial-*-of-*"):  # of shards that were killed
+            shutil.rmtree(path, ignore_errors=True)
+    partial = manifest.PartialManifest(frames, plan.done, shard.partial_name if shard else manifest.PARTIAL_NAME)
+    start, outcome = time.monotonic(), reports.Outcome()
+    settings_known = bool(there.rows) or not there.is_damaged
+    try:
+        # a name of its own: the workers of a run that was killed may still be writing for a moment
+        temporary = temporary_root / secrets.token_hex(4)
+        results = extract_all(source.videos, plan.jobs, temporary, asdict(settings), workers, limits)
+        for job, made, result in progress(results, len(plan.jobs), "Extracting", "videos"):
+            folder = frames / plan.folders[job.video]
+            if job.known and not result.confirmed and not result.refused and not settings_known:
+                raise UserError(_other_settings(folder, settings))
+            settings_known = settings_known or result.confirmed
+            if not result.confirmed:
+                shutil.rmtree(folder, ignore_errors=True)
+            if result.refused:
+                shutil.rmtree(made, ignore_errors=True)
+            elif not result.confirmed:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                made.rename(folder)
+            video = plan.videos[job.video]
+            row = _row(video, plan.folders[job.video], plan.sizes[job.video], result, settings, split)
+            partial.add(row)
+            outcome.rows.append(row)
+            outcome.num_bytes += result.num_bytes
+            if result.confirmed:
+                outcome.confirmed.add(job.video)
+    except OSError as error:
+        raise _explain(error, frames, len(plan.jobs), len(outcome.rows), outcome.num_bytes) from error
+    except (KeyboardInterrupt, Stopped):
+        print(f"{len(outcome.rows)} of {count(len(plan.jobs), 'video')} done; the same command goes on from there.")
+        raise
+    finally:
+        partial.close()
+        shutil.rmtree(temporary_root, ignore_errors=True)
+    outcome.seconds = time.monotonic() - start
+    return outcome
+
+
+def _other_settings(folder: Path, settings: Settings) -> str:
+    return (
+        f"{folder} does not hold what its video gives at {settings}, and the manifest that would tell is damaged. Give "
+        "the settings that these frames were made with; or delete that folder, if it is damaged too."
+    )
+
+
+def _merge_or_say_what_is_missing(frames: Path, videos: Sequence[SourceVideo]) -> None:
+    with whole_folder(frames):
+        rows = merge_shards(frames)
+        state = shard_state(frames)
+    if rows is None and state is not None:
+        print(f"Not there yet: {state}. The one that comes last makes {frames / manifest.NAME}.")
+    elif rows is not None:
+        missing = sorted({video.video for video in videos} - {row.video for row in rows})
+        if missing:
+            print(
+                f"In no shard: {count(len(missing), 'video')} (first: {reports.printable(missing[0])}), added since. "
+                "Preprocess without --shard to extract them."
+            )
 
 
 def _num_bytes(path: Path) -> int:
@@ -169,42 +335,6 @@ def _num_bytes(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # a link to nothing; the extraction refuses it
         return 0
-
-
-@contextmanager
-def only_one_run(frames: Path) -> Iterator[None]:
-    """Holds the folder for this process. The lock goes with the process, however that ends."""
-    owner = frames / ".lock-owner"
-    try:
-        with FileLock(frames / ".lock", timeout=0):
-            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-            yield
-    except Timeout as error:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise UserError(f"{who} is extracting into {frames} right now. Wait until it is done.") from error
-
-
-def _old_rows(frames: Path, settings: Settings) -> list[VideoRow]:
-    """Rows of earlier runs, which must have had the same settings."""
-    rows = {}
-    names = [name for name in (manifest.NAME, manifest.PARTIAL_NAME) if (frames / name).is_file()]
-    for name in names:
-        rows.update({row.video: row for row in manifest.read_manifest(frames, name)})
-    if not names and has_content(frames):
-        raise UserError(
-            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
-            "they are; to extract, choose another folder: --frames DIR"
-        )
-    for row in rows.values():
-        stored = Settings((row.width, row.height), row.every, row.quality)
-        if row.quality and stored != settings:
-            raise UserError(
-                f"{frames} holds frames at {stored}, and {settings} is asked for. "
-                "Choose another folder (--frames DIR), or delete that one."
-            )
-        if not row.quality:
-            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
-    return list(rows.values())
 
 
 def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
@@ -221,53 +351,6 @@ def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, 
     return folders
 
 
-def _extract_all(
-    source: DataSource, temporary: Path, todo: Sequence[SourceVideo], settings: Settings, workers: int | None
-) -> Iterator[tuple[SourceVideo, Path, Extracted]]:
-    """Videos with the folder of their frames and what came of them, as they become ready. An OSError ends all."""
-    jobs: queue.SimpleQueue = queue.SimpleQueue()
-    results: queue.SimpleQueue = queue.SimpleQueue()
-    ending = threading.Event()
-    for number, video in enumerate(todo):
-        jobs.put((video, temporary / str(number)))
-
-    def work(extractor: Extractor) -> None:
-        try:
-            while not ending.is_set():
-                video, folder = jobs.get_nowait()
-                path = source.videos / video.video
-                result = extractor.extract(video=path, folder=folder, **asdict(settings))
-                results.put((video, folder, result))
-        except queue.Empty:
-            return
-        except BaseException as error:  # passed to the main thread, which ends the run
-            results.put((None, None, error))
-        finally:
-            extractor.close()
-
-    extractors = [Extractor() for _ in range(min(workers or num_processors(), len(todo)))]
-    threads = [threading.Thread(target=work, args=(extractor,), daemon=True) for extractor in extractors]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in todo:
-            video, folder, result = results.get()
-            if video is None:
-                raise result
-            yield video, folder, result
-    finally:
-        ending.set()
-        for extractor in extractors:
-            extractor.kill()
-        for thread in threads:
-            thread.join()
-
-
-def num_processors() -> int:
-    """Processors that this process may use (fewer than the machine has, in a container or under a scheduler)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _row(
     video: SourceVideo, folder: str, source_bytes: int, result: Extracted, settings: Settings, split: str
 ) -> VideoRow:
@@ -279,9 +362,9 @@ def _row(
         num_frames=result.num_frames,
         every=settings.every,
         quality=settings.quality,
-        width=settings.size[0],
-        height=settings.size[1],
-        fps=round(result.fps, 6),
+        width=result.stored_width,
+        height=result.stored_height,
+        fps=0.0 if result.refused else settings.fps or round(result.fps, 6),
         source_width=result.width,
         source_height=result.height,
         source_bytes=source_bytes,
@@ -289,6 +372,9 @@ def _row(
         reason=result.refused or result.note,
         given=video.given,
         split=split,
+        size=size_text(settings.size),
+        source_fps=round(result.fps, 6),
+        resampled=settings.fps or 0.0,
     )
 
 
@@ -301,57 +387,6 @@ def _explain(error: OSError, frames: Path, num_todo: int, num_done: int, num_byt
         f"The disk of {frames} is full. What is extracted is kept: free some space{needed} and give the same command "
         "again, or choose another folder (--frames DIR)."
     )
-
-
-def _say_split(shown: str, split: str) -> None:
-    print(
-        f"The folders go on showing split {shown}. Training on split {split} picks its videos from the manifest; "
-        "nothing needs to be extracted again."
-    )
-
-
-def _say_gone(gone: Sequence[VideoRow], source: DataSource) -> None:
-    if gone:
-        print(
-            f"No longer in {source.videos} and therefore out of the manifest: {count(len(gone), 'video')} "
-            f"(first: {_printable(gone[0].video)})."
-        )
-
-
-def _say_nothing_to_do(frames: Path, rows: Sequence[VideoRow]) -> None:
-    refused = sum(row.status == "refused" for row in rows)
-    also = f" ({refused} refused, see {frames / manifest.NAME})" if refused else ""
-    print(f"Nothing to do: {count(len(rows) - refused, 'video')} extracted in {frames}{also}.")
-
-
-def _say_summary(frames: Path, rows: Sequence[VideoRow], new: set[str], num_bytes: int, seconds: float) -> None:
-    extracted = [row for row in rows if row.video in new and row.status == "ok"]
-    refused = [row for row in rows if row.video in new and row.status == "refused"]
-    damaged = [row for row in extracted if row.reason]
-    print(
-        f"Extracted {count(len(extracted), 'video')}, {count(sum(row.num_frames for row in extracted), 'frame')}, "
-        f"{gigabytes(num_bytes)} into {frames} in {duration(seconds)}."
-    )
-    _say_reasons(refused, f"{count(len(refused), 'file')} refused:")
-    _say_reasons(damaged, f"{count(len(damaged), 'video')} used in spite of damage:")
-    for label in sorted({row.label for row in rows} - {row.label for row in rows if row.status == "ok"}):
-        print(f"Class {label} has no video that can be used.")
-    if not any(row.status == "ok" for row in rows):
-        raise UserError(f"None of the {count(len(rows), 'file')} can be used; the reasons are in the manifest.")
-
-
-def _say_reasons(rows: Sequence[VideoRow], title: str) -> None:
-    if rows:
-        print(title)
-        for row in rows[:SHOWN_REFUSALS]:
-            print(f"  {_printable(row.video)}: {row.reason}")
-        if len(rows) > SHOWN_REFUSALS:
-            print(f"  ... and {len(rows) - SHOWN_REFUSALS} more, see the manifest's column 'reason'")
-
-
-def _printable(name: str) -> str:
-    """File names may hold bytes that are no UTF-8, which a terminal cannot be given."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def has_content(folder: Path) -> bool:

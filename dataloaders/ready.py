@@ -8,7 +8,11 @@ from pathlib import Path
 
 from dataloaders import manifest
 from dataloaders.extract import extract_video
-from dataloaders.preprocess import Settings, has_content, make_demo_videos, num_processors, preprocess
+from dataloaders.extractor import num_processors
+from dataloaders.locks import LOCK
+from dataloaders.preprocess import has_content, make_demo_videos, preprocess
+from dataloaders.settings import Settings
+from dataloaders.shards import Shard, shard_state
 from dataloaders.source import DataSource, changed_since, find_videos
 from dataloaders.splits import split_videos
 from dataloaders.video import VideoError, VideoReader
@@ -19,19 +23,30 @@ from engine.errors import UserError
 def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:
     """Before training or evaluation: extracts what is missing, after saying what that will take.
 
-    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are.
-    Raises UserError where the disk is too small.
+    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are. A
+    manifest that is damaged is rebuilt. Raises UserError where the disk is too small, or a shard is missing.
     """
     frames = source.frames_for(size)
     if manifest.is_complete(frames):
-        if _videos_changed(source, frames):
+        if _is_damaged(frames):
+            _rebuild(source, frames, size, split)
+        elif _videos_changed(source, frames):
             preprocess(source, stored_settings(frames), split)
         return
     if frames.exists() and not frames.is_dir():
         raise UserError(f"{frames} is a file, and a folder of frames is looked for there. Choose another --frames.")
-    if frames.is_dir() and not (frames / manifest.PARTIAL_NAME).exists() and has_content(frames):
-        if (frames / ".lock").exists():  # left by a run of ours, never by another program
-            raise UserError(f"The manifest of {frames} is gone. {manifest.START_ANEW}")
+    if frames.is_dir() and (state := shard_state(frames)):
+        if state.missing:
+            raise UserError(
+                f"{frames} is made in shards, and {state} is missing. Extract it, or preprocess without --shard, which "
+                "takes what is there and extracts the rest."
+            )
+        rows, _ = manifest.salvage(frames, Shard(1, state.total).manifest_name)
+        preprocess(source, rows[0].settings if rows else Settings(size), split)
+        return
+    if frames.is_dir() and not manifest.names(frames) and has_content(frames):
+        if (frames / LOCK).exists():  # left by a run of ours, never by another program
+            _rebuild(source, frames, size, split)
         return
 
     make_demo_videos(source)
@@ -53,10 +68,33 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
     preprocess(source, settings, split)
 
 
+def _is_damaged(frames: Path) -> bool:
+    try:
+        manifest.read_manifest(frames)
+    except manifest.DamagedManifest:
+        return True
+    return False
+
+
+def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str | None) -> None:
+    """What preprocessing does where the manifest is gone or damaged; index_frames where the frames were made
+    elsewhere."""
+    rows, problems = manifest.salvage(frames) if (frames / manifest.NAME).is_file() else ([], ["it is gone"])
+    if not (frames / LOCK).exists() and not any(row.quality for row in rows):
+        print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is made anew from the folders.")
+        manifest.write_manifest(frames, manifest.index_frames(frames))
+        return
+    if not source.videos.is_dir():
+        raise UserError(
+            f"{frames / manifest.NAME} is damaged: {problems[0]}. To rebuild it, the videos are needed, and "
+            f"there is no folder {source.videos}. Restore the manifest from a copy."
+        )
+    preprocess(source, rows[0].settings if rows else Settings(size), split)
+
+
 def stored_settings(frames: Path) -> Settings:
     """Settings of the frames that are there."""
-    row = manifest.read_manifest(frames)[0]
-    return Settings((row.width, row.height), row.every, row.quality)
+    return manifest.read_manifest(frames)[0].settings
 
 
 def _videos_changed(source: DataSource, frames: Path) -> bool:

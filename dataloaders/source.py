@@ -9,6 +9,7 @@ from pathlib import Path
 from dataloaders import manifest
 from dataloaders.lists import SUFFIXES, VideoList, check_files, class_file, read_class_names, read_list
 from dataloaders.manifest import VideoRow
+from dataloaders.settings import DEFAULT_SIZE, FrameSize, size_name
 from dataloaders.tree import (
     VIDEO_SUFFIXES,
     class_folders,
@@ -23,7 +24,6 @@ from dataloaders.tree import (
 from engine.console import count
 from engine.errors import UsageError, UserError, unknown_name
 
-DEFAULT_SIZE = (171, 128)  # width, height: what C3D, R3D and R(2+1)D were trained on
 LAYOUTS = ("ucf101", "hmdb51", "folder")
 KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
 
@@ -63,11 +63,11 @@ class DataSource:
         """What --dataset takes to find it again, where mypath.py does not know it."""
         return str(self.list or self.videos)
 
-    def frames_for(self, size: tuple[int, int]) -> Path:
-        """The frames folder for another stored size (width, height)."""
+    def frames_for(self, size: FrameSize) -> Path:
+        """The frames folder for another stored size."""
         if size == DEFAULT_SIZE or self.frames_given:
             return self.frames
-        return self.frames.with_name(f"{self.frames.name}-{size[0]}x{size[1]}")
+        return self.frames.with_name(f"{self.frames.name}-{size_name(size)}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ class VideoError(UserError):
     """This file cannot be used as a video. The message is the reason, without the file's name."""
 
 
+class TooLarge(VideoError):
+    """Its frames take more memory than this process may have."""
+
+
 def is_video_name(path: Path) -> bool:
     """False for hidden files (macOS writes `._clip.avi` beside clip.avi) and for endings that no video has."""
     return not path.name.startswith(".") and path.suffix.lower() not in NO_VIDEO_SUFFIXES
@@ -32,7 +36,7 @@ class VideoReader:
     Frames come as the decoder puts them out. Time stamps are not looked at (in AVI files with B-frames they are not
     in order) and the header's frame count is not believed (it is often too high): iterate to the end to know.
 
-    fps             frames a second, as the container states it; None where it does not
+    rate, fps       frames a second, as the container states it, exactly and as a float; None where it does not
     width, height   of the frames as shown (rotation applied)
     num_damaged     places so far where the file is damaged: a packet whose frame is missing from what came out, or a
                     frame that came out spoilt
@@ -48,7 +52,7 @@ class VideoReader:
             # Some files carry titles that are not UTF-8: no reason to refuse their pictures.
             self.container = av.open(str(path), metadata_errors="replace")
         except av.error.FFmpegError as error:
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EIO):
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EIO, errno.ENOMEM):
                 raise
             raise VideoError(_why_not_opened(self.path)) from error
 
@@ -57,8 +61,12 @@ class VideoReader:
             raise VideoError("it has no video stream")
 
         self.stream = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            self.container.close()
+            raise VideoError("its video codec is not known")
         self.stream.thread_type = threads
         rate = self.stream.average_rate or self.stream.guessed_rate
+        self.rate = rate
         self.fps = float(rate) if rate else None
         self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
 
@@ -70,25 +78,28 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         """Decoded frames; to_array(frame) gives the pixels, so that frames nobody wants cost no conversion."""
-        num_frames = 0
-        for packet in self._packets():
+        num_frames, too_large = 0, False
+        for packet in self.packets():
             try:
                 frames = packet.decode()
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                too_large = error.errno == errno.ENOMEM
                 self.num_damaged += 1
                 continue
             for frame in frames:
                 if num_frames == 0:
-                    turned = _quarter_turns(frame) % 2 == 1
-                    self.width, self.height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+                    self.width, self.height = shown_size(frame)
                 num_frames += 1
                 self.num_damaged += frame.is_corrupt
                 yield frame
 
+        if num_frames == 0 and too_large:
+            raise TooLarge("there is not enough memory for its frames")
         if num_frames == 0:
             raise VideoError("no frame of it can be decoded")
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Iterator[av.Packet]:
+        """The compressed frames as they are stored, the last one empty; it makes the decoder give what it holds."""
         try:
             yield from self.container.demux(self.stream)
         except av.error.FFmpegError:  # the file breaks off in the middle of a packet
@@ -100,6 +111,12 @@ def to_array(frame: av.VideoFrame, pixel_format: str = "rgb24") -> np.ndarray:
     pixels = frame.to_ndarray(format=pixel_format)
     turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+def shown_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """(width, height) of what to_array gives."""
+    turned = _quarter_turns(frame) % 2 == 1
+    return (frame.height, frame.width) if turned else (frame.width, frame.height)
 
 
 def decode_frames(path: Path | str, pixel_format: str = "rgb24", threads: str = "NONE") -> Iterator[np.ndarray]:

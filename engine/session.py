@@ -11,8 +11,8 @@ import torch.nn as nn
 from dataloaders import build_loaders
 from dataloaders.augment import Augment
 from dataloaders.dataset import FrameSet, TrainDataset, open_frames
+from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
-from dataloaders.preprocess import num_processors
 from dataloaders.ready import ensure_frames
 from dataloaders.source import DataSource, find_source
 from dataloaders.splits import leaking_groups

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import mypath
-from dataloaders.preprocess import Settings, preprocess
+from dataloaders.preprocess import preprocess
+from dataloaders.settings import Settings
 from dataloaders.source import DataSource
 from tests.toy import make_toy_videos
 

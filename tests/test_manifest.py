@@ -66,7 +66,7 @@ def test_a_half_written_last_row_of_a_partial_manifest_is_dropped(tmp_path, name
     PartialManifest(tmp_path, [*whole, replace(ROW, video=f"a/{name}")]).close()
     content = (tmp_path / manifest.PARTIAL_NAME).read_bytes()
 
-    for end in range(begin, len(content)):
+    for end in range(begin, len(content) - 1):
         (tmp_path / manifest.PARTIAL_NAME).write_bytes(content[:end])
         assert read_manifest(tmp_path, manifest.PARTIAL_NAME) == whole, content[:end]
 
@@ -106,13 +106,13 @@ def test_a_damaged_manifest_is_refused_with_its_line(tmp_path, line):
     with (tmp_path / "manifest.csv").open("a") as file:
         file.write(line)
 
-    with pytest.raises(UserError, match="manifest.csv, line 3: damaged"):
+    with pytest.raises(UserError, match="manifest.csv is damaged: line 3 is not as it was written. Preprocess again"):
         read_manifest(tmp_path)
 
 
 def test_the_manifest_of_another_version_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_text("video,label\na,b\n")
-    with pytest.raises(UserError, match="is not a manifest that this version reads"):
+    with pytest.raises(UserError, match="its first line is not the one that this version writes"):
         read_manifest(tmp_path)
 
 

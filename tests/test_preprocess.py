@@ -13,12 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
+from dataloaders import extractor as extractor_module
 from dataloaders import preprocess as module
 from dataloaders import ready
-from dataloaders.extract import Extractor
+from dataloaders.extractor import Extractor
+from dataloaders.locks import only_one_run
 from dataloaders.manifest import NAME, PARTIAL_NAME, is_complete, read_manifest
-from dataloaders.preprocess import Settings, main, only_one_run, preprocess
+from dataloaders.preprocess import main, preprocess
 from dataloaders.ready import ensure_frames, estimate
+from dataloaders.settings import Settings
 from dataloaders.source import DataSource, find_source
 from engine.errors import ROOT, UserError
 from tests.conftest import TOY_SIZE
@@ -195,7 +198,7 @@ def test_what_cannot_be_used_is_refused_once_with_its_reason(two_videos, capsys,
     assert {path.name for path in frames.glob("*/*/*")} == {"a", "b", "cut"}
     assert read_manifest(frames) == sorted(rows.values(), key=lambda row: row.video)
 
-    monkeypatch.setattr(module, "_extract_all", None)  # the second run reads none of them again
+    monkeypatch.setattr(module, "extract_all", None)  # the second run reads none of them again
     preprocess(two_videos, SMALL)
     assert f"Nothing to do: 3 videos extracted in {frames} (5 refused, see {frames / NAME})." in capsys.readouterr().out
 
@@ -485,7 +488,7 @@ def test_a_worker_that_dies_means_a_refused_video_and_not_a_hang(stuck, monkeypa
                 threading.Timer(0.2, self.process.kill).start()
             return super().extract(**job)
 
-    monkeypatch.setattr(module, "Extractor", Mortal)
+    monkeypatch.setattr(extractor_module, "Extractor", Mortal)
     rows = {row.video: row for row in preprocess(stuck, SMALL, workers=1)}
 
     assert rows["run/stuck.avi"].reason == "the decoder crashed on it (SIGKILL)"

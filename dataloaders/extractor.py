@@ -1,0 +1,203 @@
+"""Processes that extract videos, and what keeps a bad video from harming the run: limits of time and memory."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dataloaders.extract import Extracted
+from engine.console import duration, gigabytes
+from engine.errors import ROOT
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one video may take. A whole one stays far below, on a slow and busy machine too.
+
+    stall     seconds without a frame
+    seconds, seconds_per_mb   in all, by the size of the file
+    memory    bytes of its process (Linux)
+    """
+
+    stall: float = 120.0
+    seconds: float = 1200.0
+    seconds_per_mb: float = 120.0
+    memory: int = 4 << 30
+
+    def seconds_for(self, num_bytes: int) -> float:
+        return self.seconds + self.seconds_per_mb * num_bytes / 1e6
+
+
+class Extractor:
+    """A worker process. One thread calls extract() and close(); kill() may come from any."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.process: subprocess.Popen | None = None
+        self.killed = False
+
+    def extract(self, video: Path, folder: Path, known: Path | None = None, **settings) -> Extracted:
+        """extract_video in the worker. Raises the worker's OSError; a worker that dies, or that takes more than the
+        limits allow and is killed, means a refused video."""
+        if self.process is None or self.process.poll() is not None:  # it may have died while it was idle
+            self.close()
+            self._start()
+        with Watch(self.process, self.limits, video) as watch:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(
+                    json.dumps({"video": video, "folder": folder, "known": known, **settings}, default=str) + "\n"
+                )
+                self.process.stdin.flush()
+            while (answer := self.process.stdout.readline()) == ".\n":
+                watch.alive()
+        if not answer.endswith("\n"):
+            return Extracted(refused=watch.reason or f"the decoder crashed on it ({self._last_words()})")
+        answer = json.loads(answer)
+        if "errno" in answer:
+            raise OSError(answer["errno"], answer["strerror"], answer["filename"])
+        return Extracted(**answer)
+
+    def kill(self) -> None:
+        """Ends the worker at once, whatever it does, and for good; extract() sees it die."""
+        self.killed = True
+        if self.process is not None:
+            self.process.kill()
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            with contextlib.suppress(BrokenPipeError):  # a job that it never read
+                self.process.stdin.close()
+            self.process.stdout.close()
+            self.errors.close()
+
+    def _start(self) -> None:
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dataloaders.extract", str(self.limits.memory)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            cwd=ROOT,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
+        )
+        if self.killed:
+            self.process.kill()
+        if self.process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"The decoding process does not start ({self._last_words()}).")
+
+    def _last_words(self) -> str:
+        """How the process ended: SIGSEGV, or the last line of a traceback."""
+        status = self.process.wait()
+        if status < 0:
+            return signal.Signals(-status).name
+        self.errors.seek(0)
+        return self.errors.read().strip().rpartition("\n")[2] or f"status {status}"
+
+
+class Watch:
+    """While a video is extracted: kills the worker when a limit is passed, and has the reason."""
+
+    def __init__(self, process: subprocess.Popen, limits: Limits, video: Path):
+        self.process, self.limits = process, limits
+        self.num_bytes = video.stat().st_size if video.exists() else 0
+        self.reason = ""
+        self.start = self.last = time.monotonic()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def alive(self) -> None:
+        self.last = time.monotonic()
+
+    def __enter__(self) -> "Watch":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        longest = self.limits.seconds_for(self.num_bytes)
+        while not self.done.wait(min(1.0, self.limits.stall / 4, longest / 4)):
+            now = time.monotonic()
+            if now - self.last > self.limits.stall:
+                self.reason = f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}"
+            elif now - self.start > longest:
+                self.reason = (
+                    f"it was not done after {duration(longest)}, which is more than any whole video of "
+                    f"{gigabytes(self.num_bytes)} takes"
+                )
+            if self.reason:
+                self.process.kill()
+                return
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to extract: its path below the videos folder, and the folder of frames that may be its own already."""
+
+    video: str
+    known: Path | None = None
+
+
+def extract_all(
+    videos: Path,
+    jobs: Sequence[Job],
+    temporary: Path,
+    settings: dict,
+    workers: int | None,
+    limits: Limits | None = None,
+) -> Iterator[tuple[Job, Path, Extracted]]:
+    """Jobs with the folder of their new frames and what came of them, as they become ready. An OSError ends all."""
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    results: queue.SimpleQueue = queue.SimpleQueue()
+    ending = threading.Event()
+    for number, job in enumerate(jobs):
+        waiting.put((job, temporary / str(number)))
+
+    def work(extractor: Extractor) -> None:
+        try:
+            while not ending.is_set():
+                job, folder = waiting.get_nowait()
+                result = extractor.extract(video=videos / job.video, folder=folder, known=job.known, **settings)
+                results.put((job, folder, result))
+        except queue.Empty:
+            return
+        except BaseException as error:  # passed to the main thread, which ends the run
+            results.put((None, None, error))
+        finally:
+            extractor.close()
+
+    extractors = [Extractor(limits) for _ in range(min(workers or num_processors(), len(jobs)))]
+    threads = [threading.Thread(target=work, args=(extractor,), daemon=True) for extractor in extractors]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in jobs:
+            job, folder, result = results.get()
+            if job is None:
+                raise result
+            yield job, folder, result
+    finally:
+        ending.set()
+        for extractor in extractors:
+            extractor.kill()
+        for thread in threads:
+            thread.join()
+
+
+def num_processors() -> int:
+    """Processors that this process may use (fewer than the machine has, in a container or under a scheduler)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
