@@ -25,6 +25,7 @@ from engine.config import TrainConfig, parse_config
 from engine.console import count, duration
 from engine.errors import ROOT, Stopped, UserError, run_cli
 from engine.metrics import Mean
+from engine.prefetch import prefetch
 from engine.runs import shown
 from engine.session import Progress, Run, begin_run, checkpoint_content, out_of_patience, resume_run
 from engine.step import train_step
@@ -83,7 +84,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
     first = progress.step - progress.epoch * plan.num_steps
     run.model.train()
     num_clips, waited, start = 0, 0.0, time.monotonic()
-    batches = run.train_loader.batches(progress.epoch, plan.first_batch(first))
+    batches = prefetch(run.train_loader.batches(progress.epoch, plan.first_batch(first)), run.device)
     with epoch_bar(run, first) as bar:
         for _ in range(first, plan.num_steps):
             if stop.signum:
@@ -183,7 +184,7 @@ def _is_better(validation: Evaluation, progress: Progress) -> bool:
 def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
     """Keeps the first step whose loss is no finite number, on the device, without waiting for it."""
     bad = ~torch.isfinite(loss.detach()) & (progress.bad_step < 0)
-    progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
+    progress.bad_step = progress.bad_step.masked_fill(bad, progress.step)  # torch.where would copy the number over
 
 
 def check_loss(run: Run) -> None:

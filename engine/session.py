@@ -27,12 +27,23 @@ from engine.checkpoint import (
 )
 from engine.config import TrainConfig
 from engine.console import count
-from engine.device import autocast, cudnn_warning, device_name, pick_amp, pick_device, place
+from engine.device import (
+    autocast,
+    check_compiler,
+    compile_model,
+    cudnn_version,
+    cudnn_warning,
+    device_name,
+    pick_amp,
+    pick_device,
+    place,
+)
 from engine.ema import WeightAverage
 from engine.errors import ROOT, UserError
 from engine.metrics import Mean
 from engine.mixing import Mixing
 from engine.optim import Schedule, balance, build_optimizer
+from engine.precision import keep_wrong_layers_in_float32
 from engine.runs import create_run_dir, shown
 from engine.tracking import Tracker
 from network import InputSpec, create_model, freeze, input_spec, model_entry
@@ -126,7 +137,9 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         saw = weights.input_spec.input if weights.input_spec else "rgb"
         if spec.input != saw and not report.widened:
             print(f"Note: the weights saw {SEEN[saw]}; from here on the network sees {SEEN[spec.input]}.")
-    try_out(place(model, device), spec, device, amp)
+    try_out(place(model, device, amp), spec, device, amp)
+    if config.compile:
+        check_compiler(device)
     run_dir = create_run_dir(runs, f"{config.model}-{source.name}", config.name)
     config.save(run_dir / "config.json")
     run = build_run(config, run_dir, device, amp, spec, frame_set, model, new, seen, Progress())
@@ -152,6 +165,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         )
 
     device = pick_device(config.device)
+    if config.compile:
+        check_compiler(device)
     spec = spec_of(path, checkpoint)
     source = find_source(config.dataset, datasets, ROOT, config.frames)
     ensure_frames(source, spec.resize, config.split)
@@ -241,7 +256,14 @@ def build_run(
     seen: list[str],
     progress: Progress,
 ) -> Run:
-    place(model, device)
+    place(model, device, amp)
+    clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
+    wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
+    if wrong:
+        print(
+            f"WARNING: {str(amp).removeprefix('torch.')} is wrong on this machine in {count(len(wrong), 'convolution')}"
+            f", which stay in float32: {', '.join(wrong[:2])}{', ...' if wrong[2:] else ''}"
+        )
     freeze(model, config.freeze)
     torch.backends.cudnn.benchmark = True
     train_loader, val_loader = build_loaders(
@@ -267,7 +289,7 @@ def build_run(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        forward=torch.compile(model) if config.compile else model,
+        forward=compile_model(model) if config.compile else model,
         augment=Augment(config.colour_jitter, config.zoom, config.seed),
         mixing=Mixing(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
@@ -371,8 +393,9 @@ def describe(run: Run) -> None:
     advice = model_entry(config.model).defaults.from_scratch
     if advice and not config.weights:
         print(f"Note: {advice}")
-    if run.amp and cudnn_warning():
-        print(cudnn_warning())
+    warning = cudnn_warning(cudnn_version())
+    if run.amp and warning:
+        print(warning)
 
 
 def _step_size(config: TrainConfig) -> str:

@@ -37,9 +37,8 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
     total, waited = torch.zeros((), device=run.device), 0.0
     for number in range(plan.first_batch(step), plan.first_batch(step) + plan.num_batches(step)):
         asked = time.monotonic()
-        batch = next(batches)
+        clips, labels, mirrored = next(batches)
         waited += time.monotonic() - asked
-        clips, labels, mirrored = (part.to(run.device, non_blocking=True) for part in batch)
         places = list(plan[number])  # of the batch's clips in the epoch
         drawn = run.augment.draw(progress.epoch, plan.num_items)[places]
         clips = run.augment.change_colours(clips, drawn)
