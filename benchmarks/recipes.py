@@ -50,6 +50,21 @@ SETTINGS = {
     # the plain loop: SGD and steps, without a warm-up
     "sgd1e-3": "--optimizer sgd --lr 1e-3 --weight-decay 5e-4 --schedule step --warmup-epochs 0",
     "sgd1e-2": "--optimizer sgd --lr 1e-2 --weight-decay 5e-4 --schedule step --warmup-epochs 0",
+    # one thing at a time
+    "smoothing": "--label-smoothing 0.1",
+    "mixup": "--mixup 0.2",
+    "cutmix": "--cutmix 1",
+    "ema": "--ema 0.999",
+    "clip": "--clip-grad 1",
+    "balanced": "--class-weights balanced",
+    "dropout": "--dropout 0.5",
+    "zoom": "--zoom 0.6",
+    "colours": "--colour-jitter 0.3",
+    "zero-init": "--model-options zero_init=1",
+    # and together
+    "strong": "--recipe strong",
+    "strong-diff": "--recipe strong --input diff",
+    "strong-both": "--recipe strong --input rgb+diff",
 }
 
 

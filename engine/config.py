@@ -1,36 +1,30 @@
 """TrainConfig: command line, config.json, checkpoint content and test fixture in one dataclass."""
 
-import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import UnionType
-from typing import get_args, get_type_hints
 
 from engine.errors import UsageError, UserError
+from engine.flags import build_parser, flag, flag_name
+from engine.recipes import PLAIN, RECIPES, recipe_for
 from engine.runs import write_whole
-from network import INPUTS, InputSpec, model_entry
+from network import INPUTS, InputSpec, model_entry, model_options
 from network.weights import model_named_by
 
-METAVARS = {int: "N", float: "X", str: "NAME"}
-# what trains nothing but the network on its clips
-PLAIN = {
-    "zoom": 1.0,
-    "colour_jitter": 0.0,
-    "label_smoothing": 0.0,
-    "class_weights": "none",
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "clip_grad": 0.0,
-    "early_stopping": 0,
-    "ema": 0.0,
-}
 RESUMABLE = ("resume", "epochs", "workers", "device")
 
 
-def flag(default: object, help_text: str, **options: object):
-    return field(default=default, metadata={"help": help_text, **options})
+# how `python train.py --help` shows the flags
+GROUPS = {
+    "data": "dataset frames split val flip workers cache",
+    "network and its clips": "model weights freeze dropout pool5 model_options input clip_len frame_stride crop_size",
+    "optimisation": "epochs batch_size accumulate optimizer lr weight_decay schedule warmup_epochs head_lr_scale "
+    "clip_grad",
+    "recipe": "recipe zoom colour_jitter label_smoothing class_weights mixup cutmix ema early_stopping",
+    "machine": "device amp compile",
+    "run": "name seed val_clips resume",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,7 @@ class TrainConfig:
     frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one", metavar="DIR")
     model: str | None = flag(None, "name of the network; `python -m network` lists them")
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
-    val: str = flag("auto", "validation videos: whole groups of the training list, or none", choices=("auto", "none"))
+    val: str = flag("auto", "whole groups of the training list validate, or none do", choices=("auto", "none"))
     epochs: int | None = flag(None, "how often each video is seen")
     batch_size: int | None = flag(None, "clips at once")
     accumulate: int = flag(1, "batches a step: their gradients are added, in the memory of one")
@@ -58,17 +52,18 @@ class TrainConfig:
     clip_len: int | None = flag(None, "frames a clip")
     frame_stride: int | None = flag(None, "distance of a clip's frames in the source")
     crop_size: int | None = flag(None, "side of the square the network gets")
-    input: str | None = flag(
-        None, "what the network sees: frames, differences of neighbouring ones, both", choices=INPUTS
-    )
+    input: str | None = flag(None, "frames, differences of neighbouring ones, or both", choices=INPUTS)
     flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
     weights: str | None = flag(
         None, "weights to begin with: a file, a run, or a name such as kinetics400", metavar="NAME|FILE"
     )
     freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
-    head_lr_scale: float = flag(10.0, "new layers of a model with --weights learn at this many times --lr")
+    head_lr_scale: float = flag(10.0, "layers that --weights does not bring learn at so many times --lr")
     dropout: float | None = flag(None, "before the last layer")
-    zoom: float | None = flag(None, "enlarge parts of the crop whose side is at least this share of it, such as 0.6")
+    recipe: str = flag(
+        "plain", "settings for all that is not said, as docs/training.md lists them", choices=tuple(RECIPES)
+    )
+    zoom: float | None = flag(None, "enlarge squares of at least this share of the crop's side, such as 0.6; 1: none")
     colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
     label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
     class_weights: str | None = flag(
@@ -88,7 +83,7 @@ class TrainConfig:
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
-    amp: str = flag("auto", "mixed precision; auto: bf16 on GPUs that have it", choices=("auto", "off", "bf16", "fp16"))
+    amp: str = flag("auto", "mixed precision; auto: bf16 where the GPU has it", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network")
     seed: int = flag(0, "of weights, clips and order")
     resume: str | None = flag(None, "go on with this run; needs nothing else", metavar="RUN")
@@ -119,20 +114,20 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             if value is not None and not value >= least:
-                raise UsageError(f"{_flag_name(name)} must be at least {least}, but is {value}.")
+                raise UsageError(f"{flag_name(name)} must be at least {least}, but is {value}.")
             if value is not None and value >= 2**63:
-                raise UsageError(f"{_flag_name(name)} must be smaller than 2 to the 63rd, but is {value}.")
+                raise UsageError(f"{flag_name(name)} must be smaller than 2 to the 63rd, but is {value}.")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UsageError(f"--lr must be greater than 0, but is {self.lr}.")
         for entry in fields(self):
             choices, value = entry.metadata.get("choices"), getattr(self, entry.name)
             if value == "":
-                raise UsageError(f"{_flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
+                raise UsageError(f"{flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
-                raise UsageError(f"{_flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
+                raise UsageError(f"{flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
         for name in ("dropout", "label_smoothing", "ema", "colour_jitter"):
             if (getattr(self, name) or 0) >= 1:
-                raise UsageError(f"{_flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
+                raise UsageError(f"{flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
         if self.zoom is not None and not 0 < self.zoom <= 1:
             raise UsageError(f"--zoom must be greater than 0 and at most 1 (no zoom), but is {self.zoom}.")
         if self.early_stopping and self.val == "none":
@@ -145,19 +140,17 @@ class TrainConfig:
             raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
 
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int) -> "TrainConfig":
-        """The same with every None that a model or data set answers replaced by the answer."""
+        """The same with every None that the recipe, a model or data set answers replaced by the answer."""
         defaults = model_entry(self.model).defaults
-        epochs = self.epochs or defaults.epochs
-        warmup = self.warmup_epochs
-        recipe = {name: value for name, value in PLAIN.items() if getattr(self, name) is None}
+        answers = {
+            name: getattr(defaults, name) for name in ("epochs", "batch_size", "lr", "weight_decay", "optimizer")
+        }
+        answers |= recipe_for(self.recipe, model_options(self.model), bool(self.weights))
+        answers = {name: value for name, value in answers.items() if getattr(self, name) is None}
+        epochs, warmup = self.epochs or answers["epochs"], self.warmup_epochs
         return replace(
             self,
-            **recipe,
-            epochs=epochs,
-            batch_size=self.batch_size or defaults.batch_size,
-            lr=self.lr or defaults.lr,
-            weight_decay=defaults.weight_decay if self.weight_decay is None else self.weight_decay,
-            optimizer=self.optimizer or defaults.optimizer,
+            **answers,
             # a default must not stand in the way of a short run
             warmup_epochs=min(defaults.warmup_epochs, epochs / 4) if warmup is None else warmup,
             clip_len=spec.clip_len,
@@ -211,32 +204,15 @@ class TrainConfig:
 
 def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) -> TrainConfig:
     """Command line -> TrainConfig. argparse itself ends with status 2 on an unknown flag or a wrong type."""
-    parser = argparse.ArgumentParser(
-        prog="python train.py", description="Trains a network on a data set and writes a run under run/."
-    )
-    types = get_type_hints(TrainConfig)
-    for entry in fields(TrainConfig):
-        options = {"dest": entry.name, "default": None, "help": _help(entry)}
-        kind = _plain_type(types[entry.name])
-        if kind is bool:
-            parser.add_argument(_flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
-        else:
-            choices = entry.metadata.get("choices")
-            metavar = None if choices else entry.metadata.get("metavar", METAVARS[kind])
-            parser.add_argument(
-                _flag_name(entry.name),
-                type=kind,
-                choices=choices,
-                metavar=metavar,
-                **options,
-            )
+    description = "Trains a network on a data set and writes a run under run/."
+    parser = build_parser(TrainConfig, GROUPS, "python train.py", description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
     if "resume" in given:
         other = sorted(set(given) - set(RESUMABLE))
         if other:
             raise UsageError(
-                f"--resume goes on with the run's own settings; {_flag_name(other[0])} cannot be changed. "
+                f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
                 "Only --epochs, --workers and --device can."
             )
         return TrainConfig(**given)
@@ -251,18 +227,3 @@ def _number_or_text(value: str) -> int | float | str:
         except ValueError:
             continue
     return value
-
-
-def _help(entry) -> str:
-    text = entry.metadata["help"]
-    if entry.default not in (None, MISSING, False):
-        text += f" (default: {entry.default})"
-    return text.strip()
-
-
-def _flag_name(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _plain_type(hint) -> type:
-    return next(kind for kind in get_args(hint) if kind is not type(None)) if isinstance(hint, UnionType) else hint

@@ -41,9 +41,10 @@ def test_every_field_is_a_flag_and_arrives():
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
-            "--accumulate": "2",
+        "--accumulate": "2",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
-        "--ema": "0.9", "--zoom": "0.6", "--colour-jitter": "0.4", "--clip-grad": "1", "--early-stopping": "0",
+        "--ema": "0.9", "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
+        "--clip-grad": "1", "--early-stopping": "0",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
 

@@ -1,6 +1,8 @@
 """What lifts accuracy: each flag does to loss, clips and weights what it says."""
 
+import json
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ import evaluate as evaluate_script
 import train
 from engine import step as step_script
 from engine.checkpoint import load_model
-from engine.config import TrainConfig
+from engine.config import TrainConfig, parse_config
 from engine.ema import WeightAverage
 from engine.errors import UsageError, UserError
 from engine.mixing import Mixing, box_of
 from engine.optim import balance
+from engine.recipes import PLAIN, STRONG
 from engine.tracking import read_metrics
-from network import create_model
+from network import create_model, input_spec, model_entry
 from tests.test_engine import read_events
 from tests.test_train import TINY, assert_equal_weights, one_thread, run_tiny, stop_after, weights_of  # noqa: F401
 
@@ -239,6 +242,56 @@ def test_a_run_interrupted_stops_as_early_as_one_that_was_not(toy_project, monke
             run_tiny(epochs=50, early_stopping=3)
     run_dir = train.main(TrainConfig(resume="r3d_10-toy-000"))
     assert len(read_metrics(run_dir)) == 4
+
+
+# recipes
+
+
+def resolve(model: str = "r3d_10", **given) -> TrainConfig:
+    return TrainConfig(dataset="d", model=model, **given).resolved(input_spec(model), False, "1", 0)
+
+
+def test_a_recipe_answers_what_is_not_said_and_nothing_else():
+    plain, strong = resolve(), resolve(recipe="strong")
+    assert {name: getattr(plain, name) for name in PLAIN} == PLAIN
+    assert {name: getattr(strong, name) for name in STRONG} == STRONG
+    assert (strong.lr, strong.epochs) == (plain.lr, plain.epochs) == (model_entry("r3d_10").defaults.lr, plain.epochs)
+    own = resolve(recipe="strong", mixup=0.0, label_smoothing=0.05, zoom=1.0, dropout=0.0)
+    assert (own.mixup, own.label_smoothing, own.zoom, own.dropout, own.ema) == (0.0, 0.05, 1.0, 0.0, STRONG["ema"])
+    tuned = resolve("c3d", recipe="finetune", weights="w", epochs=3)
+    assert (tuned.optimizer, tuned.lr, tuned.epochs, tuned.weight_decay) == ("adamw", 1e-4, 3, 0.02)
+    with pytest.raises(UsageError, match="--recipe finetune goes on from weights that are there"):
+        resolve(recipe="finetune")
+
+
+def test_the_run_shows_what_its_recipe_set_and_its_network_is_built_so(toy_project):
+    run_dir = run_tiny(recipe="strong", epochs=1, cutmix=0.5)
+    shown = json.loads((run_dir / "config.json").read_text())
+    assert {name: shown[name] for name in STRONG} == STRONG | {"cutmix": 0.5}
+    assert shown["recipe"] == "strong"
+    assert load_model(run_dir / "best.pth").model.options["dropout"] == STRONG["dropout"]
+
+
+def test_a_run_from_before_the_recipes_goes_on_as_it_began(toy_project):
+    whole, begun = run_tiny(epochs=2), run_tiny(epochs=2, name="begun")
+    content = torch.load(begun / "last.pth", weights_only=True)
+    for name in [*PLAIN, "recipe", "input"]:
+        del content["config"][name]
+    del content["best_epoch"]
+    torch.save(content, begun / "last.pth")
+    train.main(TrainConfig(resume="begun", epochs=3))
+    train.main(TrainConfig(resume=whole.name, epochs=3))
+    assert_equal_weights(whole / "last.pth", begun / "last.pth")
+
+
+def test_all_flags_fit_on_one_screen_a_line_each(capsys):
+    with pytest.raises(SystemExit):
+        parse_config(["--help"], "toy", "r3d_10")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 68
+    flags = [line for line in lines if line.startswith("  ")]
+    assert all(line.lstrip().startswith("-") and len(line) <= 120 for line in flags), "a help text runs over"
+    assert len(flags) == len(fields(TrainConfig)) + 1
 
 
 @pytest.mark.parametrize(
