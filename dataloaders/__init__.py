@@ -14,11 +14,13 @@ def build_loaders(
     seed=0,
     num_workers=2,
     pin_memory=False,
+    cache=None,
 ):
     """-> (train, val): loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored (B,)), and
     loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
 
-    Each is the share of process `rank`; train.plan says which batches make an optimiser step.
+    Each is the share of process `rank`; train.plan says which batches make an optimiser step. cache="ram" keeps frames
+    as they were decoded; dataset.check_cache_memory says beforehand whether there is room.
     """
     from dataloaders.dataset import EvalDataset, TrainDataset
     from dataloaders.loader import ClipLoader
@@ -26,6 +28,9 @@ def build_loaders(
 
     train = TrainDataset(frame_set, spec, flip=flip, seed=seed)
     val = EvalDataset(frame_set, spec, part="val", num_clips=val_clips)
+    if cache == "ram":
+        train.keep_decoded()
+        val.keep_decoded()
     options = {"num_workers": num_workers, "pin_memory": pin_memory}
     videos_at_once = max(batch_size // val_clips, 1)
     train_plan = TrainPlan(len(train), batch_size, accumulate, rank, processes)

@@ -1,11 +1,11 @@
 """Clips out of frame folders: random ones for training, evenly spaced ones for evaluation."""
 
 import gc
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,8 @@ import numpy as np
 
 from dataloaders import manifest
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, uniform_starts
+from dataloaders.frame_cache import FrameCache, check_memory
+from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, is_packed, open_store, read_frames
 from dataloaders.manifest import VideoRow
 from dataloaders.source import DataSource, class_names, with_groups
 from dataloaders.splits import Split, split_videos
@@ -20,7 +22,6 @@ from dataloaders.transforms import crop_offsets, random_crop_offset
 from engine.errors import UserError
 from network.registry import InputSpec
 
-REDO = "Delete its video's row in manifest.csv (or the whole frames folder), and preprocess again."
 FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
 
 
@@ -33,10 +34,15 @@ class FrameSet:
     rows: list[VideoRow]
     classes: list[str]
     split: Split
+    store: FrameStore
 
     def part(self, name: str) -> list[VideoRow]:
         """Rows of "train", "val", "test" or "unused", in the manifest's order."""
         return [row for row in self.rows if self.split.parts[row.video] == name]
+
+    def read_frames(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """-> the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""
+        return read_frames(self.store, row, indices)
 
 
 def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto") -> FrameSet:
@@ -47,6 +53,8 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
     frames = source.frames_for(spec.resize)
     if not frames.is_dir():
         raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
+    if (frames / PARTIAL_PACK_NAME).is_file() and not is_packed(frames):
+        raise UserError(f"The packing into {frames} was interrupted. Give its command again: it goes on where it was.")
     if not manifest.names(frames):
         manifest.write_manifest(frames, manifest.index_frames(frames))
     if not manifest.is_complete(frames):
@@ -63,7 +71,9 @@ def _divided(source: DataSource, frames: Path, spec: InputSpec, split: str | Non
         raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
     _check_size(source, frames, usable, spec)
     classes = class_names(source, {row.label for row in rows})
-    return FrameSet(source, frames, usable, classes, split_videos(source, usable, split, val))
+    return FrameSet(
+        source, frames, usable, classes, split_videos(source, usable, split, val), open_store(frames, usable)
+    )
 
 
 @contextmanager
@@ -89,6 +99,13 @@ def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec
             )
 
 
+def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
+    """Says what --cache ram will take for training and validation; raises UserError where that is too much."""
+    rows = frame_set.part("train") + frame_set.part("val")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun on this machine: each keeps its own
+    check_memory(rows, [frame_size(row, spec) for row in rows], processes)
+
+
 def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
     dataset = source.address if source.frames.parent == Path(source.address).parent else source.name
     return (
@@ -102,7 +119,8 @@ class ClipSource:
     """What training and evaluation share: where frames lie, and how a row's clips are cut."""
 
     def __init__(self, frame_set: FrameSet, part: str, spec: InputSpec):
-        self.frames = frame_set.frames
+        self.store = frame_set.store
+        self.cache: FrameCache | None = None
         self.rows = frame_set.part(part)
         self.spec = spec
         ids = {name: number for number, name in enumerate(frame_set.classes)}
@@ -113,35 +131,49 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def frame_size(self, row: VideoRow) -> tuple[int, int]:
-        """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
-        return (row.width, row.height) if row.quality else self.spec.resize
-
     def read_clips(self, number: int, views: Sequence[tuple[np.ndarray, tuple[int, int]]], out: np.ndarray) -> None:
         """Fills out (N, T, S, S, 3) uint8 RGB with N views of video `number`, each (frame indices, (top, left)).
 
         A frame that is wanted several times (clips overlap, short videos repeat, crops share it) is decoded once.
         """
-        row, size = self.rows[number], self.spec.crop_size
+        size = self.spec.crop_size
         places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for view, (indices, _) in enumerate(views):
             for place, index in enumerate(indices.tolist()):
                 places[index].append((view, place))
 
-        for index, wanted in places.items():
-            image = self._read_frame(row, index)
-            for view, place in wanted:
+        indices = sorted(places)
+        for index, image in zip(indices, self._images(number, indices), strict=True):
+            for view, place in places[index]:
                 top, left = views[view][1]
                 out[view, place] = image[top : top + size, left : left + size]
 
-    def _read_frame(self, row: VideoRow, index: int) -> np.ndarray:
-        path = self.frames / row.folder / row.frame_name(index)
-        image = read_frame(path, None if row.quality else self.spec.resize)
-        width, height = self.frame_size(row)
-        if image.shape != (height, width, 3):
-            found = f"{image.shape[1]}x{image.shape[0]}"
-            raise UserError(f"The frame {path} is {found}, not {width}x{height} as the manifest says. {REDO}")
-        return image
+    def keep_decoded(self) -> None:
+        """From now on no frame is decoded twice (--cache ram)."""
+        self.cache = FrameCache(self.rows, [frame_size(row, self.spec) for row in self.rows])
+
+    def _images(self, number: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """(H, W, 3) uint8 RGB, the stored frames `indices` (rising, each once) of video `number`."""
+        if self.cache is None:
+            yield from self._decoded(self.rows[number], indices)
+            return
+        missing = self.cache.missing(number, indices)
+        for index, image in zip(missing, self._decoded(self.rows[number], missing), strict=True):
+            self.cache.put(number, index, image)
+        for index in indices:
+            yield self.cache.get(number, index)
+
+    def _decoded(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        width, height = frame_size(row, self.spec)
+        for index, image in zip(indices, read_frames(self.store, row, indices), strict=True):
+            if not row.quality:
+                image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+            if image.shape != (height, width, 3):
+                raise UserError(
+                    f"The frame {self.store.place(row, index)} is {image.shape[1]}x{image.shape[0]}, not "
+                    f"{width}x{height} as the manifest says. {self.store.advice}"
+                )
+            yield image
 
 
 class TrainDataset(ClipSource):
@@ -154,11 +186,19 @@ class TrainDataset(ClipSource):
         super().__init__(frame_set, part, spec)
         self.flip, self.seed = flip, seed
         self.clip_shape = (spec.read_len, spec.crop_size, spec.crop_size, 3)
-        self._order = lru_cache(maxsize=2)(self.order)
+        self._epoch_order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def order(self, epoch: int) -> np.ndarray:
         """(len,) the video at each position of an epoch."""
         return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """order(epoch), drawn once for all samples of an epoch."""
+        known, order = self._epoch_order
+        if known != epoch:
+            order = self.order(epoch)
+            self._epoch_order = (epoch, order)
+        return order
 
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (T, S, S, 3) uint8; returns (label, 1 if the clip is to be mirrored)."""
@@ -167,7 +207,7 @@ class TrainDataset(ClipSource):
         row = self.rows[number]
         start = random_start(row.num_frames, self.spans[number], rng)
         indices = clip_indices(start, self.spec.read_len, self.steps[number], row.num_frames)
-        offset = random_crop_offset(*self.frame_size(row), self.spec.crop_size, rng)
+        offset = random_crop_offset(*frame_size(row, self.spec), self.spec.crop_size, rng)
         self.read_clips(number, [(indices, offset)], out[None])
         return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0
 
@@ -195,7 +235,7 @@ class EvalDataset(ClipSource):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (N, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
         row = self.rows[position]
-        offsets = crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops)
+        offsets = crop_offsets(*frame_size(row, self.spec), self.spec.crop_size, self.crops)
         views = []
         for clip, start in enumerate(uniform_starts(row.num_frames, self.spans[position], self.num_clips)):
             indices = clip_indices(start, self.spec.read_len, self.steps[position], row.num_frames)
@@ -203,6 +243,11 @@ class EvalDataset(ClipSource):
             views += [(indices, offset) for offset in offsets]
         self.read_clips(position, views, out)
         return int(self.labels[position]), position
+
+
+def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
+    """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
+    return (row.width, row.height) if row.quality else spec.resize
 
 
 def disturb(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
@@ -214,19 +259,6 @@ def disturb(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarra
     if order == "frozen":
         return np.full_like(indices, indices[len(indices) // 2])
     return indices
-
-
-def read_frame(path: Path, resize: tuple[int, int] | None = None) -> np.ndarray:
-    """-> (H, W, 3) uint8 RGB. Raises UserError that names the file where it is missing or damaged."""
-    try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except FileNotFoundError as error:
-        raise UserError(f"The frame {path} is missing, though the manifest lists it. {REDO}") from error
-    except cv2.error:  # a file of 0 bytes
-        image = None
-    if image is None:
-        raise UserError(f"The frame {path} is damaged. {REDO}")
-    return cv2.resize(image, resize, interpolation=cv2.INTER_LINEAR) if resize else image
 
 
 def _step(row: VideoRow, spec: InputSpec) -> float:

@@ -44,7 +44,7 @@ def _held(frames: Path, name: str, patience: float = 0.0) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise UserError(f"{who} is extracting into {frames} right now. Wait until it is done.") from error
+        raise UserError(f"{who} is writing into {frames} right now. Wait until it is done.") from error
     try:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield

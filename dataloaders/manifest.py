@@ -261,12 +261,14 @@ def index_frames(frames: Path) -> list[VideoRow]:
     put in the order of their numbers, never of their letters. A gap in the numbers is an error that names the video.
     """
     import cv2
+    import numpy as np
 
     rows = []
     for given, class_folder in _classes(frames):
         for folder in _folders_in(class_folder):
             pattern, first, count = _frame_pattern(folder)
-            image = cv2.imread(str(folder / pattern.format(first)))
+            content = (folder / pattern.format(first)).read_bytes()  # imread crashes on names that are no UTF-8
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
             if image is None:
                 raise UserError(f"{folder / pattern.format(first)} is not a JPEG that can be read.")
             relative = folder.relative_to(frames).as_posix()

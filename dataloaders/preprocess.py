@@ -21,6 +21,7 @@ from pathlib import Path
 from dataloaders import manifest, reports
 from dataloaders.extract import Extracted
 from dataloaders.extractor import Job, Limits, extract_all
+from dataloaders.frame_store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.locks import LOCK, only_one_run, whole_folder
 from dataloaders.manifest import VideoRow
 from dataloaders.settings import DEFAULT_SIZE, FrameSize, Settings, read_size, size_text
@@ -109,6 +110,8 @@ def preprocess(
     videos = find_videos(source)
     shown = split_videos(source, videos, split)
     frames = source.frames_for(settings.size)
+    if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
+        raise UserError(f"{frames} is a pack, to which nothing can be added. Extract into another folder: --frames DIR")
     frames.mkdir(parents=True, exist_ok=True)
     _check_it_is_ours(frames)
 

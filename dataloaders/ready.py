@@ -9,6 +9,7 @@ from pathlib import Path
 from dataloaders import manifest
 from dataloaders.extract import extract_video
 from dataloaders.extractor import num_processors
+from dataloaders.frame_store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.locks import LOCK
 from dataloaders.preprocess import has_content, make_demo_videos, preprocess
 from dataloaders.settings import Settings
@@ -27,6 +28,8 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
     manifest that is damaged is rebuilt. Raises UserError where the disk is too small, or a shard is missing.
     """
     frames = source.frames_for(size)
+    if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
+        return  # a pack is read as it is
     if manifest.is_complete(frames):
         if _is_damaged(frames):
             _rebuild(source, frames, size, split)

@@ -12,7 +12,7 @@ from engine.runs import write_whole
 from network import INPUTS, InputSpec, model_entry, model_options
 from network.weights import model_named_by
 
-RESUMABLE = ("resume", "epochs", "workers", "device")
+RESUMABLE = ("resume", "epochs", "workers", "cache", "device")
 
 
 # how `python train.py --help` shows the flags
@@ -82,6 +82,7 @@ class TrainConfig:
     ema: float | None = flag(None, "also keep a moving average of the weights, such as 0.999", metavar="DECAY")
     val_clips: int = flag(3, "clips a video in the validation after each epoch")
     workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
+    cache: str | None = flag(None, "ram keeps decoded frames in memory, none decoded twice", choices=("ram", "none"))
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
     amp: str = flag("auto", "mixed precision; auto: bf16 where the GPU has it", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network")
@@ -160,6 +161,7 @@ class TrainConfig:
             flip=flip,
             split=split,
             workers=workers if self.workers is None else self.workers,
+            cache=self.cache or "none",
         )
 
     def adapt(self, spec: InputSpec) -> InputSpec:

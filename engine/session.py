@@ -10,7 +10,7 @@ import torch.nn as nn
 
 from dataloaders import build_loaders
 from dataloaders.augment import Augment
-from dataloaders.dataset import FrameSet, TrainDataset, open_frames
+from dataloaders.dataset import FrameSet, TrainDataset, check_cache_memory, open_frames
 from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
 from dataloaders.ready import ensure_frames
@@ -111,6 +111,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     check_parts(frame_set, spec)
     if config.early_stopping and not frame_set.part("val"):
         raise UserError(f"--early-stopping goes by the validation, and {source.name} has no validation videos.")
+    if config.cache == "ram":
+        check_cache_memory(frame_set, spec)
     config = replace(
         config,
         dataset=config.dataset if config.dataset in datasets else source.address,
@@ -149,7 +151,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 
 
 def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
-    """A run as its last.pth left it; --epochs, --workers and --device may be others."""
+    """A run as its last.pth left it; --epochs, --workers, --cache and --device may be others."""
     path = find_checkpoint(given.resume, runs, "last.pth")
     checkpoint = load_checkpoint(path, for_resume=True)
     config = TrainConfig.from_dict(checkpoint["config"])
@@ -157,6 +159,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         config,
         epochs=given.epochs or config.epochs,
         workers=config.workers if given.workers is None else given.workers,
+        cache=given.cache or config.cache,
         device=config.device if given.device == "auto" else given.device,
     )
     if checkpoint["epoch"] >= config.epochs:
@@ -177,6 +180,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
             "where it was. Begin a new run; --weights takes this one's best.pth."
         )
 
+    if config.cache == "ram":
+        check_cache_memory(frame_set, spec)
     model = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     fill(model, checkpoint["model"], path)
     best_epoch = checkpoint.get("best_epoch", checkpoint["epoch"])
@@ -276,6 +281,7 @@ def build_run(
         seed=config.seed,
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
+        cache=config.cache,
     )
     progress.loss, progress.top1 = Mean(device), Mean(device)
     progress.bad_step = torch.full((), -1, device=device)

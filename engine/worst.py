@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dataloaders.dataset import FrameSet, read_frame
+from dataloaders.dataset import FrameSet
 from dataloaders.manifest import VideoRow
 from engine.drawing import BLACK, GREY, canvas, draw_text, fitting, text_width
 
@@ -68,8 +68,8 @@ def _describe(
 def _strip(frame_set: FrameSet, row: VideoRow) -> np.ndarray:
     """-> (FRAME_HEIGHT, W, 3): frames from the beginning, middle and end of a video, side by side."""
     pictures = []
-    for index in np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int):
-        picture = read_frame(frame_set.frames / row.folder / row.frame_name(int(index)))
+    indices = np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int)
+    for picture in frame_set.read_frames(row, indices.tolist()):
         width = max(round(picture.shape[1] * FRAME_HEIGHT / picture.shape[0]), 1)
         shrinks = picture.shape[0] > FRAME_HEIGHT
         how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC

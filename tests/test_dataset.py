@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dataloaders import build_loaders, manifest
-from dataloaders import dataset as module
-from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames, read_frame
+from dataloaders import build_loaders, frame_store, manifest
+from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.source import DataSource, find_source, with_frames
@@ -95,7 +94,7 @@ def test_training_clips_are_frames_in_order_at_their_stride_in_rgb_and_upright(t
 def test_training_reaches_first_and_last_start_and_all_crops(toy_set):
     """Trap 5: never draws the last start."""
     dataset = TrainDataset(toy_set, replace(SPEC, crop_size=58))
-    pictures = {row.video: read_frame(toy_set.frames / row.folder / "00001.jpg") for row in dataset.rows}
+    pictures = {row.video: next(toy_set.read_frames(row, [0])) for row in dataset.rows}
     starts, offsets = Counter(), Counter()
     for epoch in range(30):
         for position, number in enumerate(dataset.order(epoch)):
@@ -185,13 +184,12 @@ def test_evaluation_is_deterministic_and_its_clips_are_evenly_spaced(toy_set):
     """Trap 4: random crop in time and space for validation and test; one clip; metric not repeatable."""
     dataset = EvalDataset(toy_set, SPEC, "test", num_clips=3)
     row = dataset.rows[2]
-    folder = toy_set.frames / row.folder
 
     clips, label, _ = load(dataset, 2)
 
     assert clips.shape == (3, 8, 48, 48, 3) and label == dataset.labels[2]
     assert [frames_of(clip) for clip in clips] == [list(range(start, start + 16, 2)) for start in (0, 2, 5)]
-    centre = read_frame(folder / row.frame_name(5))[6:54, 16:64]  # of 80x60
+    centre = next(toy_set.read_frames(row, [5]))[6:54, 16:64]  # of 80x60
     assert np.array_equal(clips[2, 0], centre)
     for workers in (0, 1, 4):
         for epoch in (0, 7):
@@ -201,7 +199,7 @@ def test_evaluation_is_deterministic_and_its_clips_are_evenly_spaced(toy_set):
 def test_three_crops_lie_left_middle_and_right(toy_set):
     dataset = EvalDataset(toy_set, SPEC, "test", num_clips=2, crops=3)
     clips, _, _ = load(dataset, 0)
-    picture = read_frame(toy_set.frames / dataset.rows[0].folder / "00001.jpg")
+    picture = next(toy_set.read_frames(dataset.rows[0], [0]))
 
     assert dataset.clip_shape == clips.shape == (6, 8, 48, 48, 3)
     for view, left in enumerate((0, 16, 32)):
@@ -247,8 +245,8 @@ def test_a_short_video_repeats_from_its_beginning_in_training_and_evaluation(len
 def test_only_the_frames_of_the_clip_are_read(toy_set, monkeypatch):
     """Trap 11: all frames of a video loaded to use 16."""
     read = []
-    inside = module.read_frame
-    monkeypatch.setattr(module, "read_frame", lambda *args: read.append(args[0]) or inside(*args))
+    inside = frame_store.read_file
+    monkeypatch.setattr(frame_store, "read_file", lambda path: read.append(path) or inside(path))
 
     load(TrainDataset(toy_set, SPEC), 0)
 

@@ -45,6 +45,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
         "--ema": "0.9", "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
         "--clip-grad": "1", "--early-stopping": "0",
+        "--cache": "ram",
     }  # fmt: skip
     config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
 

@@ -10,7 +10,7 @@ import torch
 
 import evaluate as evaluate_script
 import train
-from dataloaders.dataset import EvalDataset, TrainDataset, open_frames, read_frame
+from dataloaders.dataset import EvalDataset, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.source import find_source
@@ -225,7 +225,7 @@ def test_evaluation_and_inference_agree_with_differences_taken_by_hand(toy_set, 
     result = evaluate(model, ClipLoader(dataset, 4), BOTH, torch.device("cpu"))
     for row, probs in zip(dataset.rows, result.probs, strict=True):
         start = (20 - 13) // 2
-        frames = [read_frame(toy_set.frames / row.folder / row.frame_name(start + 2 * k)) for k in range(7)]
+        frames = list(toy_set.read_frames(row, [start + 2 * k for k in range(7)]))
         assert np.allclose(probs, by_hand(frames), atol=1e-5)
 
     content = {

@@ -119,3 +119,11 @@ def test_two_passes_are_two_whole_passes():
     loader = ClipLoader(Positions(10), 4, 2)
 
     assert [len(labels) for _, labels, _ in loader] == [len(labels) for _, labels, _ in loader] == [4, 4, 2]
+
+
+def test_the_ordinary_interface_gives_each_batch_of_an_epoch_and_its_number():
+    loader = ClipLoader(Positions(10), 4, 2)
+    seen = [(clips.shape[0], labels.tolist()) for clips, labels, _ in loader]
+
+    assert len(loader) == len(seen) == 3
+    assert seen == [(4, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (2, [8, 9])]

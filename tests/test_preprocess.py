@@ -237,7 +237,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(two_videos):
 def test_a_second_run_at_the_same_time_is_refused_and_told_who_runs(two_videos):
     frames = two_videos.frames_for(TOY_SIZE)
     frames.mkdir()
-    with only_one_run(frames), pytest.raises(UserError, match=f"process {os.getpid()} on .* is extracting into"):
+    with only_one_run(frames), pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing into"):
         preprocess(two_videos, SMALL)
 
     assert len(preprocess(two_videos, SMALL)) == 2  # the lock goes with its owner

@@ -122,7 +122,7 @@ def test_a_video_added_later_comes_by_shards_too(toy_source, toy_frames, tmp_pat
 def test_a_shard_and_a_whole_run_keep_out_of_each_others_way(two_videos_frames, monkeypatch):
     monkeypatch.setattr(locks, "PATIENCE", 0.1)
     with only_one_run(two_videos_frames, Shard(1, 3)):
-        with pytest.raises(UserError, match="process .* is extracting into"), only_one_run(two_videos_frames):
+        with pytest.raises(UserError, match="process .* is writing into"), only_one_run(two_videos_frames):
             pass
         with pytest.raises(UserError, match="process .* is extracting"), only_one_run(two_videos_frames, Shard(1, 3)):
             pass

@@ -1,0 +1,380 @@
+"""Folders of frames -> a few large tar files with an index, which training and evaluation read as they read folders.
+
+    python -m dataloaders.pack --dataset ucf101
+    python -m dataloaders.pack --frames my/frames --output /fast/my-frames-packed
+    python -m dataloaders.pack --verify /fast/my-frames-packed
+
+For network file systems, and for data sets of millions of frames. Stopped at any moment, the same command goes on where
+it was.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders import manifest
+from dataloaders.frame_store import (
+    INDEX_DTYPE,
+    INDEX_NAME,
+    PACK_FORMAT,
+    PACK_NAME,
+    PARTIAL_PACK_NAME,
+    REPACK,
+    TAR_BLOCK,
+    is_packed,
+    read_file,
+    read_index,
+    read_pack,
+    volume_name,
+)
+from dataloaders.locks import only_one_run
+from dataloaders.manifest import VideoRow
+from dataloaders.preprocess import size
+from dataloaders.settings import DEFAULT_SIZE
+from dataloaders.source import find_source
+from engine.console import count, duration, gigabytes, progress
+from engine.errors import ROOT, Stopped, UserError, run_cli
+from engine.runs import write_whole
+
+VOLUME_GIGABYTES = 1.0
+MOST_VOLUMES = 256  # each stays open while it is read, and systems allow a process about a thousand files
+READERS = 8  # threads: a file system over a network answers many questions at once
+VIDEOS_AHEAD = 16
+CHUNK = 1 << 22
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse_args(argv)
+    if args.verify:
+        verify(Path(args.verify).expanduser().resolve())
+        return
+    if args.frames:
+        frames = Path(args.frames).expanduser().resolve()
+    else:
+        import mypath
+
+        frames = find_source(args.dataset, mypath.DATASETS, ROOT).frames_for(args.size)
+    output = Path(args.output).expanduser().resolve() if args.output else frames.with_name(f"{frames.name}-packed")
+    pack(frames, output, args.volume_gb)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dataloaders.pack", description=__doc__.split("\n")[0])
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
+    which.add_argument("--frames", metavar="DIR", help="the folder of extracted frames itself")
+    which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and say whether it is whole")
+    parser.add_argument("--size", type=size, default=DEFAULT_SIZE, help="frames of --dataset, WxH (default: 171x128)")
+    parser.add_argument("--output", metavar="DIR", help="where the pack goes (default: <frames>-packed)")
+    parser.add_argument(
+        "--volume-gb", type=_gigabytes, default=VOLUME_GIGABYTES, metavar="X", help="size of a file (default: 1)"
+    )
+    return parser.parse_args(argv)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of gigabytes above 0")
+    return value
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One tar file to be: its videos, where each frame's JPEG will lie in it, and its size."""
+
+    name: str
+    rows: list[VideoRow]
+    entries: np.ndarray  # of INDEX_DTYPE, a frame each
+    num_bytes: int
+
+
+def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> None:
+    """Writes the pack of `frames` into `output`. Raises UserError where frames are missing or the disk is too small."""
+    rows = _rows_to_pack(frames)
+    if output == frames or frames in output.parents or output in frames.parents:
+        raise UserError(f"--output {output} and the frames in {frames} lie in each other. Choose a folder beside it.")
+    manifest_hash = _hash(frames / manifest.NAME)
+    if is_packed(output):
+        if read_pack(output)["manifest_sha256"] != manifest_hash:
+            raise UserError(f"{output} holds a pack of other frames. Choose another --output, or delete that folder.")
+        (output / PARTIAL_PACK_NAME).unlink(missing_ok=True)  # of a run that was killed at its very end
+        print(f"Nothing to do: the frames in {frames} are packed in {output}.")
+        return
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is a file, and the pack is to be a folder. Choose another --output.")
+    is_begun = (output / PARTIAL_PACK_NAME).is_file()
+    if output.is_dir() and not is_begun and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise UserError(f"{output} has files in it that no packing wrote. Choose another --output.")
+
+    start = time.monotonic()
+    sizes = _frame_sizes(frames, rows)
+    volumes = plan_volumes(rows, sizes, volume_gb)
+    output.mkdir(parents=True, exist_ok=True)
+    with only_one_run(output):
+        done = _done_volumes(output, volumes, manifest_hash)
+        need = sum(volume.num_bytes for volume in volumes[len(done) :]) + INDEX_DTYPE.itemsize * sum(map(len, sizes))
+        free = shutil.disk_usage(output).free
+        print(
+            f"Packing {count(len(rows), 'video')}, {count(sum(map(len, sizes)), 'frame')}, into {output}: "
+            f"{gigabytes(need)} in {count(len(volumes) - len(done), 'file')}"
+            + (f" ({len(done)} of {len(volumes)} are there)" if done else "")
+            + f"; {gigabytes(free)} are free."
+        )
+        if need > free:
+            raise UserError(
+                f"The disk of {output} lacks {gigabytes(need - free)}. Free some space, or choose a folder on another "
+                "disk: --output DIR"
+            )
+        _write_volumes(frames, output, volumes, done, manifest_hash)
+        _finish(frames, output, volumes, done, manifest_hash)
+    print(
+        f"Packed and read back in {duration(time.monotonic() - start)}. To train on it: python train.py --frames "
+        f"{output} ...; the frames in {frames} are no longer needed for that."
+    )
+
+
+def _rows_to_pack(frames: Path) -> list[VideoRow]:
+    if not frames.is_dir():
+        raise UserError(f"There are no frames in {frames}. Extract them first: python -m dataloaders.preprocess")
+    if is_packed(frames):
+        raise UserError(f"{frames} is a pack already.")
+    if not (frames / manifest.NAME).is_file() and not (frames / manifest.PARTIAL_NAME).exists():
+        manifest.write_manifest(frames, manifest.index_frames(frames))  # made elsewhere
+    if not manifest.is_complete(frames):
+        raise UserError(f"The extraction into {frames} was interrupted. Let it end first: its command goes on.")
+    rows = manifest.usable(manifest.read_manifest(frames))
+    if not rows:
+        raise UserError(f"{frames / manifest.NAME} lists no video that can be used.")
+    return rows
+
+
+def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
+    """Of each video, the sizes of its JPEGs in bytes. Raises UserError where one is missing or empty."""
+
+    def sizes_of(row: VideoRow) -> np.ndarray:
+        try:
+            with os.scandir(frames / row.folder) as entries:
+                found = {entry.name: entry.stat().st_size for entry in entries}
+        except FileNotFoundError:
+            found = {}
+        sizes = [found.get(row.frame_name(index), 0) for index in range(row.num_frames)]
+        if 0 in sizes:
+            path = frames / row.folder / row.frame_name(sizes.index(0))
+            raise UserError(f"The frame {path} is {'empty' if path.exists() else 'missing'}. Preprocess again first.")
+        return np.array(sizes, np.uint32)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(progress(pool.map(sizes_of, rows), len(rows), "Looking at frames", "videos"))
+
+
+def plan_volumes(rows: Sequence[VideoRow], sizes: Sequence[np.ndarray], volume_gb: float) -> list[Volume]:
+    """Which videos go into which file, in the manifest's order, each whole. The same frames give the same plan."""
+    rooms = [_padded(lengths) + _header_lengths(row) for row, lengths in zip(rows, sizes, strict=True)]
+    needs = [int(room.sum()) for room in rooms]
+    most = max(volume_gb * 1e9, sum(needs) / (MOST_VOLUMES - 1) + max(needs))
+    volumes, videos, entries, end = [], [], [], 0
+
+    def close() -> None:
+        nonlocal videos, entries, end
+        length = -(-(end + 2 * TAR_BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE  # as tar ends its files
+        volumes.append(Volume(volume_name(len(volumes)), videos, np.concatenate(entries), length))
+        videos, entries, end = [], [], 0
+
+    for row, lengths, room, need in zip(rows, sizes, rooms, needs, strict=True):
+        if videos and end + need > most:
+            close()
+        part = np.empty(len(lengths), INDEX_DTYPE)
+        part["offset"] = end + np.cumsum(room) - _padded(lengths)
+        part["size"] = lengths
+        part["volume"] = len(volumes)
+        videos.append(row)
+        entries.append(part)
+        end += need
+    close()
+    return volumes
+
+
+def _padded(lengths: np.ndarray) -> np.ndarray:
+    return -(-lengths.astype(np.int64) // TAR_BLOCK) * TAR_BLOCK
+
+
+def _header_lengths(row: VideoRow) -> np.ndarray | int:
+    longest = f"{row.folder}/{row.frame_name(row.num_frames - 1)}".encode("utf-8", "surrogateescape")
+    if len(longest) <= tarfile.LENGTH_NAME:
+        return TAR_BLOCK
+    return np.array([len(_header(row, index, 0)) for index in range(row.num_frames)], np.int64)
+
+
+def _header(row: VideoRow, index: int, length: int) -> bytes:
+    """What tar has in front of a file: the same for the same frame, whoever packs it and when."""
+    info = tarfile.TarInfo(f"{row.folder}/{row.frame_name(index)}")
+    info.size = length
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _done_volumes(output: Path, volumes: Sequence[Volume], manifest_hash: str) -> list[dict]:
+    """What an interrupted run of the same plan has left whole; anything else of it is deleted."""
+    try:
+        begun = json.loads((output / PARTIAL_PACK_NAME).read_text(encoding="utf-8"))
+        done = begun["volumes"] if begun["plan"] == _plan_hash(volumes, manifest_hash) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        done = []
+    whole = []
+    for volume, entry in zip(volumes, done, strict=False):
+        path = output / volume.name
+        if not path.is_file() or path.stat().st_size != volume.num_bytes:
+            break
+        whole.append(entry)
+    keep = {entry["name"] for entry in whole}
+    for path in [*output.glob("frames-*.tar"), *output.glob(".frames-*.tar.tmp")]:
+        if path.name not in keep:
+            path.unlink()
+    return whole
+
+
+def _plan_hash(volumes: Sequence[Volume], manifest_hash: str) -> str:
+    plan = hashlib.sha256(manifest_hash.encode())
+    for volume in volumes:
+        plan.update(volume.entries)
+    return plan.hexdigest()
+
+
+def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: list[dict], manifest_hash: str) -> None:
+    """Adds the volumes that are not there yet to `done`, each once it is on the disk and reads back as written."""
+    plan = _plan_hash(volumes, manifest_hash)
+    _save_json(output / PARTIAL_PACK_NAME, {"plan": plan, "volumes": done})
+    todo = volumes[len(done) :]
+    try:
+        for volume in progress(todo, len(todo), "Packing", "files"):
+            temporary = output / f".{volume.name}.tmp"
+            try:
+                written = _write_volume(frames, temporary, volume)
+                if _hash(temporary) != written:
+                    raise UserError(f"{temporary} does not read back as it was written: is that disk failing?")
+                temporary.replace(output / volume.name)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            done.append({"name": volume.name, "bytes": volume.num_bytes, "sha256": written})
+            _save_json(output / PARTIAL_PACK_NAME, {"plan": plan, "volumes": done})
+    except (KeyboardInterrupt, Stopped):
+        print(f"{len(done)} of {count(len(volumes), 'file')} are packed; the same command goes on from there.")
+        raise
+
+
+def _write_volume(frames: Path, path: Path, volume: Volume) -> str:
+    """Writes one tar file; returns its SHA-256."""
+    checksum = hashlib.sha256()
+    with path.open("wb") as file:
+        place = iter(volume.entries)
+        for row, contents in _read_videos(frames, volume.rows):
+            for index, content in enumerate(contents):
+                entry = next(place)
+                _check_jpeg(frames, row, index, content, int(entry["size"]))
+                member = _header(row, index, len(content)) + content + bytes(-len(content) % TAR_BLOCK)
+                file.write(member)
+                checksum.update(member)
+        end = bytes(volume.num_bytes - file.tell())
+        file.write(end)
+        checksum.update(end)
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # so that it is read back from the disk, not from memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert path.stat().st_size == volume.num_bytes
+    return checksum.hexdigest()
+
+
+def _read_videos(frames: Path, rows: Sequence[VideoRow]) -> Iterator[tuple[VideoRow, list[bytes]]]:
+    """The JPEGs of each video, read a few videos ahead."""
+
+    def read(row: VideoRow) -> list[bytes]:
+        return [read_file(str(frames / row.folder / row.frame_name(index))) for index in range(row.num_frames)]
+
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="pack")
+    ahead: deque = deque()
+    try:
+        for row in rows:
+            ahead.append((row, pool.submit(read, row)))
+            if len(ahead) > VIDEOS_AHEAD:
+                first, contents = ahead.popleft()
+                yield first, contents.result()
+        while ahead:
+            first, contents = ahead.popleft()
+            yield first, contents.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _check_jpeg(frames: Path, row: VideoRow, index: int, content: bytes, planned: int) -> None:
+    """A cut or foreign file is found here, and not in the tenth epoch. (To decode all would take an epoch's time.)"""
+    path = frames / row.folder / row.frame_name(index)
+    if len(content) != planned:
+        raise UserError(f"The frame {path} has changed while it was packed. Let the other program end first.")
+    is_cut = row.quality and not content.endswith(b"\xff\xd9")  # what other programs write may have more behind
+    if not content.startswith(b"\xff\xd8") or is_cut:
+        raise UserError(f"The frame {path} is damaged. Preprocess again first.")
+
+
+def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[dict], manifest_hash: str) -> None:
+    """The manifest and the index, and last the file that says that all is there."""
+    index = np.concatenate([volume.entries for volume in volumes])
+    temporary = output / f".{INDEX_NAME}.tmp"
+    with temporary.open("wb") as file:
+        np.save(file, index)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(output / INDEX_NAME)
+    shutil.copyfile(frames / manifest.NAME, output / manifest.NAME)
+    content = {
+        "format": PACK_FORMAT,
+        "num_frames": len(index),
+        "manifest_sha256": manifest_hash,
+        "index_sha256": _hash(output / INDEX_NAME),
+        "volumes": done,
+    }
+    _save_json(output / PACK_NAME, content)
+    (output / PARTIAL_PACK_NAME).unlink()
+
+
+def _save_json(path: Path, content: dict) -> None:
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """Reads a pack to its last byte. Raises UserError that names the files which are not as they were written."""
+    if not is_packed(folder):
+        raise UserError(f"{folder} is no pack: it has no {PACK_NAME}. python -m dataloaders.pack makes one.")
+    content = read_pack(folder)
+    rows = manifest.usable(manifest.read_manifest(folder))
+    read_index(folder, sum(row.num_frames for row in rows))
+    files = [(INDEX_NAME, content["index_sha256"])] + [(entry["name"], entry["sha256"]) for entry in content["volumes"]]
+    damaged = [name for name, known in progress(files, len(files), "Reading", "files") if _hash(folder / name) != known]
+    if damaged:
+        raise UserError(f"{folder}: not as it was written: {', '.join(damaged)}. {REPACK}")
+    num_bytes = sum(entry["bytes"] for entry in content["volumes"])
+    print(f"{folder} is whole: {count(len(rows), 'video')} in {count(len(files) - 1, 'file')}, {gigabytes(num_bytes)}.")
+
+
+if __name__ == "__main__":
+    run_cli(main)
