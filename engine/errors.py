@@ -94,6 +94,10 @@ ADVICE = {
 }
 
 
+def out_of_space(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _fail(error: Exception | str, status: int) -> int:
     """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
     if is_first():
