@@ -16,10 +16,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dataloaders.fetch import Archive, Unreachable, check, fetch, num_bytes_there
+from dataloaders.fetch import Archive, Unreachable, check, fetch, num_bytes_there, size
 from dataloaders.tree import LIST_FILES, class_folders, video_files
 from dataloaders.unpack import install_advice, needs_unpacker, rar_tools, unpack
-from engine.console import gigabytes, progress
+from engine.console import progress
 from engine.errors import ROOT, UserError, run_cli
 
 
@@ -183,13 +183,13 @@ def _say_space(data: DataSet, archives: Sequence[Archive], folder: Path) -> None
     need = max(to_fetch, 0) + (data.unpacked if data.videos in archives else 0)
     free = shutil.disk_usage(folder).free
     names = " and ".join(archive.name for archive in archives)
-    print(f"{names}: {gigabytes(max(to_fetch, 0))} to fetch, {gigabytes(need)} with what is in them, into {folder}.")
+    print(f"{names}: {size(max(to_fetch, 0))} to fetch, {size(need)} with what is in them, into {folder}.")
     if need > free:
         raise UserError(
-            f"The disk of {folder} has {gigabytes(free)} free, and {gigabytes(need)} are needed. Free some space, or "
+            f"The disk of {folder} has {size(free)} free, and {size(need)} are needed. Free some space, or "
             "choose a folder on another disk: --to DIR"
         )
-    print(f"Its disk has {gigabytes(free)} free.")
+    print(f"Its disk has {size(free)} free.")
 
 
 def _unpack_whole(data: DataSet, archive: Archive, folder: Path) -> None:
@@ -217,7 +217,7 @@ def _unpack_whole(data: DataSet, archive: Archive, folder: Path) -> None:
 def _say_by_hand(archives: Sequence[Archive], folder: Path, page: str) -> None:
     print(f"\nBy hand, on a machine that reaches them (from {page}):")
     for archive in archives:
-        print(f"  fetch {archive.urls[0]}  ({gigabytes(archive.about)})")
+        print(f"  fetch {archive.urls[0]}  ({size(archive.about)})")
         print(f"  to    {folder / archive.name}")
     print("and give the same command again: it checks and unpacks what is there.\n")
 
@@ -232,8 +232,8 @@ def _say_entry(data: DataSet, folder: Path, lists_only: bool) -> None:
         return
     left = [folder / archive.name for archive in (data.videos, data.lists) if (folder / archive.name).is_file()]
     if left:
-        size = gigabytes(sum(path.stat().st_size for path in left))
-        print(f"No longer needed ({size}): {', '.join(path.name for path in left)}")
+        taken = size(sum(path.stat().st_size for path in left))
+        print(f"No longer needed ({taken}): {', '.join(path.name for path in left)}")
     print("In mypath.py, as an entry of DATASETS:")
     print(f'    "{data.layout}": {{')
     print(f'        "layout": "{data.layout}",')

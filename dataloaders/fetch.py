@@ -30,6 +30,11 @@ class Archive:
     about: int
 
 
+def size(num_bytes: float) -> str:
+    """6.9 GB, 35 MB, 114 KB"""
+    return gigabytes(num_bytes) if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} KB"
+
+
 def num_bytes_there(path: Path) -> int:
     """Bytes of a file that are fetched already."""
     return next((file.stat().st_size for file in (path, part_of(path)) if file.is_file()), 0)
@@ -62,14 +67,14 @@ def fetch(archive: Archive, path: Path, mirror: str | None = None, check_certifi
             print(f"  {error}")
             reasons.append(str(error))
         except (KeyboardInterrupt, Stopped):
-            print(f"Stopped at {gigabytes(num_bytes_there(path))}; the same command goes on from there.")
+            print(f"Stopped at {size(num_bytes_there(path))}; the same command goes on from there.")
             raise
         except OSError as error:
             if out_of_space(error):
                 left = archive.about - num_bytes_there(path)
                 raise UserError(
                     f"The disk of {path.parent} is full. What is fetched is kept: free some space (about "
-                    f"{gigabytes(left)} more for {archive.name}) and give the same command again."
+                    f"{size(left)} more for {archive.name}) and give the same command again."
                 ) from error
             raise
     raise Unreachable("; ".join(dict.fromkeys(reasons)))
@@ -94,8 +99,8 @@ def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
             lost = _why_lost(url, error)
         fails = 0 if num_bytes_there(path) > before else fails + 1
         if fails == TRIES:
-            raise Refused(f"{lost}, {TRIES} times at {gigabytes(num_bytes_there(path))}")
-        print(f"  {lost} at {gigabytes(num_bytes_there(path))}; trying again")
+            raise Refused(f"{lost}, {TRIES} times at {size(num_bytes_there(path))}")
+        print(f"  {lost} at {size(num_bytes_there(path))}; trying again")
         time.sleep(2**fails - 1)
 
 
@@ -136,12 +141,12 @@ def _fetch_some(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
             raise Refused(f"{urllib.parse.urlsplit(url).netloc} gives a web page instead of {archive.name}")
         goes_on = answer.status == http.client.PARTIAL_CONTENT
         if have and not goes_on:
-            print(f"  the server cannot go on at {gigabytes(have)}; from the beginning")
+            print(f"  the server cannot go on at {size(have)}; from the beginning")
             have = 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
         if total is not None and not archive.about // 2 <= total <= archive.about * 2:
-            raise Refused(f"the file there has {gigabytes(total)}, where {gigabytes(archive.about)} are expected")
+            raise Refused(f"the file there has {size(total)}, where {size(archive.about)} are expected")
         num_chunks = -(-((total or archive.about) - have) // CHUNK)
         with part.open("ab" if goes_on else "wb") as file:
             for chunk in progress(_chunks(answer), num_chunks, archive.name, "MB"):
@@ -163,7 +168,7 @@ def check(archive: Archive, path: Path) -> None:
             digest.update(chunk)
     if digest.hexdigest() != archive.sha256:
         raise UserError(
-            f"{path} ({gigabytes(path.stat().st_size)}) is not the official archive, or damaged: its SHA-256 is "
+            f"{path} ({size(path.stat().st_size)}) is not the official archive, or damaged: its SHA-256 is "
             f"{digest.hexdigest()[:16]}... and not {archive.sha256[:16]}... Delete it and give the same command again, "
             "or fetch it from elsewhere (--from URL)."
         )

@@ -239,7 +239,7 @@ def test_what_is_not_to_be_had_is_said_with_the_steps_by_hand(site, tmp_path, ca
     with pytest.raises(UserError, match="gives a web page instead of lists.zip"):
         download(data, tmp_path / "data", lists_only=True)
     site.files["lists.zip"], site.kind = b"short", "application/zip"
-    with pytest.raises(UserError, match="the file there has 0 MB, where 3 MB are expected"):
+    with pytest.raises(UserError, match="the file there has 0 KB, where 3 MB are expected"):
         download(data, tmp_path / "data", lists_only=True)
 
     (tmp_path / "data/lists.zip").write_bytes(content)  # fetched by hand
