@@ -26,7 +26,7 @@ def class_folders(videos: Path) -> list[tuple[str, Path]]:
     Folders of list files are no classes. Where all classes lie one folder deeper (UCF101.rar unpacks to UCF-101/), they
     are found there, and so are the videos of a class in a folder of its own name (class/class/video.avi).
     """
-    folders = [folder for folder in subfolders(videos) if not _holds_lists_only(folder)]
+    folders = [folder for folder in subfolders(videos) if not holds_lists_only(folder)]
     if folders and all(folder.name.lower() in PARTS for folder in folders) and "train" in _parts(folders):
         return [(PARTS[part.name.lower()], _doubled(folder)) for part in folders for folder in subfolders(part)]
     if len(folders) == 1 and not video_files(folders[0]):
@@ -90,7 +90,7 @@ def _subfolders_or_none(folder: Path) -> list[Path]:
     return subfolders(folder) if folder.is_dir() else []
 
 
-def _holds_lists_only(folder: Path) -> bool:
+def holds_lists_only(folder: Path) -> bool:
     """Whether a folder among the class folders is one of list files, with or without a folder around them."""
     layout = next((layout for layout, names in LIST_FOLDERS.items() if folder.name in names), None)
     return layout is not None and find_lists(layout, folder) is not None and not video_files(folder)

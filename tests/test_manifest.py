@@ -124,6 +124,8 @@ NAMINGS = {
     "frame_0001.jpeg": lambda number: f"frame_{number:04d}.jpeg",
     "0000{i}.jpg": lambda number: f"0000{number}.jpg",
     "1.JPG": lambda number: f"{number}.JPG",
+    "img-001.png": lambda number: f"img-{number:03d}.png",
+    "thumb0001.jpg": lambda number: f"thumb{number:04d}.jpg",
 }
 
 
@@ -167,6 +169,37 @@ def test_a_folder_without_frames_and_an_empty_tree_are_errors(tmp_path):
     (tmp_path / "run" / "clip").mkdir(parents=True)
     (tmp_path / "run" / "clip" / "notes.txt").touch()
     with pytest.raises(UserError, match="run/clip has no frames named like"):
+        index_frames(tmp_path)
+
+
+def test_what_would_be_left_out_of_a_tree_is_an_error(tmp_path):
+    write_tree(tmp_path / "run" / "clip", NAMINGS["img_00001.jpg"], range(1, 9))
+    write_tree(tmp_path / "run" / "flow", NAMINGS["img_00001.jpg"], range(1, 4))
+    (tmp_path / "run" / "flow" / "flow_x_00001.jpg").touch()  # optical flow beside the frames, as many trees have it
+    assert [row.num_frames for row in index_frames(tmp_path)] == [8, 3]
+
+    (tmp_path / "run" / "clip" / "00001.jpg").touch()
+    with pytest.raises(
+        UserError, match="run/clip has more than one series of frames .00001.jpg and img_00001.jpg begin"
+    ):
+        index_frames(tmp_path)
+    (tmp_path / "run" / "clip" / "00001.jpg").rename(tmp_path / "run" / "clip" / "img_1.jpg")
+    with pytest.raises(UserError, match="run/clip has one frame twice: img_00001.jpg and img_1.jpg"):
+        index_frames(tmp_path)
+    (tmp_path / "run" / "clip" / "img_1.jpg").unlink()
+    (tmp_path / "walk").mkdir()
+    with pytest.raises(UserError, match="walk has no folders of frames in it"):
+        index_frames(tmp_path)
+    (tmp_path / "walk").rmdir()
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").touch()
+    assert len(index_frames(tmp_path)) == 2
+
+
+def test_a_tree_without_classes_is_told_what_it_lacks(tmp_path):
+    write_tree(tmp_path / "v_Biking_g01_c01", NAMINGS["frame1.jpg"], range(1, 4))
+
+    with pytest.raises(UserError, match=r"v_Biking_g01_c01 has frames in it .*A tree of frames is .*/<class>/<video>/"):
         index_frames(tmp_path)
 
 
