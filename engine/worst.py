@@ -15,25 +15,32 @@ TITLE, HEAD = 48, 46  # pixels above all, and above a video's frames
 RED, GREEN = (178, 44, 20), (24, 110, 60)
 
 
-def worst_videos(probs: np.ndarray, labels: np.ndarray, number: int = 20) -> np.ndarray:
-    """(V, K), (V,) -> positions of the surest mistakes; after all mistakes, the videos that came closest to one."""
+def worst_videos(probs: np.ndarray, labels: np.ndarray, groups: Sequence[str], number: int = 20) -> list[int]:
+    """(V, K), (V,), (V,) -> positions of the surest mistakes; after all mistakes, the videos that came closest to one.
+
+    One of each recording, whose videos look alike; where there are too few recordings, the rest after them.
+    """
     videos = np.arange(len(labels))
     others = probs.copy()
     others[videos, labels] = -1
-    return np.argsort(probs[videos, labels] - others.max(1), kind="stable")[:number]
+    order = np.argsort(probs[videos, labels] - others.max(1), kind="stable").tolist()
+    first_of = {}
+    for position in order:
+        first_of.setdefault(groups[position], position)
+    return [*first_of.values(), *(position for position in order if first_of[groups[position]] != position)][:number]
 
 
 def draw_worst(
     frame_set: FrameSet, rows: Sequence[VideoRow], probs: np.ndarray, labels: np.ndarray, title: str, number: int = 20
 ) -> np.ndarray:
     """-> (H, W, 3) uint8 RGB: of each of the worst videos five frames, its class, and what it was taken for."""
-    worst = worst_videos(probs, labels, number)
+    worst = worst_videos(probs, labels, [row.group for row in rows], number)
     strips = [_strip(frame_set, rows[position]) for position in worst]
     width = max(strip.shape[1] for strip in strips)
     cell_width, cell_height = width + MARGIN, HEAD + FRAME_HEIGHT + MARGIN
     columns = min(COLUMNS, len(worst))
     sheet = canvas(TITLE + -(-len(worst) // columns) * cell_height, MARGIN + columns * cell_width)
-    title = f"{title}; the surest mistakes first"
+    title = f"{title}; the surest mistakes, one a recording"
     draw_text(sheet, fitting(title, sheet.shape[1] - 2 * MARGIN, 18, bold=True), (MARGIN, 26), 18, bold=True)
 
     for place, (position, strip) in enumerate(zip(worst, strips, strict=True)):
