@@ -237,7 +237,11 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
 
 
 def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:
-    """Groups with videos both in training or validation and in the test list. The official splits have none."""
-    videos = list(videos)
-    tested = {video.group for video in videos if split.parts[video.video] == "test"}
-    return sorted({video.group for video in videos if split.parts[video.video] in ("train", "val")} & tested)
+    """Groups with videos in more than one of training, validation and test."""
+    first: dict[str, str] = {}
+    leaking = set()
+    for video in videos:
+        part = split.parts[video.video]
+        if part != "unused" and first.setdefault(video.group, part) != part:
+            leaking.add(video.group)
+    return sorted(leaking)

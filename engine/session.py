@@ -1,5 +1,6 @@
 """A training run from its configuration or its checkpoint: everything the loop needs, in one place."""
 
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -12,10 +13,10 @@ from dataloaders import build_loaders
 from dataloaders.augment import Augment
 from dataloaders.dataset import FrameSet, TrainDataset, check_cache_memory, open_frames
 from dataloaders.extractor import num_processors
+from dataloaders.findings import leak_warning
 from dataloaders.loader import ClipLoader
 from dataloaders.ready import ensure_frames
 from dataloaders.source import DataSource, find_source
-from dataloaders.splits import leaking_groups
 from engine.checkpoint import (
     fill,
     find_checkpoint,
@@ -109,6 +110,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     ensure_frames(source, spec.resize, config.split)
     frame_set = open_frames(source, spec, config.split, config.val)
     check_parts(frame_set, spec)
+    warn_of_leaks(frame_set, config)
     if config.early_stopping and not frame_set.part("val"):
         raise UserError(f"--early-stopping goes by the validation, and {source.name} has no validation videos.")
     if config.cache == "ram":
@@ -358,12 +360,18 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
         print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")
-    leaking = leaking_groups(frame_set.split, frame_set.rows)
-    if leaking:
-        print(
-            f"WARNING: {count(len(leaking), 'recording')} with videos both in training and in test (first: "
-            f"{leaking[0]}): the test accuracy will be too good."
-        )
+
+
+def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
+    """A split that leaks is refused nothing, but said."""
+    words = ["--dataset", config.dataset, "--split", frame_set.split.name]
+    words += ["--frames", config.frames] if config.frames else []
+    words += ["--val", "none"] if config.val == "none" else []
+    warning = leak_warning(
+        frame_set.source, frame_set.split, frame_set.rows, f"python -m dataloaders.audit {shlex.join(words)}"
+    )
+    if warning:
+        print(warning)
 
 
 def pick_flip(config: TrainConfig, source: DataSource) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 import evaluate
 import inference
-from dataloaders import preprocess
+from dataloaders import audit, preprocess
 from engine.config import parse_config
 from engine.errors import ROOT
 from network import __main__ as network_main
@@ -22,6 +22,7 @@ PARSERS = {
     "train.py": lambda argv: parse_config(argv, "ucf101", "r3d_18"),
     "evaluate.py": evaluate.parse_args,
     "inference.py": inference.parse_args,
+    "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.preprocess": preprocess.parse_args,
     "-m network": network_main.parse_args,
 }

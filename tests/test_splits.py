@@ -297,13 +297,13 @@ def test_a_split_that_the_data_set_does_not_have_is_a_usage_error(split, message
         split_videos(source, videos, split)
 
 
-def test_leaking_groups_names_recordings_in_both_training_and_test():
+def test_leaking_groups_names_recordings_in_more_than_one_part():
     source = make_source(groups=r"^(.*)_c")
-    names = ["train/a/x_c1.avi", "test/a/x_c2.avi", "train/a/y_c1.avi", "test/a/z_c1.avi"]
+    names = ["train/a/x_c1.avi", "test/a/x_c2.avi", "train/a/y_c1.avi", "val/a/y_c2.avi", "test/a/z_c1.avi"]
     videos = [make_video(source, name, name.split("/")[0]) for name in names]
     split = split_videos(source, videos, "given")
 
-    assert leaking_groups(split, videos) == ["x"]
+    assert leaking_groups(split, videos) == ["x", "y"]
 
 
 def test_no_group_leaks_where_the_split_is_drawn():
