@@ -120,7 +120,7 @@ def audit_source(
 
 def _frames_folder(source: DataSource) -> Path | None:
     """Frames of any size serve: the first folder that has some."""
-    beside = sorted(source.frames.parent.glob(f"{source.frames.name}-*x*")) if not source.frames_given else []
+    beside = sorted(source.frames.parent.glob(f"{source.frames.name}-*")) if not source.frames_given else []
     return next((folder for folder in [source.frames, *beside] if folder.is_dir() and any(folder.iterdir())), None)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from dataloaders.frame_store import open_store
 from dataloaders.look import Facts
 from dataloaders.manifest import VideoRow
 from dataloaders.source import DataSource
@@ -169,43 +170,46 @@ def _possibly_equal(split: Split, rows: Sequence[VideoRow]) -> list[VideoRow]:
 
 def same_files(paths: Mapping[str, Path]) -> list[list[str]]:
     """Names of files with the same bytes: those of one size are read, and compared by their SHA-256."""
-    sized = ((name, _num_bytes(path), [path]) for name, path in paths.items())
-    return _same_content((name, num_bytes, files) for name, num_bytes, files in sized if num_bytes)
+    sizes = {name: _num_bytes(path) for name, path in paths.items()}
+    return _same_content({name: size for name, size in sizes.items() if size}, lambda name: _file_digest(paths[name]))
 
 
-def same_frames(frames: Path, rows: Iterable[VideoRow]) -> list[list[str]]:
-    """Names of videos whose stored frames have the same bytes, where the videos themselves are not there."""
-    found = []
-    for row in rows:
-        files = [frames / row.folder / row.frame_name(index) for index in range(row.num_frames)]
-        found.append((row.video, (row.num_frames, _num_bytes(files[0]), _num_bytes(files[-1])), files))
-    return _same_content(found)
+def same_frames(frames: Path, rows: Sequence[VideoRow]) -> list[list[str]]:
+    """Names of videos whose stored frames have the same bytes, for when the videos themselves are not there. rows: all
+    usable ones of the manifest, in its order. Those with equally many frames and the same first one are read."""
+    store = open_store(frames, rows)
+    by_name = {row.video: row for row in rows}
+
+    def digest(row: VideoRow, indices: Sequence[int]) -> str:
+        total = hashlib.sha256()
+        for jpeg in store.read(row, indices):
+            total.update(hashlib.sha256(jpeg).digest())
+        return total.hexdigest()
+
+    firsts = {row.video: (row.num_frames, digest(row, [0])) for row in rows}
+    return _same_content(firsts, lambda name: digest(by_name[name], range(by_name[name].num_frames)))
 
 
-def _same_content(contents: Iterable[tuple[str, object, list[Path]]]) -> list[list[str]]:
-    """(name, what is cheap to know of its content, its files) -> names whose files have the same bytes."""
-    alike: dict[object, list[tuple[str, list[Path]]]] = defaultdict(list)
-    for name, key, files in contents:
-        alike[key].append((name, files))
-    same: dict[str, list[str]] = defaultdict(list)
-    for candidates in alike.values():
-        if len(candidates) > 1:
-            for name, files in candidates:
-                same[_digest(files)].append(name)
+def _same_content(keys: Mapping[str, object], digest: Callable[[str], str]) -> list[list[str]]:
+    """keys: what is cheap to know of each name's content; digest is asked where that is not enough."""
+    alike = defaultdict(list)
+    for name, key in keys.items():
+        alike[key].append(name)
+    same = defaultdict(list)
+    for names in alike.values():
+        for name in names if len(names) > 1 else ():
+            same[digest(name)].append(name)
     same.pop(UNREAD, None)
     return sorted(sorted(names) for names in same.values() if len(names) > 1)
 
 
-def _digest(files: Iterable[Path]) -> str:
-    """UNREAD where they cannot be read, which is said elsewhere."""
-    total = hashlib.sha256()
+def _file_digest(path: Path) -> str:
+    """UNREAD where it cannot be read, which is said elsewhere."""
     try:
-        for path in files:
-            with path.open("rb") as file:
-                total.update(hashlib.file_digest(file, "sha256").digest())
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return UNREAD
-    return total.hexdigest()
 
 
 def _num_bytes(path: Path) -> int:

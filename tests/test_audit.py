@@ -23,6 +23,7 @@ from dataloaders.audit_report import Audit, report, to_dict
 from dataloaders.dataset import open_frames
 from dataloaders.findings import KINDS, find_all
 from dataloaders.look import Facts, Looker
+from dataloaders.pack import pack
 from dataloaders.preprocess import preprocess
 from dataloaders.settings import Settings
 from dataloaders.source import DataSource, SourceVideo, find_source, group_of
@@ -380,6 +381,8 @@ def test_frames_whose_videos_are_gone_are_audited_too(videos, tmp_path):
     ]
     assert sum(fact.num_frames for fact in result.facts.values()) == sum(row.num_frames for row in rows)
     assert "as decoded by preprocessing" in report(result)
+    pack(tmp_path / "frames-80x60", tmp_path / "packed")
+    assert audit_source(replace(source, frames=tmp_path / "packed")).findings == result.findings
 
 
 def test_a_folder_without_any_video_that_works_is_refused_with_the_reason(tmp_path):
