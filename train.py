@@ -3,6 +3,7 @@
     python train.py --dataset demo --model r3d_10
     python train.py --dataset my/videos --model r2plus1d_18 --weights kinetics400
     python train.py --resume r3d_10-demo-000
+    torchrun --nproc-per-node=4 train.py --dataset my/videos         on four GPUs
 
 Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl, last.pth (to go on with) and best.pth
 (the epoch with the best validation accuracy).
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,15 +22,16 @@ import torch.nn as nn
 from tqdm import tqdm
 
 import mypath
-from engine.checkpoint import save_checkpoint
 from engine.config import TrainConfig, parse_config
 from engine.console import count, duration
-from engine.errors import ROOT, Stopped, UserError, run_cli
-from engine.metrics import Mean
+from engine.distributed import added, gather, joined, share, share_buffers
+from engine.errors import ROOT, Stopped, UserError, is_out_of_memory, run_cli
+from engine.launch import is_first
 from engine.prefetch import prefetch
-from engine.runs import shown
-from engine.session import Progress, Run, begin_run, checkpoint_content, out_of_patience, resume_run
-from engine.step import train_step
+from engine.runs import find_launched, finish_launch, shown
+from engine.session import begin_run, resume_run
+from engine.state import Progress, Run, out_of_patience, pool_means, write_checkpoint
+from engine.step import out_of_memory, train_step
 from engine.stopping import StopRequest
 from evaluate import Evaluation, evaluate
 
@@ -41,10 +44,22 @@ def cli(argv: Sequence[str]) -> None:
 
 def main(config: TrainConfig) -> Path:
     """Trains as the configuration says; returns the run's folder."""
-    begin = resume_run if config.resume else begin_run
-    run = begin(config, mypath.DATASETS, ROOT / mypath.RUNS)
-    with StopRequest() as stop:
-        fit(run, stop)
+    runs = ROOT / mypath.RUNS
+    with joined(config.device):
+        earlier = share(find_launched(runs, config.to_dict()) if is_first() and not config.resume else None)
+        if earlier:
+            run_dir, done = earlier
+            if done:
+                print(f"This launch has done its run already: {shown(run_dir)}")
+                return run_dir
+            print(f"This launch has begun {shown(run_dir)} and goes on there.")
+            config = replace(config, resume=str(run_dir))
+        begin = resume_run if config.resume else begin_run
+        run = begin(config, mypath.DATASETS, runs)
+        with StopRequest() as stop:
+            fit(run, stop)
+        if is_first():
+            finish_launch(run.run_dir)
     if run.progress.epoch < run.config.epochs:
         print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
     print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
@@ -60,34 +75,49 @@ def fit(run: Run, stop: StopRequest) -> None:
     try:
         while progress.epoch < run.config.epochs and not out_of_patience(run.config, progress):
             epoch_start = time.monotonic()
-            clips_per_second, data_wait = train_one_epoch(run, stop)
+            measured = train_one_epoch(run, stop)
             validation = averaged = None
-            if run.val_loader is not None and not stop.signum:
+            stop.agree()
+            if run.val_loader is not None and not stop.agreed:
                 validation, averaged = validate(run, stop)
-            if stop.signum:
+                stop.agree()
+            if stop.agreed:
                 check_weights(run)
-                save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
+                write_checkpoint(run, "last.pth", for_resume=True)
                 raise Stopped(
-                    stop.signum,
-                    f"Stopped by {signal.Signals(stop.signum).name} after step {progress.step}. "
+                    stop.agreed,
+                    f"Stopped by {signal.Signals(stop.agreed).name} after step {progress.step}. "
                     f"To go on: python train.py --resume {shown(run.run_dir)}",
                 )
-            finish_epoch(run, validation, averaged, clips_per_second, data_wait, time.monotonic() - epoch_start)
+            finish_epoch(run, validation, averaged, measured, time.monotonic() - epoch_start)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory(run) from error
     finally:
         run.tracker.close()
 
 
-def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
-    """The rest of the epoch that the run is in; returns clips a second, and the share of the time spent waiting for
-    data. The step itself never waits for the device."""
+def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
+    """The rest of the epoch that the run is in; returns what was measured, by its TensorBoard tag. The step itself
+    never waits for the device."""
     progress, plan = run.progress, run.train_loader.plan
     first = progress.step - progress.epoch * plan.num_steps
     run.model.train()
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
     num_clips, waited, start = 0, 0.0, time.monotonic()
+    saved = start
     batches = prefetch(run.train_loader.batches(progress.epoch, plan.first_batch(first)), run.device)
     with epoch_bar(run, first) as bar:
         for _ in range(first, plan.num_steps):
-            if stop.signum:
+            due = is_first() and 0 < 60 * run.config.save_every <= time.monotonic() - saved
+            if stop.agree(due) and not stop.agreed:
+                check_loss(run)
+                check_weights(run)
+                write_checkpoint(run, "last.pth", for_resume=True)
+                saved = time.monotonic()
+            if stop.agreed:
                 break
             step = train_step(run, batches)
             note_bad_loss(progress, step.loss)
@@ -97,19 +127,26 @@ def train_one_epoch(run: Run, stop: StopRequest) -> tuple[float, float]:
             bar.update()
             if progress.step % LOG_EVERY == 0:
                 check_loss(run)
-                run.tracker.scalars({"train/loss": step.loss.item(), "train/lr": step.lr}, progress.step)
+                loss = added([step.loss.item()])[0]
+                scalars = {"train/loss": loss, "train/lr": step.lr, "train/grad_norm": step.grad_norm.item()}
+                run.tracker.scalars(scalars, progress.step)
     batches.close()
     check_loss(run)
     seconds = time.monotonic() - start
-    return (num_clips / seconds, waited / seconds) if num_clips else (math.nan, math.nan)
+    measured = {"time/clips_per_second": num_clips / seconds, "time/data_wait": waited / seconds} if num_clips else {}
+    if run.device.type == "cuda":
+        measured["time/gpu_memory_gb"] = torch.cuda.max_memory_allocated(run.device) / 1e9
+    return measured
 
 
 def validate(run: Run, stop: StopRequest) -> tuple[Evaluation | None, Evaluation | None]:
     """Of the weights as they are, and of their moving average where one is kept."""
     how = (run.val_loader, run.spec, run.device, run.amp, run.config.batch_size, stop, "Validating")
+    share_buffers(run.model)
     validation, averaged = evaluate(run.model, *how), None
-    if run.average is not None and not stop.signum:
+    if run.average is not None and validation is not None:
         with run.average.in_place_of(run.model):
+            share_buffers(run.model)
             averaged = evaluate(run.model, *how)
     return validation, averaged
 
@@ -118,8 +155,7 @@ def finish_epoch(
     run: Run,
     validation: Evaluation | None,
     averaged: Evaluation | None,
-    clips_per_second: float,
-    data_wait: float,
+    measured: dict[str, float],
     seconds: float,
 ) -> None:
     """Counts the epoch: best.pth where it is the best so far, the records, and last.pth at the end, so that a run that
@@ -128,17 +164,22 @@ def finish_epoch(
     progress, judged = run.progress, averaged or validation
     check_weights(run, validation)
     progress.epoch += 1
+    pool_means(run)
     train_loss, train_top1 = progress.loss.value(), progress.top1.value()
     if judged is None or _is_better(judged, progress):
         if judged is not None:
             progress.best_top1, progress.best_loss = judged.top1, judged.loss
         progress.best_epoch = progress.epoch
-        save_checkpoint(run.run_dir / "best.pth", checkpoint_content(run, for_resume=False))
+        write_checkpoint(run, "best.pth", for_resume=False)
 
-    scalars = {"train/top1": train_top1, "time/clips_per_second": clips_per_second, "time/data_wait": data_wait}
-    if run.train_loader.plan.num_steps < LOG_EVERY:
-        scalars["train/loss"] = train_loss
-        scalars["train/lr"] = run.schedule.factor(progress.step - 1) * run.config.lr
+    scalars = {"train/top1": train_top1, **measured}
+    of_epoch = {
+        "train/loss": train_loss,
+        "train/lr": run.schedule.factor(progress.step - 1) * run.config.lr,
+        "train/grad_norm": progress.grad_norm.value(),
+    }
+    if run.train_loader.plan.num_steps < LOG_EVERY:  # else the curves have points of their own
+        scalars |= of_epoch
     if validation is not None:
         scalars |= {
             "val/loss": validation.loss,
@@ -150,19 +191,20 @@ def finish_epoch(
     if averaged is not None:
         scalars |= {"val/ema_top1": averaged.top1, "val/ema_loss": averaged.loss}
     run.tracker.scalars(scalars, progress.step)
-    numbers = {tag: value for tag, value in scalars.items() if not math.isnan(value)}
-    run.tracker.epoch({"epoch": progress.epoch - 1, "step": progress.step, **numbers, "train/loss": train_loss})
+    record = {"epoch": progress.epoch - 1, "step": progress.step, **scalars, **of_epoch}
+    run.tracker.epoch({key: value for key, value in record.items() if not math.isnan(value)})
     run.tracker.flush()
-    progress.loss, progress.top1 = Mean(run.device), Mean(run.device)
-    save_checkpoint(run.run_dir / "last.pth", checkpoint_content(run, for_resume=True))
+    progress.begin_means(run.device)
+    write_checkpoint(run, "last.pth", for_resume=True)
 
     ema = f", of the average {averaged.top1:5.1f}" if averaged else ""
     val = f"val top1 {validation.top1:5.1f}{ema} (best {progress.best_top1:5.1f})" if validation else "no validation"
     top1 = "" if math.isnan(train_top1) else f"  top1 {train_top1:5.1f}"
     left = seconds * (run.config.epochs - progress.epoch)
+    pace = f"{measured.get('time/clips_per_second', 0):6.1f} clips/s"
     print(
         f"epoch {progress.epoch:3}/{run.config.epochs}  loss {train_loss:6.3f}{top1}  {val}  "
-        f"{clips_per_second:6.1f} clips/s  data wait {100 * data_wait:2.0f} %  left {duration(left)}",
+        f"{pace}  data wait {100 * measured.get('time/data_wait', 0):2.0f} %  left {duration(left)}",
         flush=True,
     )
 
@@ -189,9 +231,9 @@ def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
 
 def check_loss(run: Run) -> None:
     """Ends the run where the loss has become nan or infinite, before any checkpoint holds the spoilt weights."""
-    bad_step = int(run.progress.bad_step.item())
-    if bad_step >= 0:
-        raise diverged(run, bad_step)
+    bad_steps = [step for step in gather(int(run.progress.bad_step.item())) if step >= 0]
+    if bad_steps:
+        raise diverged(run, min(bad_steps))
 
 
 def diverged(run: Run, step: int) -> UserError:
@@ -203,7 +245,10 @@ def diverged(run: Run, step: int) -> UserError:
     if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in run.model.modules()):
         advice += ", or a model with normalisation layers (c3d_bn)"
     kept = f" {shown(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
-    return UserError(f"The loss is not a number any more, from step {step} on (learning rate {lr:g}). {advice}.{kept}")
+    where = f"from step {step} on (learning rate {lr:g})"
+    error = UserError(f"The loss is not a number any more, {where}. {advice}.{kept}")
+    error.everywhere = True
+    return error
 
 
 def epoch_bar(run: Run, first: int) -> tqdm:
@@ -214,7 +259,7 @@ def epoch_bar(run: Run, first: int) -> tqdm:
         unit=" steps",
         dynamic_ncols=True,
         leave=False,
-        disable=not sys.stderr.isatty(),
+        disable=not (is_first() and sys.stderr.isatty()),
     )
 
 

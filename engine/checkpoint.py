@@ -138,18 +138,18 @@ def fill(model: nn.Module, state: dict, path: Path) -> None:
         raise UserError(f"The weights in {path} do not fit {type(model).__name__}: {reason}") from error
 
 
-def random_state() -> dict:
-    """State of the generators that dropout draws from."""
+def random_state(device: torch.device) -> dict:
+    """State of the generators that dropout draws from in this process."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def restore_random_state(state: dict) -> None:
+def restore_random_state(state: dict, device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if "cuda" in state and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def versions() -> dict[str, str]:

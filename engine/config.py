@@ -22,8 +22,8 @@ GROUPS = {
     "optimisation": "epochs batch_size accumulate optimizer lr weight_decay schedule warmup_epochs head_lr_scale "
     "clip_grad",
     "recipe": "recipe zoom colour_jitter label_smoothing class_weights mixup cutmix ema early_stopping",
-    "machine": "device amp compile",
-    "run": "name seed val_clips resume",
+    "machine": "device amp compile deterministic",
+    "run": "name seed val_clips resume save_every",
 }
 
 
@@ -42,9 +42,9 @@ class TrainConfig:
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
     val: str = flag("auto", "whole groups of the training list validate, or none do", choices=("auto", "none"))
     epochs: int | None = flag(None, "how often each video is seen")
-    batch_size: int | None = flag(None, "clips at once")
+    batch_size: int | None = flag(None, "clips at once, on each process")
     accumulate: int = flag(1, "batches a step: their gradients are added, in the memory of one")
-    lr: float | None = flag(None, "peak learning rate")
+    lr: float | None = flag(None, "peak learning rate (default: the model's, in proportion to a step's clips)")
     weight_decay: float | None = flag(None, "of weights; norms and biases have none")
     optimizer: str | None = flag(None, "default: what the model brings", choices=("sgd", "adam", "adamw"))
     schedule: str = flag("cosine", "cosine to zero, or step: a tenth at 50 %% and 75 %%", choices=("cosine", "step"))
@@ -61,7 +61,7 @@ class TrainConfig:
     head_lr_scale: float = flag(10.0, "layers that --weights does not bring learn at so many times --lr")
     dropout: float | None = flag(None, "before the last layer")
     recipe: str = flag(
-        "plain", "settings for all that is not said, as docs/training.md lists them", choices=tuple(RECIPES)
+        "plain", "settings for what is not said; docs/training.md lists them", choices=tuple(RECIPES)
     )
     zoom: float | None = flag(None, "enlarge squares of at least this share of the crop's side, such as 0.6; 1: none")
     colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
@@ -86,6 +86,8 @@ class TrainConfig:
     device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
     amp: str = flag("auto", "mixed precision; auto: bf16 where the GPU has it", choices=("auto", "off", "bf16", "fp16"))
     compile: bool = flag(False, "torch.compile the network")
+    deterministic: bool = flag(False, "the same bits from run to run on a GPU too, slower")
+    save_every: float = flag(10.0, "write last.pth in the middle of an epoch too; 0: at its end", metavar="MINUTES")
     seed: int = flag(0, "of weights, clips and order")
     resume: str | None = flag(None, "go on with this run; needs nothing else", metavar="RUN")
     name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)")
@@ -111,6 +113,7 @@ class TrainConfig:
             ("ema", 0),
             ("clip_grad", 0),
             ("early_stopping", 0),
+            ("save_every", 0),
             ("seed", 0),
         ):
             value = getattr(self, name)
@@ -140,13 +143,19 @@ class TrainConfig:
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
             raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
 
-    def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int) -> "TrainConfig":
-        """The same with every None that the recipe, a model or data set answers replaced by the answer."""
+    def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
+        """The same with every None that the recipe, a model or data set answers replaced by the answer.
+
+        The model's learning rate belongs to the model's batch size, and grows in proportion with the clips of a step
+        (Goyal et al., Accurate, Large Minibatch SGD, 2017). A rate that is given is taken as it is.
+        """
         defaults = model_entry(self.model).defaults
         answers = {
             name: getattr(defaults, name) for name in ("epochs", "batch_size", "lr", "weight_decay", "optimizer")
         }
         answers |= recipe_for(self.recipe, model_options(self.model), bool(self.weights))
+        clips = (self.batch_size or answers["batch_size"]) * self.accumulate * processes
+        answers["lr"] *= clips / defaults.batch_size
         answers = {name: value for name, value in answers.items() if getattr(self, name) is None}
         epochs, warmup = self.epochs or answers["epochs"], self.warmup_epochs
         return replace(
@@ -192,6 +201,7 @@ class TrainConfig:
     def from_dict(cls, values: dict) -> "TrainConfig":
         """From a checkpoint or config.json. A field of another version is an error that names it."""
         known = {entry.name for entry in fields(cls)}
+        values = {name: value for name, value in values.items() if name != "environment"}
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
@@ -200,8 +210,20 @@ class TrainConfig:
         except TypeError as error:
             raise UserError(f"The settings of this run are damaged: {error}.") from error
 
-    def save(self, path: Path) -> None:
-        write_whole(path, json.dumps(self.to_dict(), indent=2) + "\n")
+    def save(self, path: Path, environment: dict | None = None) -> None:
+        """config.json: every setting, and beside them under what the run was made."""
+        values = self.to_dict() | ({"environment": environment} if environment else {})
+        write_whole(path, json.dumps(values, indent=2) + "\n")
+
+
+def saved_settings(path: Path) -> tuple[TrainConfig, dict]:
+    """config.json -> the settings, and under what the run was made."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        environment = values.get("environment", {})
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error}. Begin a new run.") from error
+    return TrainConfig.from_dict(values), environment
 
 
 def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) -> TrainConfig:

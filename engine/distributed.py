@@ -80,6 +80,11 @@ def largest(*values: int) -> list[int]:
     return numbers.tolist()
 
 
+def added(values: list[float]) -> list[float]:
+    """The sum of each number over the processes, in the order of their ranks."""
+    return [sum(column) for column in zip(*gather(values), strict=True)]
+
+
 @contextmanager
 def in_turn() -> Iterator[None]:
     """What makes files that the others then find: the first process, then the first one of each other machine, then

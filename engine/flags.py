@@ -26,7 +26,7 @@ def build_parser(config: type, groups: dict[str, str], prog: str, description: s
         usage=f"{prog} [FLAGS]",
         description=description,
         add_help=False,  # in the last group, so that it takes no heading of its own
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=WIDTH),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=39, width=WIDTH),
     )
     entries, types = {entry.name: entry for entry in fields(config)}, get_type_hints(config)
     named = [(title, [name for name in names.split() if name in entries]) for title, names in groups.items()]

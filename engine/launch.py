@@ -19,6 +19,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def local_processes() -> int:
+    """How many processes work on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def is_first() -> bool:
     """The first process writes and speaks for all."""
     return rank() == 0

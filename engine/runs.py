@@ -35,11 +35,32 @@ def _next_number(runs: Path, stem: str) -> int:
     return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
 
 
-def record_launch(run_dir: Path, settings: dict, done: bool = False) -> None:
-    """Notes in the run's folder which launch began it, with which settings, and whether it came to its end."""
+def record_launch(run_dir: Path, settings: dict) -> None:
+    """Notes in the run's folder which launch of torchrun begins it, with which settings."""
     if launch_id() is not None:
-        record = {"id": launch_id(), "settings": settings, "done": done}
+        record = {"id": launch_id(), "settings": settings, "done": False}
         write_whole(run_dir / LAUNCH, json.dumps(record, indent=2) + "\n")
+
+
+def finish_launch(run_dir: Path) -> None:
+    """Notes that the run has come to its end."""
+    path = run_dir / LAUNCH
+    if path.is_file():
+        write_whole(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"done": True}, indent=2) + "\n")
+
+
+def empty_run_dir(run_dir: Path) -> None:
+    """Clears away the records of an attempt that left no checkpoint."""
+    for path in [*run_dir.glob("events.out.*"), *run_dir.glob("metrics.jsonl"), *run_dir.glob("*.pth.tmp")]:
+        path.unlink()
+
+
+def find_unsaved(run: str, runs: Path) -> Path | None:
+    """The folder of a run that ended before it had written anything to go on from but its settings."""
+    for path in (Path(run).expanduser(), runs / run):
+        if (path / "config.json").is_file():
+            return path if not any(path.glob("*.pth")) else None
+    return None
 
 
 def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,32 +11,35 @@ import torch.nn.functional as F
 
 from dataloaders.loader import Batch
 from dataloaders.transforms import to_model_input
-from engine.device import autocast
+from engine.device import autocast, device_name
+from engine.errors import UserError
+from engine.launch import processes
 from engine.metrics import topk_correct
-from engine.session import Run
+from engine.state import Run
 
 
 @dataclass
 class Step:
     """What a step leaves, on the device: nothing here has waited for it."""
 
-    loss: torch.Tensor  # mean over the step's clips
+    loss: torch.Tensor  # this process's part of the mean over the step's clips
+    grad_norm: torch.Tensor
     lr: float
-    num_clips: int
+    num_clips: int  # of all processes
     waited: float  # seconds, for data
 
 
 def train_step(run: Run, batches: Iterator[Batch]) -> Step:
-    """Makes step run.progress.step. Its loss is divided by the clips of the whole step, however many batches they come
-    in and however full the last one is, so that accumulating equals one large batch."""
+    """Makes step run.progress.step. Its loss is divided by the clips of the whole step, however many batches and
+    processes they are divided among and however full the last one is, so that all ways equal one large batch."""
     progress, plan = run.progress, run.train_loader.plan
     step = progress.step - progress.epoch * plan.num_steps  # of this epoch
-    num_clips = len(plan.positions(step))
+    num_clips, num_batches, first = len(plan.positions(step)), plan.num_batches(step), plan.first_batch(step)
     lr = run.schedule.set_lr(run.optimizer, progress.step)
     run.optimizer.zero_grad(set_to_none=True)
 
     total, waited = torch.zeros((), device=run.device), 0.0
-    for number in range(plan.first_batch(step), plan.first_batch(step) + plan.num_batches(step)):
+    for number in range(first, first + num_batches):
         asked = time.monotonic()
         clips, labels, mirrored = next(batches)
         waited += time.monotonic() - asked
@@ -48,26 +52,47 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
         if run.mixing:
             drawn = run.mixing.draw(progress.epoch, plan.num_items)[places]
             x, targets = run.mixing.mix(x, labels, len(run.frame_set.classes), drawn)
-        if progress.step == 0 and progress.loss.count == 0:
+        if progress.step == 0 and number == 0:
             run.tracker.clips(x, run.spec, 0)
 
-        with autocast(run.device, run.amp):
-            logits = run.forward(x)  # (B, K)
-            losses = F.cross_entropy(
-                logits, targets, run.class_weights, label_smoothing=run.config.label_smoothing, reduction="none"
-            )  # (B,)
-        loss = losses.sum() / num_clips
-        run.scaler.scale(loss).backward()
+        # processes exchange gradients once a step, with the last batch
+        with run.forward.no_sync() if processes() > 1 and number < first + num_batches - 1 else nullcontext():
+            with autocast(run.device, run.amp):
+                logits = run.forward(x)  # (B, K)
+                losses = F.cross_entropy(
+                    logits, targets, run.class_weights, label_smoothing=run.config.label_smoothing, reduction="none"
+                )  # (B,)
+            loss = losses.sum() / num_clips
+            if plan.is_stand_in(number):
+                loss = loss * 0
+            run.scaler.scale(loss * processes()).backward()  # DistributedDataParallel divides the sum by them
+        if not plan.is_stand_in(number):
+            total += loss.detach()
+            progress.loss.add(losses)
+            if not run.mixing:  # a mixed clip has no one right answer
+                progress.top1.add(100 * topk_correct(logits, labels))
 
-        total += loss.detach()
-        progress.loss.add(losses)
-        if not run.mixing:  # a mixed clip has no one right answer
-            progress.top1.add(100 * topk_correct(logits, labels))
+    run.scaler.unscale_(run.optimizer)
+    gradients = [parameter.grad for parameter in run.model.parameters() if parameter.grad is not None]
+    grad_norm = nn.utils.get_total_norm(gradients)
     if run.config.clip_grad:
-        run.scaler.unscale_(run.optimizer)
-        nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_grad)
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), run.config.clip_grad, grad_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
     if run.average is not None:
         run.average.update(run.model, progress.step)
-    return Step(total, lr, num_clips, waited)
+    # a step that the scaler leaves out moves nothing
+    progress.grad_norm.add(grad_norm.nan_to_num(0.0, 0.0) if run.scaler.is_enabled() else grad_norm)
+    return Step(total, grad_norm, lr, num_clips, waited)
+
+
+def out_of_memory(run: Run) -> UserError:
+    """What to do where a batch does not fit: half of it at once, and as many clips a step."""
+    batch_size, accumulate = run.config.batch_size, run.config.accumulate
+    if batch_size == 1:
+        advice = "A single clip does not fit: lower --clip-len or --crop-size, or take a smaller --model."
+    else:
+        half = -(-batch_size // 2)
+        advice = f"--batch-size {half} --accumulate {2 * accumulate} takes about half, "
+        advice += "for the same steps." if batch_size % 2 == 0 else f"for steps of {2 * half * accumulate} clips."
+    return UserError(f"Out of memory on {device_name(run.device)} with --batch-size {batch_size}. {advice}")

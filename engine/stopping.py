@@ -3,17 +3,27 @@
 import os
 import signal
 
+from engine.distributed import largest
 from engine.errors import Stopped
+from engine.launch import processes
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the run to end after the running step; a second Ctrl-C ends it at once."""
+    """Ctrl-C and SIGTERM ask the run to end after the running step; a second Ctrl-C ends it at once.
+
+    Several processes have to end after the same step: they act on `agreed`, which agree() makes equal on all.
+    """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.signum = self.agreed = 0
 
     def __call__(self) -> bool:
         return bool(self.signum)
+
+    def agree(self, wish: bool = False) -> bool:
+        """Tells the other processes, and hears of their signals. Returns whether one of them has the wish."""
+        self.agreed, wish = largest(self.signum, int(wish))
+        return bool(wish)
 
     def __enter__(self) -> "StopRequest":
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -24,6 +34,9 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, signum: int, _: object) -> None:
+        if processes() > 1:  # a launcher may pass on one Ctrl-C twice, and ends what takes too long by itself
+            self.signum = self.signum or signum
+            return
         if self.signum:
             raise Stopped(signum, f"Stopped at once by {signal.Signals(signum).name}.")
         self.signum = signum

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,14 @@ class Tracker:
 
     def close(self) -> None:
         self.writer.close()
+
+
+class NoTracker:
+    """In the tracker's place where another process keeps the records."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        assert hasattr(Tracker, name), name
+        return lambda *_, **__: None
 
 
 def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames: int = 8) -> np.ndarray:

@@ -41,13 +41,13 @@ def test_every_field_is_a_flag_and_arrives():
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
-        "--accumulate": "2",
+        "--accumulate": "2", "--save-every": "3",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
         "--ema": "0.9", "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
         "--clip-grad": "1", "--early-stopping": "0",
         "--cache": "ram",
     }  # fmt: skip
-    config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile")
+    config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile", "--deterministic")
 
     default = TrainConfig()
     untouched = [entry.name for entry in fields(config) if getattr(config, entry.name) == getattr(default, entry.name)]
@@ -62,7 +62,7 @@ def test_no_flags_mean_mypaths_default_and_flip_can_be_switched_off():
 
 
 def test_config_survives_json_and_a_setting_of_another_version_is_named(tmp_path):
-    CONFIG.save(tmp_path / "config.json")
+    CONFIG.save(tmp_path / "config.json", environment={"command": "python train.py"})
     values = json.loads((tmp_path / "config.json").read_text())
     assert TrainConfig.from_dict(values) == CONFIG
     with pytest.raises(UserError, match="another version.*'momentum'"):

@@ -68,7 +68,7 @@ def test_balanced_weights_are_inverse_frequencies_with_a_mean_of_one_over_the_cl
 
 
 def test_clips_of_rare_classes_count_more_where_that_is_asked_for(toy_project, monkeypatch):
-    monkeypatch.setattr("engine.session.balance", lambda labels, num_classes: torch.tensor([1.0, 2.0, 4.0]))
+    monkeypatch.setattr("engine.state.balance", lambda labels, num_classes: torch.tensor([1.0, 2.0, 4.0]))
     calls, _ = losses_of(monkeypatch, class_weights="balanced")
     for logits, labels, losses in calls:
         expected = torch.tensor([1.0, 2.0, 4.0])[labels] * F.cross_entropy(logits, labels, reduction="none")
@@ -203,15 +203,15 @@ def test_the_average_goes_on_bit_for_bit(toy_project, monkeypatch):
 def test_a_gradient_longer_than_the_norm_is_scaled_down_and_a_shorter_one_is_not(toy_project, monkeypatch):
     """Plain SGD without momentum in its first step moves the weights by lr times the gradient."""
     lengths = []
-    clip = torch.nn.utils.clip_grad_norm_
+    clip = torch.nn.utils.clip_grads_with_norm_
 
-    def note(parameters, norm):
+    def note(parameters, norm, before):
         parameters = list(parameters)
-        before = clip(parameters, norm).item()
+        clip(parameters, norm, before)
         after = torch.stack([parameter.grad.norm() for parameter in parameters]).norm().item()
-        lengths.append((before, after))
+        lengths.append((before.item(), after))
 
-    monkeypatch.setattr(step_script.nn.utils, "clip_grad_norm_", note)
+    monkeypatch.setattr(step_script.nn.utils, "clip_grads_with_norm_", note)
     run_tiny(epochs=1, clip_grad=0.5)
     assert len(lengths) == 3 and all(after == pytest.approx(min(before, 0.5), rel=1e-3) for before, after in lengths)
     assert max(before for before, _ in lengths) > 0.5, "nothing was clipped"

@@ -13,6 +13,7 @@ import torch
 import evaluate as evaluate_script
 import mypath
 import train
+from engine import state
 from engine import step as step_script
 from engine.checkpoint import load_model
 from engine.config import TrainConfig, parse_config
@@ -210,7 +211,7 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
 
 def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, monkeypatch):
     whole = run_tiny(epochs=2)
-    save = train.save_checkpoint
+    save = state.save_checkpoint
 
     def fail_at_best(path, content):
         if path.name == "best.pth" and content["epoch"] == 2:
@@ -218,7 +219,7 @@ def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, 
         save(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_checkpoint", fail_at_best)
+        patch.setattr(state, "save_checkpoint", fail_at_best)
         patch.setattr(train, "_is_better", lambda *_: True)
         with pytest.raises(OSError, match="No space"):
             run_tiny(epochs=2, name="full")
