@@ -3,7 +3,7 @@
 import numpy as np
 
 from dataloaders.clips import clip_indices, window_starts
-from dataloaders.dataset import ClipSource, FrameSet, disturb
+from dataloaders.dataset import ClipSource, FrameSet, disturb, frame_size
 from dataloaders.transforms import crop_offsets
 from engine.errors import UserError
 from network.registry import InputSpec
@@ -21,7 +21,7 @@ class WindowDataset(ClipSource):
     ):
         super().__init__(frame_set, part, spec)
         self.crops, self.order = crops, order
-        self.clip_shape = (crops, spec.clip_len, spec.crop_size, spec.crop_size, 3)
+        self.clip_shape = (crops, spec.read_len, spec.crop_size, spec.crop_size, 3)
         self.starts = []  # of each video's windows, in stored frames
         for row, span in zip(self.rows, self.spans, strict=True):
             if window_step % row.every:
@@ -41,8 +41,8 @@ class WindowDataset(ClipSource):
         """Fills out (crops, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
         number = int(self.videos[position])
         row, window = self.rows[number], position - int(self.firsts[number])
-        indices = clip_indices(self.starts[number][window], self.spec.clip_len, self.steps[number], row.num_frames)
+        indices = clip_indices(self.starts[number][window], self.spec.read_len, self.steps[number], row.num_frames)
         indices = disturb(indices, self.order, seed=(number, window))
-        offsets = crop_offsets(*self.frame_size(row), self.spec.crop_size, self.crops)
+        offsets = crop_offsets(*frame_size(row, self.spec), self.spec.crop_size, self.crops)
         self.read_clips(number, [(indices, offset) for offset in offsets], out)
         return int(self.labels[number]), position

@@ -74,11 +74,10 @@ def _describe(
 
 def _strip(frame_set: FrameSet, row: VideoRow) -> np.ndarray:
     """-> (FRAME_HEIGHT, W, 3): frames from the beginning, middle and end of a video, side by side."""
+    indices = np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int).tolist()
     pictures = []
-    indices = np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int)
-    for picture in frame_set.read_frames(row, indices.tolist()):
+    for picture in frame_set.read_frames(row, indices):
         width = max(round(picture.shape[1] * FRAME_HEIGHT / picture.shape[0]), 1)
-        shrinks = picture.shape[0] > FRAME_HEIGHT
-        how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+        how = cv2.INTER_AREA if picture.shape[0] > FRAME_HEIGHT else cv2.INTER_CUBIC
         pictures += [cv2.resize(picture, (width, FRAME_HEIGHT), interpolation=how), canvas(FRAME_HEIGHT, GAP)]
     return np.concatenate(pictures[:-1], axis=1)

@@ -162,27 +162,29 @@ def test_the_sheet_shows_frames_of_the_worst_videos(frame_set):
 # published
 
 
-def official(name: str, split: str = "1", videos: int | None = None, classes: int | None = None) -> FrameSet:
+def official(toy: FrameSet, name: str, split: str = "1", videos: int | None = None, classes: int | None = None):
     """A data set that looks like the whole of an official one, without frames."""
     num_classes, tested = DATASETS[name]
-    names = [f"c{number}" for number in range(classes or num_classes)]
     number = tested[split] if videos is None else videos
-    source = DataSource("mine", Path("videos"), Path("frames"), name.lower())
+    rows = [replace(toy.rows[0], video=f"v{at}") for at in range(number)]
+    return replace(
+        toy,
+        source=DataSource("mine", Path("videos"), Path("frames"), name.lower()),
+        rows=rows,
+        classes=[f"c{at}" for at in range(classes or num_classes)],
+        split=Split(split, {row.video: "test" for row in rows}),
+    )
 
-    class Rows(FrameSet):
-        def part(self, name: str) -> list:
-            return [None] * number
 
-    return Rows(source, source.frames, [], names, Split(split, {}))
-
-
-def test_only_the_whole_of_a_data_set_is_compared():
-    assert official_name(official("UCF101", "2")) == "UCF101"
-    assert official_name(official("HMDB51", "3", 1520)) == "HMDB51"  # some copies lack a few
-    assert official_name(official("UCF101", "1", 3000)) is None
-    assert official_name(official("UCF101", "1", classes=17)) is None
-    assert official_name(replace(official("UCF101"), split=Split("random", {}))) is None
-    assert official_name(replace(official("UCF101"), source=DataSource("u", Path("v"), Path("f")))) is None
+def test_only_the_whole_of_a_data_set_is_compared(frame_set):
+    whole = official(frame_set, "UCF101")
+    assert official_name(whole) == "UCF101"
+    assert official_name(official(frame_set, "HMDB51", "3", 1520)) == "HMDB51"  # some copies lack a few
+    assert official_name(official(frame_set, "UCF101", "1", 3000)) is None
+    assert official_name(official(frame_set, "UCF101", "2", 3783)) is None, "that is the number of split 1"
+    assert official_name(official(frame_set, "UCF101", "1", classes=17)) is None
+    assert official_name(replace(whole, split=replace(whole.split, name="random"))) is None
+    assert official_name(replace(whole, source=replace(whole.source, layout="folder"))) is None
 
 
 def test_the_demo_is_no_ucf101(frame_set):
@@ -280,6 +282,10 @@ def test_a_split_that_leaks_in_itself_is_found(frame_set):
         reason == f"split 1 of toy has 1 of its 3 test recordings in training or validation too (first: {min(tested)})"
     )
     assert find_leak({"split": own | {"training_groups": ["other"]}}, frame_set, "test", same_data=True) is None
+    folder = replace(frame_set, source=replace(frame_set.source, layout="folder"))
+    assert find_leak({"split": own}, folder, "test", same_data=True) is None, "001.avi in train/ and test/ are two"
+    grouped = replace(folder, source=replace(folder.source, groups="g(.*)_"))
+    assert find_leak({"split": own}, grouped, "test", same_data=True) == reason
 
 
 def test_what_validation_chose_by_is_no_test_list_and_a_folders_names_mean_nothing_elsewhere(frame_set):
