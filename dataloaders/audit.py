@@ -90,8 +90,11 @@ def audit_source(
     used; UsageError for a split that it does not have.
     """
     frames = _frames_folder(source)
-    rows = {row.video: row for row in _read_rows(frames)} if frames else {}
-    if source.videos.is_dir() or not rows:
+    if frames is None and source.frames_given:
+        raise UserError(f"There are no frames in {source.frames}. Correct --frames, or leave it out.")
+    videos_there = source.list.is_file() if source.list else source.videos.is_dir()
+    rows = {row.video: row for row in _read_rows(frames, videos_there)} if frames else {}
+    if videos_there or not rows:
         videos = find_videos(source)
         paths = {video.video: source.videos / video.video for video in videos}
         looks = look_at_all(list(paths.values()), decode, workers or num_processors())
@@ -124,10 +127,16 @@ def _frames_folder(source: DataSource) -> Path | None:
     return next((folder for folder in [source.frames, *beside] if folder.is_dir() and any(folder.iterdir())), None)
 
 
-def _read_rows(frames: Path) -> list[VideoRow]:
-    if (frames / manifest.NAME).is_file():
-        return manifest.read_manifest(frames)
-    return [] if (frames / manifest.PARTIAL_NAME).exists() else manifest.index_frames(frames)
+def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:
+    """Where the videos are there, frames without a manifest, or with a damaged one, have nothing to add."""
+    try:
+        if (frames / manifest.NAME).is_file():
+            return manifest.read_manifest(frames)
+    except manifest.DamagedManifest as error:
+        if not videos_there:
+            raise
+        print(f"Note: {error}")
+    return [] if videos_there or (frames / manifest.PARTIAL_NAME).exists() else manifest.index_frames(frames)
 
 
 def _with_row(fact: Facts, row: VideoRow | None) -> Facts:

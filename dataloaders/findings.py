@@ -89,9 +89,10 @@ def find_all(
     """Everything there is to say, in the order of KINDS. The split knows the usable videos only."""
     usable = [video for video in videos if video.video in split.parts]
     judge = judge_sharing(source, split, usable)
+    labels = {video.video: video.label for video in videos}
     found = [
         *_shared_recordings(split, usable, judge),
-        *(_judge_duplicate(split, videos, names, judge) for names in duplicates),
+        *(_judge_duplicate(split, labels, names, judge) for names in duplicates),
         *_missing_parts(split, videos),
         *_case_only({video.label for video in videos}),
         *_ignored(source),
@@ -120,15 +121,14 @@ def _shared_recordings(split: Split, videos: Sequence[Video], judge: Callable) -
     return found
 
 
-def _judge_duplicate(split: Split, videos: Iterable[Video], names: Sequence[str], judge: Callable) -> Finding:
-    """names: videos with the same bytes."""
+def _judge_duplicate(split: Split, labels: Mapping[str, str], names: Sequence[str], judge: Callable) -> Finding:
+    """names: videos with the same bytes; labels: the class of each video."""
     parts = {split.parts[name] for name in names if name in split.parts} & set(PARTS)
     if len(parts) > 1:
         level = judge(parts)
         text = " = ".join(f"{name} ({split.parts.get(name, 'unused')})" for name in names)
         return Finding("shared_file", level, text + _so_published(level), tuple(names))
-    labels = {video.label for video in videos if video.video in names}
-    kind = "duplicate_across_classes" if len(labels) > 1 else "duplicate"
+    kind = "duplicate_across_classes" if len({labels[name] for name in names}) > 1 else "duplicate"
     return Finding(kind, "problem", " = ".join(names), tuple(names))
 
 
@@ -145,7 +145,8 @@ def leak_warning(source: DataSource, split: Split, rows: Sequence[VideoRow], com
     readable = sum(row.source_bytes for row in suspects) <= READ_AT_START
     equal = same_files({row.video: source.videos / row.video for row in suspects}) if readable else []
 
-    found = _shared_recordings(split, rows, judge) + [_judge_duplicate(split, rows, names, judge) for names in equal]
+    labels = {row.video: row.label for row in suspects}
+    found = _shared_recordings(split, rows, judge) + [_judge_duplicate(split, labels, names, judge) for names in equal]
     leaks = []
     for kind, what in (("shared_recording", "recording"), ("shared_file", "file")):
         of_kind = [finding.text for finding in found if finding.kind == kind and finding.level == "leak"]

@@ -329,12 +329,14 @@ def test_json_has_the_documented_keys_and_sums_that_agree(videos, tmp_path):
     assert content["imbalance"]["ratio"] == 1.0
 
 
-def test_wrong_usage_ends_with_2_and_no_data_with_1():
+def test_wrong_usage_ends_with_2_and_no_data_with_1(plain_videos):
     assert run_audit("--split", "4").returncode == 2
     assert run_audit("--frame-stride", "2").returncode == 2
     assert run_audit("--json", "no/such/folder/out.json").returncode == 2
     done = run_audit("--dataset", "no/such/folder")
     assert (done.returncode, done.stdout) == (1, "") and "no/such/folder" in done.stderr
+    with pytest.raises(UserError, match="There are no frames in .*nowhere. Correct --frames"):
+        audit.main(["--dataset", str(plain_videos), "--frames", "nowhere", *CLIP])
 
 
 def test_the_default_clip_is_that_of_the_default_model(plain_videos, monkeypatch, capsys):
@@ -366,6 +368,10 @@ def test_what_preprocessing_counted_is_believed_and_headers_are_held_against_it(
     }
     assert texts(result, "header_count") == ["jump/0.avi: 40 in the header, 18 decode"]
     assert "counted in the packets of 1 video" in report(result)
+
+    table = tmp_path / "frames-80x60" / "manifest.csv"
+    table.write_bytes(table.read_bytes().replace(b"jump/0.avi", b"jump/O.avi", 1))
+    assert {fact.counted for fact in audit_source(source).facts.values()} == {"packets"}
 
 
 def test_frames_whose_videos_are_gone_are_audited_too(videos, tmp_path):
