@@ -8,7 +8,6 @@ import torch.nn as nn
 
 from engine.errors import UsageError, UserError
 from engine.launch import local_rank, processes
-from network.factorised import use_views
 
 
 def pick_device(name: str) -> torch.device:
@@ -72,15 +71,13 @@ def _computes_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def place(model: nn.Module, device: torch.device, amp: torch.dtype | None = None) -> nn.Module:
-    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it.
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it."""
+    return channels_last(model.to(device))
 
-    On a CPU in float32 its factored convolutions run in two dimensions: r2plus1d_18 and r2plus1d_10 then train about
-    twice as fast. In bf16 that gains nothing there, and on a GPU it is not measured yet.
-    """
-    model.to(device)
-    if device.type == "cpu" and amp is None:
-        use_views(model)
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Puts the kernels of convolutions into the order in which clips lie. Returns the model."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):

@@ -87,7 +87,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
         saw = weights.input_spec.input if weights.input_spec else "rgb"
         if spec.input != saw and not report.widened:
             print(f"Note: the weights saw {SEEN[saw]}; from here on the network sees {SEEN[spec.input]}.")
-    try_out(place(model, device, amp), spec, device, amp)
+    try_out(place(model, device), spec, device, amp)
     if config.compile:
         check_compiler(device)
     if config.deterministic:

@@ -91,7 +91,7 @@ def build_run(
     seen: list[str],
     progress: Progress,
 ) -> Run:
-    place(model, device, amp)
+    place(model, device)
     clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
     wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
     if wrong:

@@ -11,14 +11,11 @@ import torch
 import train
 from engine.checkpoint import load_model
 from engine.config import TrainConfig
-from engine.device import cudnn_version, cudnn_warning, place
+from engine.device import cudnn_version, cudnn_warning
 from engine.errors import ROOT, Stopped
 from engine.tracking import read_metrics
 from network import create_model
-from network.factorised import FrameConv, TimeConv
 from tests.test_train import assert_equal_weights, stop_after
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -42,14 +39,6 @@ def test_other_versions_of_cudnn_and_machines_without_it_are_not_warned_of(found
 def test_the_version_of_cudnn_is_a_number_that_torch_gives():
     version = cudnn_version()
     assert version == torch.backends.cudnn.version() if torch.cuda.is_available() else version is None
-
-
-def test_on_a_cpu_float32_takes_views_and_bf16_does_not():
-    def kinds(amp: torch.dtype | None) -> set[type]:
-        return {type(module) for module in place(create_model("r2plus1d_10", 2), CPU, amp).modules()}
-
-    assert {FrameConv, TimeConv} <= kinds(None)
-    assert not {FrameConv, TimeConv} & kinds(torch.bfloat16)
 
 
 def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from engine.device import place
 from network import create_model, input_spec
-from network.factorised import FrameConv, TimeConv, pad_mid_widths, use_views
+from network.factorised import FrameConv, TimeConv, add_biases_apart, pad_mid_widths, use_views
 from network.video_resnet import Conv1x3x3, Conv2Plus1D
 
 CPU = torch.device("cpu")
@@ -149,3 +149,13 @@ def test_views_and_padding_go_together_in_either_order():
         assert isinstance(fast[0], FrameConv) and isinstance(fast[3], TimeConv)
         assert fast[0].as_2d and fast[3].as_2d and fast[0].padding_out == 3
         assert relative(fast(x), plain(x)) <= 1e-6
+
+
+def test_a_bias_added_apart_is_the_same_bias_and_keeps_low_precision_low():
+    conv = nn.Conv3d(3, 5, 3, padding=1)
+    apart = nn.Sequential(copy.deepcopy(conv))
+    assert add_biases_apart(apart) == 1
+    for ours, expected in both(torch.randn(2, 3, 4, 6, 6), apart, conv):
+        assert relative(ours, expected) <= 1e-6
+    with torch.autocast("cpu", torch.bfloat16):
+        assert apart(torch.randn(2, 3, 4, 6, 6)).dtype == torch.bfloat16

@@ -61,7 +61,7 @@ def test_what_is_right_in_low_precision_stays_in_it_and_nothing_is_checked_in_fl
 @pytest.mark.parametrize("name", ["r3d_10", "r2plus1d_10", "mc3_10"])
 def test_after_the_check_every_convolution_of_a_network_is_right_in_bf16(name):
     """On a CPU with bf16 instructions PyTorch 2.14.1 makes arbitrary numbers of some weight gradients of r3d_10."""
-    model = place(create_model(name, 4), CPU, torch.bfloat16)
+    model = place(create_model(name, 4), CPU)
     wrong = keep_wrong_layers_in_float32(model, CLIP, CPU, torch.bfloat16)
     in_float32 = [layer for layer in model.modules() if isinstance(layer, InFloat32)]
     assert len(in_float32) == len(wrong)
