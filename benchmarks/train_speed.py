@@ -5,12 +5,12 @@
     python benchmarks/train_speed.py --models r3d_18 --only levers --levers bf16 channels-last compile
     python benchmarks/train_speed.py --only end-to-end --dataset ucf101 --models r2plus1d_18 --workers 4 8 16
 
-levers      Steps on synthetic clips that lie on the device. The plain loop: float32 (TF32 where PyTorch's defaults take
-            it), float clips in NCDHW, loss.item() in each step. Each lever is added to it alone, and to all levers above
-            it. All variants take turns in every round, and ratios are medians of each round's own ratio.
+levers      Steps on synthetic clips that lie on the device. The plain loop: float32 (TF32 as PyTorch's defaults have
+            it), float clips in NCDHW, loss.item() in each step. Each lever is added to it alone, and to all above it.
+            All variants take turns in every round, and ratios are medians of each round's own ratio.
 profile     Kernels of one step that only turn tensors into another layout; on CUDA.
-end-to-end  train.py's own loop over preprocessed frames (of a data set, or made for this) for numbers of threads, beside
-            its own step on a batch that lies on the device; on CUDA also how often the program waited for the device.
+end-to-end  train.py's own loop over preprocessed frames (of a data set, or made for this), for numbers of threads,
+            beside its step on a batch that lies on the device; on CUDA also how often the program waited for the GPU.
 """
 
 import argparse

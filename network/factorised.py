@@ -6,8 +6,8 @@ Both are views, nothing is copied, and libraries have better kernels for two dim
 between the two convolutions (45, 230, 460, 921) are no multiples of 8, which tensor cores want: zeros can fill them up
 where the work is done. Parameters, their names and, within rounding, all results and gradients stay what they were.
 
-No network here does so by itself: benchmarks/train_speed.py measures it. On a CPU the views gain 4 % in float32 with two
-threads, and nothing in bf16. On a GPU they are not measured yet; from 15 % on they are worth a place in the networks.
+No network here does so by itself: benchmarks/train_speed.py measures it. On a CPU the views gain 4 % in float32 with
+two threads, and nothing in bf16. On a GPU they are not measured yet; from 15 % on they are worth their place.
 """
 
 import torch
