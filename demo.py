@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import evaluate
 import inference
-import mypath
 import train
 from dataloaders.dataset import open_frames
 from dataloaders.source import find_source
@@ -30,6 +29,8 @@ def main(argv: Sequence[str]) -> None:
     print("\n2. Test, on recordings that were never trained on\n")
     evaluations = evaluate.main([str(run_dir), "--temporal"])
     print("\n3. Write the answer on a test video\n")
+    import mypath
+
     source = find_source("demo", mypath.DATASETS, ROOT)
     video = source.videos / open_frames(source, input_spec(MODEL)).part("test")[0].video
     annotated = run_dir / f"{video.stem}.mp4"

@@ -20,7 +20,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import mypath
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
 from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
@@ -161,6 +160,8 @@ def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
 
 def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[str, Evaluation]]:
     """Raises UserError for a checkpoint that is refused before any of them is evaluated."""
+    import mypath  # where run_cli sees what is wrong with it
+
     paths = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoints]
     trials = [prepare(path, args) for path in paths]
     evaluations, records = [], []
@@ -247,6 +248,8 @@ def prepare(path: Path, args: argparse.Namespace) -> Trial:
 def open_test_frames(trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None) -> FrameSet:
     """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
     Raises UserError where classes differ."""
+    import mypath
+
     config = trained.checkpoint["config"]
     if not (dataset or config.get("dataset")):
         raise UserError("This checkpoint does not say which data set it was trained on. Name one: --dataset")

@@ -21,7 +21,6 @@ import torch
 import torch.nn as nn
 from tqdm import tqdm
 
-import mypath
 from engine.config import TrainConfig, parse_config
 from engine.console import count, duration
 from engine.distributed import added, gather, joined, share, share_buffers
@@ -39,11 +38,15 @@ LOG_EVERY = 20  # steps between two looks at the device's numbers
 
 
 def cli(argv: Sequence[str]) -> None:
+    import mypath  # where run_cli sees what is wrong with it
+
     main(parse_config(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL))
 
 
 def main(config: TrainConfig) -> Path:
     """Trains as the configuration says; returns the run's folder."""
+    import mypath
+
     runs = ROOT / mypath.RUNS
     with joined(config.device):
         earlier = share(find_launched(runs, config.to_dict()) if is_first() and not config.resume else None)

@@ -3,6 +3,7 @@
 import errno
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,7 +73,24 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         if not is_out_of_memory(error):
             raise
         status = _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
+    except Exception as error:
+        mistake = _mistake_in_mypath(error)
+        if mistake is None:
+            raise
+        status = _fail(mistake, 1)
     sys.exit(status)
+
+
+def _mistake_in_mypath(error: Exception) -> str | None:
+    """What is wrong with mypath.py, the one file of ours that users edit; None where the error is not from there."""
+    if isinstance(error, SyntaxError):
+        file, line, what = error.filename or "", error.lineno, f"{error.msg}: {(error.text or '').strip()}"
+    elif isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == "mypath":
+        return f"mypath.py has no {error.name} any more. Put it back: git diff mypath.py shows what was changed."
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line, what = frame.filename, frame.lineno, f"{error} ({(frame.line or '').strip()})"
+    return f"mypath.py, line {line}: {what}" if Path(file).name == "mypath.py" else None
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -400,3 +400,28 @@ def test_a_bug_of_ours_keeps_its_traceback():
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
+
+
+NOT_CLOSED = 'DATASETS = {\n    "own": {"videos": "/data/own"\n'
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "message"),
+    [
+        ("train.cli", NOT_CLOSED, "mypath.py, line 2: '{' was never closed: "),
+        (
+            "dataloaders.preprocess.main",
+            'DATASETS = {"own": data}',
+            "mypath.py, line 1: name 'data' is not defined (DATA",
+        ),
+        ("dataloaders.preprocess.main", "", "mypath.py has no DEFAULT_DATASET any more. Put it back: git diff mypath"),
+    ],
+)
+def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
+    (tmp_path / "mypath.py").write_text(text)
+    module, _, function = program.rpartition(".")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; sys.argv[1:] = []\n"
+    code += f"from {module} import {function}; from engine.errors import run_cli; run_cli({function})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
