@@ -7,8 +7,11 @@ Each data set is an entry:
              "folder"   any folder of class folders:  <videos>/<class>/<video>
                         or, already divided:          <videos>/<train|val|test>/<class>/<video>
     videos   the folder of class folders
+    list     instead of class folders: a text or csv file with a line a video, path,label[,group[,split]]; its paths
+             count from `videos` where that is given, else from the list's folder (docs/data.md)
+    classes  optional, with a list: a file with the names of the classes in their order
     frames   where the extracted JPEG frames go (UCF101 needs about 22 GB); they are made on first use
-    splits   the folder of the official list files (UCF101: optional; HMDB51: needed)
+    splits   the folder of the official list files (UCF101: optional; HMDB51: needed, and found beside the videos)
     flip     True where a mirrored video shows the same action; False where left and right are different actions
     groups   optional, for "folder": a regular expression on the file name. Videos with the same match were cut from
              one recording and are never divided between training and test: r"^(person\d+)_"
