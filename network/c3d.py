@@ -30,6 +30,7 @@ class C3D(Freezable):
 
     head_name = "fc8"
     stem_names = ("conv1", "norm1")
+    stage_names = ("norm1", "norm2", "norm3b", "norm4b", "norm5b")  # before each pool
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class FrameNetwork(Freezable):
 
     head_name = "fc"
     stem_names = ("trunk.conv1", "trunk.bn1")
+    stage_names = ("trunk.layer1", "trunk.layer2", "trunk.layer3", "trunk.layer4")
 
     def __init__(self, resnet: str):
         super().__init__()

@@ -21,11 +21,14 @@ class Freezable(nn.Module):
 
     head_name   the last layer, the one that is new for other classes
     stem_names  the first layers, those that see colours and edges
+    stage_names the modules that put out the maps of each resolution, from fine to coarse, for --explain; none for a
+                network that is not made of convolutions
     frozen      the modules that freeze() chose: train() leaves them in eval mode
     """
 
     head_name: str
     stem_names: tuple[str, ...]
+    stage_names: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
 
     @property

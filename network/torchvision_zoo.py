@@ -40,6 +40,7 @@ class S3D(ZooNetwork):
 
     head_name = "classifier.1"
     stem_names = ("features.0",)
+    stage_names = ("features.3", "features.6", "features.12", "features.15")  # before each pool
 
     @property
     def dropout(self) -> nn.Dropout:

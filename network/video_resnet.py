@@ -135,6 +135,7 @@ class VideoResNet(Freezable):
 
     head_name = "fc"
     stem_names = ("stem",)
+    stage_names = ("layer1", "layer2", "layer3", "layer4")
 
     def __init__(
         self,

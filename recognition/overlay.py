@@ -52,8 +52,9 @@ def panel_box(width: int, height: int, num_classes: int) -> tuple[int, int, int,
     return gap, gap, gap + panel_width, gap + _header(line) + num_bars * line + padding
 
 
-def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
-    """Draws into (H, W, 3) uint8 BGR. `top`: classes with their probabilities in [0, 1], the likeliest first."""
+def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]], threshold: float = 0.0) -> None:
+    """Draws into (H, W, 3) uint8 BGR. `top`: classes with their probabilities in [0, 1], the likeliest first. Below the
+    threshold the header says "uncertain", and the bars what it is torn between."""
     height, width = frame.shape[:2]
     left, up, right, down = panel_box(width, height, len(top))
     if right == left:
@@ -62,7 +63,9 @@ def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
     panel = frame[up:down, left:right]
     _tint(panel, DARK, 0.74)
 
-    _write(panel[: _header(line)], *top[0], padding=line // 2, scale=0.84 * line / 30, bold=True)
+    label, probability = top[0]
+    label = label if probability >= threshold else "uncertain"
+    _write(panel[: _header(line)], label, probability, padding=line // 2, scale=0.84 * line / 30, bold=True)
     num_bars = (down - up - _header(line)) // line
     for number, (label, probability) in enumerate(top[:num_bars]):
         bottom = _header(line) + (number + 1) * line
@@ -72,6 +75,68 @@ def draw_answer(frame: np.ndarray, top: Sequence[tuple[str, float]]) -> None:
         _tint(bar, (255, 255, 255), 0.07)
         _tint(bar[:, : round(bar.shape[1] * probability)], BAR, 0.85)
         _write(row, label, probability, padding=line // 2, scale=0.66 * line / 30)
+
+
+def draw_heat(frame: np.ndarray, heat: np.ndarray, corner: tuple[int, int], opposite: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) uint8 BGR, and (s, s) in [0, 1] over the box between two corners (x, y) -> a copy with the heat on it.
+
+    What is cold stays as it is, a little darker; what is hot glows. A thin line shows what the network gets to see.
+    """
+    (left, top), (right, bottom) = corner, opposite
+    picture = frame.copy()
+    area = picture[top:bottom, left:right]
+    if not area.size:
+        return picture
+    heat = cv2.resize(heat.astype(np.float32), area.shape[1::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    glow = heat**0.4  # most of it is in a few places; the eye wants the rest, too
+    color = cv2.applyColorMap((255 * glow).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    opacity = (0.2 + 0.55 * glow)[..., None]
+    area[:] = (area * (1 - opacity) + color * opacity).astype(np.uint8)
+    cv2.rectangle(picture, corner, (right - 1, bottom - 1), QUIET, max(min(frame.shape[:2]) // 400, 1))
+    return picture
+
+
+def draw_curve(frame: np.ndarray, moments: np.ndarray, now: int, label: str) -> None:
+    """Draws into (H, W, 3) uint8 BGR, along its lower edge: how much each moment counted for a label, in [0, 1], over
+    the whole video, and where the frame `now` is in it."""
+    height, width = frame.shape[:2]
+    line = _line(width, height)
+    strip = frame[height - 3 * line :]
+    if len(strip) < 3 * line or width < 5 * line:
+        return
+    _tint(strip, DARK, 0.74)
+    graph = strip[line + line // 4 : 3 * line - line // 4, line // 2 : width - line // 2]
+    rows, columns = graph.shape[:2]
+    at = np.linspace(0, len(moments) - 1, columns)
+    levels = np.interp(at, np.arange(len(moments)), moments)
+    filled = np.arange(rows)[:, None] >= rows * (1 - levels[None])  # (rows, columns)
+    graph[filled] = BAR
+    cursor = round(now / max(len(moments) - 1, 1) * (columns - 1))
+    cv2.line(graph, (cursor, 0), (cursor, rows - 1), TEXT, max(line // 10, 1))
+    text = f"what counted for {label}"
+    _write_text(strip[: line + line // 4], text, padding=line // 2, scale=0.6 * line / 30)
+
+
+def draw_note(frame: np.ndarray, text: str) -> None:
+    """Draws a short text into the lower left corner of (H, W, 3) uint8 BGR."""
+    height, width = frame.shape[:2]
+    line = _line(width, height)
+    scale = 0.6 * line / 30
+    thickness = 1 if DRAWS_UNICODE else max(round(2 * scale), 1)
+    row = frame[
+        max(height - 2 * line, 0) : height - line // 2,
+        line // 2 : line // 2 + _text_width(text, scale, thickness) + line,
+    ]
+    _tint(row, DARK, 0.74)
+    if row.size:
+        _write_text(row, text, padding=line // 2, scale=scale)
+
+
+def _write_text(row: np.ndarray, text: str, padding: int, scale: float) -> None:
+    thickness = 1 if DRAWS_UNICODE else max(round(2 * scale), 1)
+    baseline = (row.shape[0] + round(CAP_HEIGHT * scale)) // 2
+    text = shorten(drawable(text), row.shape[1] - 2 * padding, scale, thickness)
+    cv2.putText(row, text, (padding, baseline), FONT, scale, QUIET, thickness, cv2.LINE_AA)
 
 
 def _line(width: int, height: int) -> int:

@@ -1,34 +1,82 @@
-"""Where frames come from."""
+"""What SOURCE can name: a file, a folder of videos, a camera, a stream; and videos opened with messages that help."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 
-from dataloaders.video import NO_VIDEO_SUFFIXES, VideoError, VideoReader
+from dataloaders.video import NO_VIDEO_SUFFIXES, VideoError, VideoReader, is_video_name
 from engine.console import progress
-from engine.errors import UserError
+from engine.errors import UsageError, UserError
+from recognition.files import shown
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The command line's sources: video files (each with its place below the folder that it was found in, for naming
+    outputs), or one live source."""
+
+    videos: list[tuple[Path, Path]]
+    live: str | None = None  # a camera's number, or an address
+    from_folder: bool = False
+
+
+def find_sources(names: Sequence[str]) -> Sources:
+    """Files as they are; folders as all videos below them, in the order of their paths.
+
+    A number is a camera, unless there is a file of that name; rtsp://..., http://... is a stream. A live source is
+    alone. Raises UsageError for a mixture, UserError for a folder without videos.
+    """
+    live = [name for name in names if is_live(name)]
+    if live and len(names) > 1:
+        raise UsageError(f"{live[0]} is a live source, and such a one is alone: give the other sources another run.")
+    if live:
+        return Sources([], live=live[0])
+
+    videos, from_folder = [], False
+    for name in names:
+        path = Path(name)
+        if not path.is_dir():
+            videos.append((path, Path(path.name)))
+            continue
+        from_folder = True
+        found = sorted(file for file in path.rglob("*") if file.is_file() and _may_be_video(file.relative_to(path)))
+        if not found:
+            raise UserError(f"There is no video in the folder {shown(path)} (hidden files do not count).")
+        videos += [(file, file.relative_to(path)) for file in found]
+    return Sources(videos, from_folder=from_folder)
+
+
+def is_live(name: str) -> bool:
+    return ("://" in name or name.isdecimal()) and not Path(name).exists()
+
+
+def _may_be_video(relative: Path) -> bool:
+    return is_video_name(relative) and not any(part.startswith(".") for part in relative.parts)
 
 
 @contextmanager
 def open_video(path: Path) -> Iterator[VideoReader]:
     """An open video. What is wrong with it, found now or while it is read, becomes a UserError with its name."""
     if not path.exists():
-        raise UserError(f"There is no file {path}.")
+        raise UserError(f"There is no file {shown(path)}.")
     if not path.is_file():
-        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}. SOURCE is a video file.")
+        raise UserError(
+            f"{shown(path)} is {'a folder' if path.is_dir() else 'no regular file'}. Here a video file is needed."
+        )
     if path.suffix.lower() in NO_VIDEO_SUFFIXES:  # FFmpeg would show a text as a film of its letters
-        raise UserError(f"{path} is no video: that is not how the name of one ends.")
+        raise UserError(f"{shown(path)} is no video: that is not how the name of one ends.")
 
     try:
         # absolute: FFmpeg would read the name 12:30.mp4 as an address
         with VideoReader(path.absolute()) as reader:
             yield reader
     except VideoError as error:
-        raise UserError(f"{path} cannot be used as a video: {error}.") from error
+        raise UserError(f"{shown(path)} cannot be used as a video: {error}.") from error
     except av.error.FFmpegError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror}.") from error
 
 
 def expected_frames(reader: VideoReader) -> int:

@@ -1,16 +1,21 @@
 """Windows that slide over a video: each frame is prepared once and kept while a window needs it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-from dataloaders.clips import clip_indices, clip_span
+from dataloaders.clips import clip_indices, clip_span, clip_step, uniform_starts
 from dataloaders.transforms import crop_offsets
-from dataloaders.video import to_array
+from dataloaders.video import VideoReader, to_array
 from network import InputSpec
+from recognition.sources import expected_frames, open_video, watch
+
+KEPT = 1_000_000_000  # bytes of prepared frames that one video may take; beyond that it is decoded twice
 
 
 class SlidingClips:
@@ -52,9 +57,91 @@ class SlidingClips:
             yield 0, self.num_frames - 1, np.stack([held[i] for i in indices])
 
 
+class Clock:
+    """Counts the frames that pass through, and notes when each is shown.
+
+    times   what Prediction.times says: None where frames come evenly, or where their time stamps cannot be believed
+            (in AVI files with B-frames they are missing or out of order)
+    """
+
+    def __init__(self, reader: VideoReader, frames: Iterable[av.VideoFrame]):
+        self.reader, self.frames = reader, frames
+        self.stamps: list[float | None] = []
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        for frame in self.frames:
+            self.stamps.append(frame.time)
+            yield frame
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.stamps)
+
+    @property
+    def times(self) -> np.ndarray | None:
+        if None in self.stamps or self.num_frames < 2:
+            return None
+        times = np.array(self.stamps, dtype=np.float64)
+        times -= times[0]
+        if not (np.diff(times) > 0).all():
+            return None
+        fps = self.reader.fps
+        # Containers round their stamps, Matroska to milliseconds; half a frame is more than that.
+        if fps and np.abs(times - np.arange(len(times)) / fps).max() < 0.5 / fps:
+            return None
+        return times
+
+
+def evenly_spaced_clips(
+    video: Path, spec: InputSpec, num_clips: int
+) -> tuple[list[tuple[int, int]], np.ndarray, Clock]:
+    """The clips that evaluation takes of a video: (first, last) frame of each, and (N, T, S, S, 3) uint8.
+
+    How many frames there are is known at the end. Until then all are kept, prepared; a video with too many of them is
+    decoded a second time.
+    """
+    size = spec.crop_size**2 * 3
+    kept: list[np.ndarray] = []
+    with open_video(video) as reader:
+        clock = Clock(reader, reader)
+        for frame in clock:
+            if (len(kept) + 1) * size <= KEPT:
+                kept.append(prepare_frame(frame, spec))
+
+    step = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
+    span = clip_span(spec.read_len, step)
+    starts = uniform_starts(clock.num_frames, span, num_clips)
+    views = [clip_indices(start, spec.read_len, step, clock.num_frames) for start in starts]
+    frames = kept if len(kept) == clock.num_frames else read_frames(video, spec, set(np.concatenate(views).tolist()))
+    clips = np.stack([np.stack([frames[i] for i in view]) for view in views])
+    return [(start, min(start + span, clock.num_frames) - 1) for start in starts], clips, clock
+
+
+def read_frames(video: Path, spec: InputSpec, wanted: set[int]) -> dict[int, np.ndarray]:
+    with open_video(video) as reader:
+        return {index: prepare_frame(frame, spec) for index, frame in enumerate(reader) if index in wanted}
+
+
+@contextmanager
+def sliding_clips(
+    video: Path, spec: InputSpec, stride: int, what: str = "Recognising", show_progress: bool = False
+) -> Iterator[tuple[SlidingClips, Clock]]:
+    """The windows of an open video, and the clock that knows its length and times when they are through."""
+    with open_video(video) as reader:
+        frames = watch(reader, expected_frames(reader), f"{what} {video.name}", show_progress)
+        clock = Clock(reader, frames)
+        step = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
+        yield SlidingClips(clock, lambda frame: prepare_frame(frame, spec), spec.read_len, step, stride), clock
+
+
 def prepare_frame(frame: av.VideoFrame, spec: InputSpec) -> np.ndarray:
     """A decoded frame -> (S, S, 3) uint8 RGB, resized as preprocessing does it and cropped as evaluation does it."""
-    pixels = cv2.resize(to_array(frame, "bgr24"), spec.resize, interpolation=cv2.INTER_LINEAR)
+    return prepare_pixels(to_array(frame, "bgr24"), spec)
+
+
+def prepare_pixels(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """(H, W, 3) uint8 BGR -> (S, S, 3) uint8 RGB"""
+    pixels = cv2.resize(pixels, spec.resize, interpolation=cv2.INTER_LINEAR)
     [(top, left)] = crop_offsets(*spec.resize, spec.crop_size)
     crop = pixels[top : top + spec.crop_size, left : left + spec.crop_size]
     return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)

@@ -76,7 +76,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def recognizer(checkpoint) -> Recognizer:
-    return Recognizer(checkpoint, device="cpu", stride=3)
+    return Recognizer(checkpoint, device="cpu", stride=3, amp="off")
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +126,8 @@ def test_probabilities_are_those_computed_by_hand(recognizer, video):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
 def test_the_answer_does_not_depend_on_the_batch_size(checkpoint, video, batch_size):
-    one = Recognizer(checkpoint, device="cpu", stride=1, batch_size=5).predict(video)
-    other = Recognizer(checkpoint, device="cpu", stride=1, batch_size=batch_size).predict(video)
+    one = Recognizer(checkpoint, device="cpu", stride=1, batch_size=5, amp="off").predict(video)
+    other = Recognizer(checkpoint, device="cpu", stride=1, batch_size=batch_size, amp="off").predict(video)
     assert len(one.windows) == len(other.windows) == 14
     assert np.abs(one.probabilities - other.probabilities).max() < 1e-5
 
@@ -143,7 +143,7 @@ def test_a_short_video_repeats(recognizer, tmp_path):
 def test_a_network_with_a_frame_rate_sees_other_frames(tmp_path):
     save_checkpoint(tmp_path / "best.pth", content_of(input_spec=replace(SPEC, frame_stride=1, fps=10.0).to_dict()))
     video = make_video(tmp_path / "clip.mp4", rate=25)
-    prediction = Recognizer(tmp_path / "best.pth", device="cpu", stride=4).predict(video)  # frames 0 2 5 7
+    prediction = Recognizer(tmp_path / "best.pth", device="cpu", stride=4, amp="off").predict(video)  # frames 0 2 5 7
     assert [window.last_frame for window in prediction.windows] == [7, 11, 15, 19]
     expected = by_hand(video, stride=4, step=2.5)
     assert np.allclose([window.probabilities for window in prediction.windows], expected, atol=1e-5)
@@ -319,7 +319,7 @@ def test_colours_are_tagged_as_they_are_converted(recognizer, tmp_path):
 
 
 def test_nothing_half_written_stays_after_a_failure(recognizer, video, tmp_path, monkeypatch):
-    def interrupted(frame, top):
+    def interrupted(frame, top, threshold):
         if (tmp_path / "out.mp4.tmp").exists():
             raise KeyboardInterrupt
         calls.append(frame)
@@ -401,7 +401,7 @@ def test_from_model_takes_names_from_a_list_or_a_file(state_file, video, tmp_pat
 
 
 def test_from_model_takes_names_and_input_from_a_checkpoint(checkpoint, video, recognizer):
-    other = Recognizer.from_model("r3d_10", checkpoint, device="cpu", stride=3)
+    other = Recognizer.from_model("r3d_10", checkpoint, device="cpu", stride=3, amp="off")
     assert other.classes == CLASSES and other.input_spec == SPEC
     assert np.allclose(other.predict(video).probabilities, recognizer.predict(video).probabilities, atol=1e-6)
 
@@ -443,7 +443,7 @@ def test_an_answer_that_is_no_number_is_an_error(tmp_path, video):
 
 
 def test_the_command_line_gives_the_answer_of_the_class(checkpoint, recognizer, video, tmp_path, capsys, monkeypatch):
-    argv = [video, "--checkpoint", checkpoint, "--stride", 3, "--top", 2, "--device", "cpu"]
+    argv = [video, "--checkpoint", checkpoint, "--stride", 3, "--top", 2, "--device", "cpu", "--amp", "off"]
     argv += ["--json", tmp_path / "new/a.json", "--output", tmp_path / "out.mp4"]
     status, out, err = run(argv, capsys, monkeypatch)
     assert (status, err) == (0, "")
@@ -495,6 +495,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
     (tmp_path / "labels.txt").write_text("a\nb\n")
     (tmp_path / "latin.txt").write_bytes("Öl\n".encode("latin-1"))
     (tmp_path / "file").touch()
+    (tmp_path / "nothing").mkdir()
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -508,7 +509,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
     foreign = ["--model", "r3d_10", "--weights"]
     return {
         "missing": ([tmp_path / "no.mp4", *use], 1, "There is no file .*no.mp4"),
-        "folder": ([tmp_path, *use], 1, "is a folder. SOURCE is a video file"),
+        "folder": ([tmp_path / "nothing", *use], 1, "There is no video in the folder"),
         "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it is not a video"),
         "empty": ([tmp_path / "empty.mp4", *use], 1, "empty.mp4 cannot be used as a video: the file is empty"),
         "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is no video"),
@@ -530,9 +531,9 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
         "json over source": ([video, *use, "--json", video], 2, "would be written over"),
         "json over network": ([video, *use, "--json", checkpoint], 2, "would be written over"),
-        "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "both name x.mp4"),
+        "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "need names of their own; x.mp4"),
         "json is a folder": ([video, *use, "--json", tmp_path], 2, "is a folder"),
-        "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv"),
+        "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv, .gif"),
         "one file for two": ([video, video, *use, "--output", tmp_path / "o.mp4"], 2, "is one file.* 2 sources"),
         "under a file": ([video, *use, "--output", tmp_path / "file/out.mp4"], 1, "cannot be written"),
         "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
