@@ -9,8 +9,8 @@ windows   Recognizer in float32: a window every --stride frames, each frame prep
 bf16      the same with folded batch norms and bf16 kernels, where the processor (or the GPU) has it
 
 The bound of `windows` over `plain` is (network + frame) / (network / stride + frame), with both times of the same run:
-decoding does not get faster. On a GPU also the latency of a single clip, with CUDA graphs and without. Weights are random,
-the arithmetic is the same. Medians over rounds; figures of one table belong together.
+decoding does not get faster. On a GPU also the latency of a single clip, with CUDA graphs and without. Weights are
+random, the arithmetic is the same. Medians over rounds; figures of one table belong together.
 """
 
 import argparse
