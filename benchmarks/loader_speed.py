@@ -291,11 +291,11 @@ def make_frames(frames: Path, num_videos: int, num_frames: int) -> None:
     )
 
 
-def row_of(video: str, folder: str, num_frames: int) -> VideoRow:
+def row_of(video: str, folder: str, num_frames: int, given: str = "") -> VideoRow:
     return VideoRow(
         video=video,
         label=video.split("/")[0],
-        group=video.removesuffix(".avi"),
+        group=video.rpartition(".")[0],
         folder=folder,
         num_frames=num_frames,
         every=1,
@@ -308,8 +308,9 @@ def row_of(video: str, folder: str, num_frames: int) -> VideoRow:
         source_bytes=500_000,
         status="ok",
         reason="",
-        given="",
+        given=given,
         split="random",
+        size="171x128",
     )
 
 

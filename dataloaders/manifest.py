@@ -98,7 +98,7 @@ class VideoRow:
 
 COLUMNS = (*("class" if field.name == "label" else field.name for field in fields(VideoRow)), "rows", "crc32")
 HEADER = (",".join(COLUMNS) + "\n").encode()
-TYPES = tuple(field.type for field in fields(VideoRow))
+NUMBERS = tuple((place, field.type) for place, field in enumerate(fields(VideoRow)) if field.type is not str)
 
 
 def read_manifest(frames: Path, name: str = NAME) -> list[VideoRow]:
@@ -171,8 +171,10 @@ def _parse(line: bytes) -> tuple[VideoRow, int] | None:
     # newline="" lets a \r in a name stay what it is
     *values, num_rows = next(csv.reader(io.StringIO(text, newline=""))) if '"' in text else text.split(",")
     try:
-        return VideoRow(*[kind(value) for kind, value in zip(TYPES, values, strict=True)]), int(num_rows)
-    except ValueError:  # of another version, with other columns
+        for place, kind in NUMBERS:
+            values[place] = kind(values[place])
+        return VideoRow(*values), int(num_rows)
+    except (ValueError, IndexError, TypeError):  # of another version, with other columns
         return None
 
 

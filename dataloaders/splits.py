@@ -199,41 +199,48 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
     one group a class, and never the last group that a class trains on."""
     videos = [video for video in videos if parts[video.video] == "train"]
     members: dict[str, list[Video]] = defaultdict(list)
-    counts: dict[str, dict[str, int]] = {}  # of each group, its videos in each class: mostly one class
-    for video in sorted(videos, key=lambda video: video.video):
+    for video in videos:
         members[video.group].append(video)
-        labels = counts.setdefault(video.group, {})
-        labels[video.label] = labels.get(video.label, 0) + 1
     wanted = {label: fraction * number for label, number in Counter(video.label for video in videos).items()}
-    groups_left = Counter(label for labels in counts.values() for label in labels)
+    groups_left = Counter(label for its_videos in members.values() for label in {video.label for video in its_videos})
 
-    def take(group: str) -> None:
+    def count_labels(group: str) -> dict[str, int]:
+        """Its videos in each class: mostly one class."""
+        labels: dict[str, int] = {}
+        for video in sorted(members[group], key=lambda video: video.video):
+            labels[video.label] = labels.get(video.label, 0) + 1
+        return labels
+
+    def take(group: str, labels: dict[str, int]) -> None:
         for video in members.pop(group):
             parts[video.video] = part
-        for label, number in counts[group].items():
+        for label, number in labels.items():
             wanted[label] -= number
             groups_left[label] -= 1
             served.add(label)
 
-    def can_go(group: str) -> bool:
-        return all(groups_left[label] > 1 for label in counts[group])
+    def can_go(labels: Iterable[str]) -> bool:
+        return all(groups_left[label] > 1 for label in labels)
 
     served: set[str] = set()
     order = sorted(members)
     random.Random(f"{SEED} {part}").shuffle(order)
     for group in order:
-        useful = sum(min(max(wanted[label], 0.0), number) for label, number in counts[group].items())
-        if 2 * useful >= sum(counts[group].values()) and can_go(group):
-            take(group)
+        labels = count_labels(group)
+        useful = sum(min(max(wanted[label], 0.0), number) for label, number in labels.items())
+        if 2 * useful >= len(members[group]) and can_go(labels):
+            take(group, labels)
 
     groups_of: dict[str, list[str]] = defaultdict(list)  # of each class that got none: all its groups are too large
-    for group in order:
-        for label in counts[group].keys() - served:
-            groups_of[label].append(group)
+    if wanted.keys() - served:
+        for group in order:
+            for label in {video.label for video in members.get(group, ())} - served:
+                groups_of[label].append(group)
     for label in sorted(groups_of):
-        candidates = [group for group in groups_of[label] if group in members and can_go(group)]
+        candidates = [group for group in groups_of[label] if group in members and can_go(count_labels(group))]
         if candidates and label not in served:
-            take(min(candidates, key=lambda group: sum(counts[group].values())))
+            smallest = min(candidates, key=lambda group: len(members[group]))
+            take(smallest, count_labels(smallest))
 
 
 def leaking_groups(split: Split, videos: Iterable[Video]) -> list[str]:

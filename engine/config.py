@@ -237,7 +237,7 @@ def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) 
         if other:
             raise UsageError(
                 f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
-                "Only --epochs, --workers and --device can."
+                "Only --epochs, --workers, --cache and --device can."
             )
         return TrainConfig(**given)
     named = model_named_by(given["weights"]) if "weights" in given and "model" not in given else None

@@ -1,3 +1,4 @@
+import pickle
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -353,3 +354,24 @@ def test_there_is_no_validation_loader_without_validation_videos(toy_source, toy
     train, val = build_loaders(open_frames(toy_source, SPEC, val="none"), SPEC, batch_size=4, num_workers=0)
 
     assert len(train.dataset) == 18 and val is None
+
+
+def test_opening_looks_at_no_video_and_at_no_frame(tmp_path, toy_source, toy_frames):
+    """The manifest says all: what stands in it is opened though there is no folder behind."""
+    row = manifest.read_manifest(toy_frames)[0]
+    names = [f"Biking/v_Biking_g{group:02d}_c{clip:02d}" for group in range(1, 26) for clip in range(100)]
+    rows = [replace(row, video=f"{name}.avi", folder=f"gone/{name}") for name in names]
+    manifest.write_manifest(tmp_path, rows)
+
+    frame_set = open_frames(with_frames(toy_source, str(tmp_path)), SPEC)
+    dataset = TrainDataset(frame_set, SPEC)
+
+    assert (len(frame_set.rows), len(dataset), len(frame_set.part("test"))) == (2500, 1500, 700)
+    assert [path.name for path in tmp_path.iterdir()] == [manifest.NAME]
+    with pytest.raises(UserError, match="The frame .*gone/Biking/.*jpg is missing"):
+        load(dataset, 0)
+
+
+def test_a_data_set_travels_to_another_process(toy_set):
+    dataset = pickle.loads(pickle.dumps(TrainDataset(toy_set, SPEC, flip=True)))
+    assert np.array_equal(load(dataset, 5, 3)[0], load(TrainDataset(toy_set, SPEC, flip=True), 5, 3)[0])

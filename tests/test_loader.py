@@ -1,13 +1,22 @@
 import gc
+import os
 import threading
 import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dataloaders import build_loaders
+from dataloaders.dataset import open_frames
 from dataloaders.loader import BATCHES_AHEAD, ClipLoader
+from dataloaders.pack import pack
+from dataloaders.source import with_frames
 from engine.errors import UserError
+from network.registry import InputSpec
+from tests.conftest import TOY_SIZE
 
 
 class Positions:
@@ -127,3 +136,36 @@ def test_the_ordinary_interface_gives_each_batch_of_an_epoch_and_its_number():
 
     assert len(loader) == len(seen) == 3
     assert seen == [(4, [0, 1, 2, 3]), (4, [4, 5, 6, 7]), (2, [8, 9])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_memory_does_not_grow_over_epochs(toy_source, toy_frames, tmp_path, packed):
+    """With threads that read, from folders and from a pack: neither Python's objects nor what the process holds."""
+    if packed:
+        pack(toy_frames, tmp_path / "packed", 0.00015)
+    spec = InputSpec(clip_len=8, frame_stride=2, resize=TOY_SIZE, crop_size=48)
+    frames = tmp_path / "packed" if packed else toy_frames
+    frame_set = open_frames(with_frames(toy_source, str(frames)), spec)
+    train, val = build_loaders(frame_set, spec, batch_size=4, num_workers=3)
+    tracemalloc.start()
+    try:
+        traced, resident = [], []
+        for epoch in range(60):
+            for batches in (train.batches(epoch), iter(val)):
+                for _ in batches:
+                    pass
+            gc.collect()
+            traced.append(tracemalloc.get_traced_memory()[0])
+            resident.append(resident_bytes())
+    finally:
+        tracemalloc.stop()
+
+    assert max(traced[30:]) - max(traced[10:20]) < 20_000
+    assert max(resident[30:]) - max(resident[10:20]) < 8e6
+
+
+def resident_bytes() -> int:
+    """What the process holds in memory now; 0 where the system does not say."""
+    path = Path("/proc/self/statm")
+    return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
