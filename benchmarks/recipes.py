@@ -160,7 +160,7 @@ def look_at(args: argparse.Namespace, run_dir: Path) -> dict:
     torch.backends.cudnn.allow_tf32 = False
     trained = load_model(run_dir / "best.pth")
     place(trained.model, device)
-    frame_set = open_test_frames(trained, None, None, None, args.on)
+    frame_set = open_test_frames(trained, None, None, None)
     dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips)
     loader = ClipLoader(dataset, 4, args.workers, device.type == "cuda")
     result = evaluate(trained.model, loader, trained.input_spec, device)

@@ -60,9 +60,7 @@ class TrainConfig:
     freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
     head_lr_scale: float = flag(10.0, "layers that --weights does not bring learn at so many times --lr")
     dropout: float | None = flag(None, "before the last layer")
-    recipe: str = flag(
-        "plain", "settings for what is not said; docs/training.md lists them", choices=tuple(RECIPES)
-    )
+    recipe: str = flag("plain", "settings for what is not said; docs/training.md lists them", choices=tuple(RECIPES))
     zoom: float | None = flag(None, "enlarge squares of at least this share of the crop's side, such as 0.6; 1: none")
     colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
     label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
