@@ -15,6 +15,8 @@ def build_loaders(
     num_workers=2,
     pin_memory=False,
     cache=None,
+    clips_per_video=1,
+    stride_jitter=0.0,
 ):
     """-> (train, val): loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored (B,)), and
     loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
@@ -26,7 +28,7 @@ def build_loaders(
     from dataloaders.loader import ClipLoader
     from dataloaders.plan import EvalPlan, TrainPlan
 
-    train = TrainDataset(frame_set, spec, flip=flip, seed=seed)
+    train = TrainDataset(frame_set, spec, flip, seed, clips_per_video=clips_per_video, stride_jitter=stride_jitter)
     val = EvalDataset(frame_set, spec, part="val", num_clips=val_clips)
     if cache == "ram":
         train.keep_decoded()

@@ -37,6 +37,16 @@ def clip_indices(start: int, clip_len: int, step: float, num_frames: int) -> np.
     return (start + (np.arange(clip_len) * step + 1e-6).astype(np.int64)) % num_frames
 
 
+def random_step(step: float, jitter: float, clip_len: int, num_frames: int, rng: np.random.Generator) -> float:
+    """The distance times a factor drawn from 1 - jitter to 1 + jitter: the same action, faster or slower.
+
+    Not so far that a clip which fits into its video would not, and not so near that a frame would be shown twice where
+    it is not already.
+    """
+    widest = max(step, (num_frames - 1) / max(clip_len - 1, 1))
+    return min(max(step * rng.uniform(1 - jitter, 1 + jitter), min(step, 1.0)), widest)
+
+
 def random_start(num_frames: int, span: int, rng: np.random.Generator) -> int:
     """A start drawn evenly from all that fit, the first and the last included; 0 where the video is too short."""
     return int(rng.integers(0, max(num_frames - span, 0) + 1))

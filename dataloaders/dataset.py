@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dataloaders import manifest
-from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, uniform_starts
+from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
 from dataloaders.frame_cache import FrameCache, check_memory
 from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, is_packed, open_store, read_frames
 from dataloaders.manifest import VideoRow
@@ -177,20 +177,34 @@ class ClipSource:
 
 
 class TrainDataset(ClipSource):
-    """One random clip a video and epoch: random start, random crop, and mirrored or not where `flip` is set.
+    """Random clips, clips_per_video of each in an epoch: random start, random crop, mirrored or not where `flip` is
+    set, and their frames as far apart as random_step says.
 
     All of it is drawn from (seed, epoch, position), so neither workers nor an interruption change a sample.
     """
 
-    def __init__(self, frame_set: FrameSet, spec: InputSpec, flip: bool = False, seed: int = 0, part: str = "train"):
+    def __init__(
+        self,
+        frame_set: FrameSet,
+        spec: InputSpec,
+        flip: bool = False,
+        seed: int = 0,
+        part: str = "train",
+        clips_per_video: int = 1,
+        stride_jitter: float = 0.0,
+    ):
         super().__init__(frame_set, part, spec)
         self.flip, self.seed = flip, seed
+        self.clips_per_video, self.stride_jitter = clips_per_video, stride_jitter
         self.clip_shape = (spec.read_len, spec.crop_size, spec.crop_size, 3)
         self._epoch_order: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def order(self, epoch: int) -> np.ndarray:
         """(len,) the video at each position of an epoch."""
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.rows))
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self)) % len(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows) * self.clips_per_video
 
     def _order(self, epoch: int) -> np.ndarray:
         """order(epoch), drawn once for all samples of an epoch."""
@@ -205,8 +219,12 @@ class TrainDataset(ClipSource):
         number = int(self._order(epoch)[position])
         rng = np.random.default_rng((self.seed, epoch, position))
         row = self.rows[number]
-        start = random_start(row.num_frames, self.spans[number], rng)
-        indices = clip_indices(start, self.spec.read_len, self.steps[number], row.num_frames)
+        step, span = self.steps[number], self.spans[number]
+        if self.stride_jitter:
+            step = random_step(step, self.stride_jitter, self.spec.read_len, row.num_frames, rng)
+            span = clip_span(self.spec.read_len, step)
+        start = random_start(row.num_frames, span, rng)
+        indices = clip_indices(start, self.spec.read_len, step, row.num_frames)
         offset = random_crop_offset(*frame_size(row, self.spec), self.spec.crop_size, rng)
         self.read_clips(number, [(indices, offset)], out[None])
         return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0

@@ -21,7 +21,8 @@ GROUPS = {
     "network and its clips": "model weights freeze dropout pool5 model_options input clip_len frame_stride crop_size",
     "optimisation": "epochs batch_size accumulate optimizer lr weight_decay schedule warmup_epochs head_lr_scale "
     "clip_grad",
-    "recipe": "recipe zoom colour_jitter label_smoothing class_weights mixup cutmix ema early_stopping",
+    "recipe": "recipe clips_per_video stride_jitter zoom colour_jitter label_smoothing class_weights mixup cutmix ema "
+    "early_stopping",
     "machine": "device amp compile deterministic",
     "run": "name seed val_clips resume save_every",
 }
@@ -61,6 +62,8 @@ class TrainConfig:
     head_lr_scale: float = flag(10.0, "layers that --weights does not bring learn at so many times --lr")
     dropout: float | None = flag(None, "before the last layer")
     recipe: str = flag("plain", "settings for what is not said; docs/training.md lists them", choices=tuple(RECIPES))
+    clips_per_video: int | None = flag(None, "clips of each video in an epoch", metavar="K")
+    stride_jitter: float | None = flag(None, "vary the frame stride by up to this share, such as 0.3")
     zoom: float | None = flag(None, "enlarge squares of at least this share of the crop's side, such as 0.6; 1: none")
     colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
     label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
@@ -104,6 +107,8 @@ class TrainConfig:
             ("weight_decay", 0),
             ("head_lr_scale", 0),
             ("dropout", 0),
+            ("clips_per_video", 1),
+            ("stride_jitter", 0),
             ("colour_jitter", 0),
             ("label_smoothing", 0),
             ("mixup", 0),
@@ -127,7 +132,7 @@ class TrainConfig:
                 raise UsageError(f"{flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
             if choices and value is not None and value not in choices:
                 raise UsageError(f"{flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
-        for name in ("dropout", "label_smoothing", "ema", "colour_jitter"):
+        for name in ("dropout", "label_smoothing", "ema", "colour_jitter", "stride_jitter"):
             if (getattr(self, name) or 0) >= 1:
                 raise UsageError(f"{flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
         if self.zoom is not None and not 0 < self.zoom <= 1:

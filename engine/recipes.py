@@ -7,6 +7,8 @@ from engine.errors import UsageError
 
 # the network on its clips, and nothing else
 PLAIN: dict[str, float | str] = {
+    "clips_per_video": 1,
+    "stride_jitter": 0.0,
     "zoom": 1.0,
     "colour_jitter": 0.0,
     "label_smoothing": 0.0,

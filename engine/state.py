@@ -112,6 +112,8 @@ def build_run(
         val_clips=config.val_clips,
         flip=config.flip,
         seed=config.seed,
+        clips_per_video=config.clips_per_video,
+        stride_jitter=config.stride_jitter,
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
         cache=config.cache,

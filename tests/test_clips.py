@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, uniform_starts
+from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,17 @@ def test_resampling_to_15_frames_a_second_takes_the_frame_shown_at_each_moment()
 def test_frames_stored_too_far_apart_for_a_model_are_refused(stride, every, target):
     with pytest.raises(ValueError, match=f"only one in {every} frames of the source is stored"):
         clip_step(stride, every, target, 25)
+
+
+def test_a_random_step_stays_near_its_own_and_keeps_the_clip_in_its_video():
+    rng = np.random.default_rng(0)
+    steps = [random_step(3.0, 0.5, 8, 1000, rng) for _ in range(2000)]
+    assert 1.5 <= min(steps) < 1.52 and 4.48 < max(steps) <= 4.5
+    for num_frames in (22, 25, 30):  # the span at a step of 3 is 22
+        spans = [clip_span(8, random_step(3.0, 0.5, 8, num_frames, rng)) for _ in range(200)]
+        assert max(spans) == min(num_frames, 32)
+    assert max(random_step(3.0, 0.5, 8, 10, rng) for _ in range(50)) == 3.0, (
+        "too short in any case: no longer than before"
+    )
+    assert min(random_step(1.0, 0.5, 8, 100, rng) for _ in range(50)) == 1.0, "no frame twice"
+    assert random_step(2.0, 0.5, 1, 100, rng) > 0

@@ -1,6 +1,6 @@
 import pickle
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import cv2
@@ -144,6 +144,31 @@ def test_epochs_and_seeds_differ_and_every_video_comes_once_an_epoch(toy_set):
     first = orders[0][0]
     again = next(epoch for epoch in range(1, 200) if dataset.order(epoch)[0] == first)
     assert not np.array_equal(load(dataset, 0, 0)[0], load(dataset, 0, again)[0])
+
+
+def test_several_clips_of_each_video_come_in_an_epoch_each_from_its_own_place(toy_set):
+    dataset = TrainDataset(toy_set, SPEC, clips_per_video=4)
+    assert len(dataset) == 4 * 12
+    assert Counter(dataset.order(3).tolist()) == dict.fromkeys(range(12), 4)
+    starts = defaultdict(set)
+    for position, number in enumerate(dataset.order(0)):
+        clip, label, _ = load(dataset, position)
+        assert read_naming(clip[0]).label == label
+        starts[number].add((frames_of(clip)[0], int(clip[0, 0, 0, 1])))
+    assert np.mean([len(places) for places in starts.values()]) > 2.5
+    assert np.array_equal(TrainDataset(toy_set, SPEC).order(5), TrainDataset(toy_set, SPEC, clips_per_video=1).order(5))
+
+
+def test_a_jittered_stride_differs_from_clip_to_clip_and_rises_evenly(toy_set):
+    spec = replace(SPEC, clip_len=4, frame_stride=4)  # span 13 of 20 frames
+    dataset = TrainDataset(toy_set, spec, stride_jitter=0.5)
+    strides = []
+    for position in range(len(dataset)):
+        names = frames_of(load(dataset, position)[0])
+        steps = np.diff(names)
+        assert np.ptp(steps) <= 1 and steps.min() >= 2 and steps.max() <= 6, names
+        strides.append(steps.mean())
+    assert min(strides) < 3.5 and max(strides) > 4.5
 
 
 def test_flip_is_drawn_in_training_only_and_only_where_it_is_set(toy_set):

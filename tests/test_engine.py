@@ -43,7 +43,8 @@ def test_every_field_is_a_flag_and_arrives():
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
         "--accumulate": "2", "--save-every": "3",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
-        "--ema": "0.9", "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
+        "--ema": "0.9", "--clips-per-video": "2", "--stride-jitter": "0.3",
+        "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
         "--clip-grad": "1", "--early-stopping": "0",
         "--cache": "ram",
     }  # fmt: skip
