@@ -15,6 +15,7 @@ from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.source import find_source
 from dataloaders.transforms import to_model_input
+from dataloaders.windows import WindowDataset
 from engine.checkpoint import load_model, save_checkpoint
 from engine.config import TrainConfig, parse_config
 from engine.errors import ROOT, UsageError, UserError
@@ -118,6 +119,17 @@ def test_the_last_start_leaves_room_for_the_further_frame(tmp_path):
         dataset.load(0, position, out)
         last.append(frames_of(out[1]))
     assert last == [[0, 2, 4, 6, 8, 10, 0], [0, 2, 4, 6, 8, 10, 12], [1, 3, 5, 7, 9, 11, 13]]
+
+
+def test_every_window_has_its_further_frame_too(toy_set):
+    """Videos of 20 frames hold windows of span 13 at 0 and 4; the last frame of the last one is frame 16."""
+    dataset = WindowDataset(toy_set, DIFF, "test", window_step=4)
+    assert dataset.clip_shape == (1, 7, 48, 48, 3) and len(dataset) == 2 * 6
+    out = np.empty(dataset.clip_shape, np.uint8)
+    dataset.load(0, 1, out)
+    assert frames_of(out[0]) == [4, 6, 8, 10, 12, 14, 16]
+    with pytest.raises(AssertionError, match="6 frames do not make 6 differences"):
+        to_model_input(torch.from_numpy(out[:, :6]), DIFF)
 
 
 def test_the_picture_of_the_clips_shows_differences_around_grey():
