@@ -21,8 +21,9 @@ from dataloaders.extractor import num_processors
 from dataloaders.findings import find_all, same_files, same_frames
 from dataloaders.look import Facts, look_at_all
 from dataloaders.manifest import VideoRow
+from dataloaders.naming import class_names, with_groups
 from dataloaders.preprocess import make_demo_videos
-from dataloaders.source import DataSource, class_names, find_source, find_videos, with_groups
+from dataloaders.source import DataSource, find_source, find_videos
 from dataloaders.splits import SPLITS, split_videos
 from engine.arguments import positive
 from engine.console import count, progress

@@ -16,7 +16,8 @@ from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, 
 from dataloaders.frame_cache import FrameCache, check_memory
 from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, is_packed, open_store, read_frames
 from dataloaders.manifest import VideoRow
-from dataloaders.source import DataSource, class_names, with_groups
+from dataloaders.naming import class_names, with_groups
+from dataloaders.source import DataSource
 from dataloaders.splits import Split, split_videos
 from dataloaders.transforms import crop_offsets, random_crop_offset
 from engine.errors import UserError

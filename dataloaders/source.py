@@ -7,8 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from dataloaders import manifest
-from dataloaders.lists import SUFFIXES, VideoList, check_files, class_file, read_class_names, read_list
+from dataloaders.lists import SUFFIXES, VideoList, check_files, read_list
 from dataloaders.manifest import VideoRow
+from dataloaders.naming import UCF101_NAME, group_of, layout_of
 from dataloaders.settings import DEFAULT_SIZE, FrameSize, size_name
 from dataloaders.tree import (
     VIDEO_SUFFIXES,
@@ -26,9 +27,6 @@ from engine.errors import UsageError, UserError, unknown_name
 
 LAYOUTS = ("ucf101", "hmdb51", "folder")
 KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
-
-UCF101_NAME = re.compile(r"v_.+_g(\d\d)_c\d\d")
-HMDB51_NAME = re.compile(r".+_[fhlu]_(?:cm|nm)_np\d_(?:ba|fr|le|ri)_(?:bad|goo|med)_\d+")
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
     extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{usual}*"))
     extracted = [folder for folder in extracted if folder.is_dir()]
     if extracted:
-        return replace(source, layout=_layout_of(_extracted_names(extracted[0])))
+        return replace(source, layout=layout_of(_extracted_names(extracted[0])))
     if listed:
         raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
     if "/" in name or "\\" in name or name.startswith("."):
@@ -185,14 +183,14 @@ def _with_layout(source: DataSource) -> DataSource:
         listed = read_video_list(source)
         if listed.has_split:
             return source
-        layout = _layout_of([Path(video.video).stem for video in listed.videos])
+        layout = layout_of([Path(video.video).stem for video in listed.videos])
     else:
         layout = detect_layout(source.videos)
     return with_lists(replace(source, layout=layout))
 
 
 def detect_layout(videos: Path) -> str:
-    return _layout_of([path.stem for _, folder in class_folders(videos) for path in video_files(folder)])
+    return layout_of([path.stem for _, folder in class_folders(videos) for path in video_files(folder)])
 
 
 def with_lists(source: DataSource) -> DataSource:
@@ -211,13 +209,6 @@ def _extracted_names(frames: Path) -> list[str]:
     if (frames / manifest.NAME).is_file():
         return [Path(row.video).stem for row in manifest.read_manifest(frames)]
     return [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
-
-
-def _layout_of(names: list[str]) -> str:
-    for layout, pattern in (("ucf101", UCF101_NAME), ("hmdb51", HMDB51_NAME)):
-        if 2 * sum(bool(pattern.fullmatch(name)) for name in names) > len(names):
-            return layout
-    return "folder"
 
 
 def find_videos(source: DataSource) -> list[SourceVideo]:
@@ -305,7 +296,8 @@ def _missing_videos(source: DataSource) -> str:
     if source.videos.as_posix().startswith("/path/to/"):
         return (
             f"mypath.py is not edited yet: it says that the videos of '{source.name}' lie in {source.videos}. "
-            "Put their real folder there, or try the generated data set: --dataset demo"
+            "Put their real folder there, fetch them (python -m dataloaders.download, for UCF101 and HMDB51), or try "
+            "the generated data set: --dataset demo"
         )
     packed = packed_videos(source.videos)
     if packed:
@@ -327,65 +319,9 @@ def _refuse_doubled_parts(videos: list[SourceVideo]) -> None:
                 raise UserError(f"Both {first}/ and {video.video.split('/')[0]}/ are there. Keep one of them.")
 
 
-def group_of(source: DataSource, label: str, stem: str) -> str:
-    """What recording a video was cut from. Qualified by class in UCF101 and HMDB51, where group 1 of two classes are
-    two recordings; global elsewhere (the subject who performs all actions stays in one part)."""
-    if source.groups is not None:
-        match = re.search(source.groups, stem)
-        if match:
-            return next((part for part in match.groups() if part is not None), match.group(0))
-        return f"{label}/{stem}"
-    if source.layout == "ucf101":
-        match = UCF101_NAME.fullmatch(stem)
-        if match is None:
-            raise UserError(
-                f"'{stem}' in class {label} is not named as UCF101 names its videos: v_<Class>_gNN_cNN. Take it out, "
-                "or give the data set an entry with layout 'folder' in mypath.py."
-            )
-        return f"{label}/g{match.group(1)}"
-    if source.layout == "hmdb51":
-        return f"{label}/{stem.rsplit(f'_{label}_', 1)[0]}"  # a title may have the word too: How_to_pour_..._pour_u_nm
-    return f"{label}/{stem}"
-
-
-def class_names(source: DataSource, labels: set[str]) -> list[str]:
-    """Classes in the data set's own order: classInd.txt's where it lies with the lists, the class file's of a list,
-    else alphabetical by letter, not by character code (HammerThrow after Hammering, as in classInd.txt). Classes of a
-    list that are called by numbers have the order of the numbers."""
-    file = class_file(source.list, source.classes) if source.list else None
-    if file is not None:
-        names = read_class_names(file)
-        if labels <= set(names):
-            return [name for name in names if name in labels]
-    if source.list is not None and all(label.isdecimal() for label in labels):
-        return sorted(labels, key=int)
-    if source.splits is not None and (source.splits / "classInd.txt").is_file():
-        official = [line.split()[1] for line in read_lines(source.splits / "classInd.txt")]
-        if labels <= set(official):
-            return [name for name in official if name in labels]
-    return sorted(labels, key=lambda name: (name.lower(), name))
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines without their ends (CRLF too), empty ones left out."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def with_frames(source: DataSource, frames: str | None) -> DataSource:
     """The same data set with its frames elsewhere (--frames)."""
     return replace(source, frames=Path(frames).expanduser().resolve(), frames_given=True) if frames else source
-
-
-def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
-    """Rows of a manifest with the groups that the names give, since mypath.py may have been given other ones; those of
-    a list are in the manifest already."""
-    if source.list is not None:
-        return list(rows)
-    return [_with_group(row, group_of(source, row.label, row.stem)) for row in rows]
-
-
-def _with_group(row: VideoRow, group: str) -> VideoRow:
-    return row if row.group == group else replace(row, group=group)
 
 
 def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: dict[str, int]) -> dict[str, VideoRow]:

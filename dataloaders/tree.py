@@ -147,11 +147,11 @@ def _below(folder: Path, depth: int) -> Iterator[Path]:
     """A few files of a folder and of the first folders in it: enough to see what it holds, however large it is."""
     folders = []
     entries = (path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in islice(entries, 200):
+    for path in sorted(islice(entries, 200)):
         if path.is_dir():
             folders.append(path)
         else:
             yield path
     if depth > 1:
-        for inner in sorted(folders)[:5]:
+        for inner in folders[:5]:
             yield from _below(inner, depth - 1)

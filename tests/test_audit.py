@@ -23,10 +23,11 @@ from dataloaders.audit_report import Audit, report, to_dict
 from dataloaders.dataset import open_frames
 from dataloaders.findings import KINDS, find_all
 from dataloaders.look import Facts, Looker
+from dataloaders.naming import group_of
 from dataloaders.pack import pack
 from dataloaders.preprocess import preprocess
 from dataloaders.settings import Settings
-from dataloaders.source import DataSource, SourceVideo, find_source, group_of
+from dataloaders.source import DataSource, SourceVideo, find_source
 from dataloaders.splits import Split, split_videos
 from engine.config import TrainConfig
 from engine.errors import ROOT, UserError

@@ -7,9 +7,10 @@ import pytest
 
 from dataloaders import manifest
 from dataloaders.dataset import open_frames
+from dataloaders.naming import class_names
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.ready import ensure_frames
-from dataloaders.source import class_names, find_source, find_videos
+from dataloaders.source import find_source, find_videos
 from dataloaders.splits import default_split, leaking_groups, split_videos
 from engine.errors import ROOT, UserError
 from network.registry import InputSpec

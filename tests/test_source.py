@@ -4,13 +4,12 @@ from pathlib import Path
 import pytest
 
 import mypath
+from dataloaders.naming import class_names, group_of
 from dataloaders.source import (
     DataSource,
-    class_names,
     detect_layout,
     find_source,
     find_videos,
-    group_of,
     with_frames,
 )
 from engine.errors import ROOT, UsageError, UserError

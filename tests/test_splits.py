@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dataloaders.source import DataSource, SourceVideo, group_of
+from dataloaders.naming import group_of
+from dataloaders.source import DataSource, SourceVideo
 from dataloaders.splits import leaking_groups, read_hmdb51_lists, read_ucf101_lists, split_videos
 from engine.errors import UsageError, UserError
 

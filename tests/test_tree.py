@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from dataloaders.source import class_names, find_source, find_videos
+from dataloaders.naming import class_names
+from dataloaders.source import find_source, find_videos
 from dataloaders.splits import split_videos
 from engine.errors import ROOT, UserError
 from tests.test_source import make_files
