@@ -96,8 +96,9 @@ def build_run(
     wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
     if wrong:
         print(
-            f"WARNING: {str(amp).removeprefix('torch.')} is wrong on this machine in {count(len(wrong), 'convolution')}"
-            f", which stay in float32: {', '.join(wrong[:2])}{', ...' if wrong[2:] else ''}"
+            f"WARNING: this machine computes {count(len(wrong), 'convolution')} of the network wrongly in "
+            f"{str(amp).removeprefix('torch.')}; float32 is used there: {', '.join(wrong[:2])}"
+            f"{', ...' if wrong[2:] else ''}"
         )
     share_norms(model, config.batch_size, device)
     freeze(model, config.freeze)

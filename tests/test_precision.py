@@ -6,6 +6,8 @@ import pytest
 import torch
 import torch.nn as nn
 
+import train
+from engine.config import TrainConfig
 from engine.device import autocast, place
 from engine.precision import TOLERANCE, InFloat32, keep_wrong_layers_in_float32, low_precision_error
 from network import create_model, freeze
@@ -86,3 +88,12 @@ def test_the_check_leaves_random_state_mode_and_statistics_alone_and_takes_froze
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_run_in_bf16_says_which_layers_stay_in_float32(toy_project, capsys):
+    settings = {"dataset": "toy", "model": "r3d_10", "crop_size": 32, "clip_len": 8, "batch_size": 6, "epochs": 1}
+    train.main(TrainConfig(**settings, amp="bf16"))
+    wrong = keep_wrong_layers_in_float32(place(create_model("r3d_10", 3), CPU), (3, 8, 32, 32), CPU, torch.bfloat16)
+    out = capsys.readouterr().out
+    assert ("of the network wrongly in bfloat16; float32 is used there" in out) == bool(wrong)
+    assert all(text in out for text in wrong[:2])
