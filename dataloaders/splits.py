@@ -97,8 +97,8 @@ def _hmdb51_parts(source: DataSource, videos: Sequence[Video], split: str) -> tu
     if source.splits is None:
         raise UserError(
             f"The splits of HMDB51 are in its list files, and there are none in {source.videos} or beside it. Fetch "
-            "test_train_splits.rar and unpack it (python -m dataloaders.download hmdb51 --lists-only does both), or name "
-            "its folder in mypath.py's 'splits'; without lists: --split random, which keeps films whole."
+            "test_train_splits.rar and unpack it (python -m dataloaders.download hmdb51 --lists-only does both), or "
+            "name its folder in mypath.py's 'splits'; without lists: --split random, which keeps films whole."
         )
     return _listed_parts(source, videos, read_hmdb51_lists(source.splits, split))
 
