@@ -61,7 +61,6 @@ class VideoList:
 
     path: Path
     videos: list[Listed]
-    has_groups: bool
     has_split: bool
     notes: list[str]
 
@@ -86,7 +85,7 @@ def read_list(path: Path, root: Path, classes: Path | None = None) -> VideoList:
     _refuse_contradictions(path, videos)
     videos, note = _with_class_names(path, videos, classes)
     notes += [note] if note else []
-    return VideoList(path, videos, "group" in columns, "split" in columns, notes)
+    return VideoList(path, videos, "split" in columns, notes)
 
 
 def check_files(listed: VideoList, root: Path) -> None:

@@ -125,12 +125,12 @@ def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
     unknown = set(entry) - set(KEYS)
     if unknown:
         raise UserError(f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. Known keys: {', '.join(KEYS)}.")
-    if "videos" not in entry and "list" not in entry:
+    if not entry.get("videos") and not entry.get("list"):
         raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
-    if "classes" in entry and "list" not in entry:
+    if entry.get("classes") and not entry.get("list"):
         raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
     listed = _path(entry["list"], root) if entry.get("list") else None
-    videos = _path(entry["videos"], root) if "videos" in entry else listed.parent
+    videos = _path(entry["videos"], root) if entry.get("videos") else listed.parent
     layout = entry.get("layout", "folder")
     if layout not in LAYOUTS:
         raise UserError(f"mypath.py: '{name}' has the layout '{layout}'. Known layouts: {', '.join(LAYOUTS)}.")

@@ -184,6 +184,8 @@ def test_videos_without_class_folders_are_refused(tmp_path):
     [
         ({"videos": "v", "layuot": "folder"}, "has the key 'layuot'. Known keys: layout, videos"),
         ({"layout": "folder"}, "has no key 'videos'"),
+        ({"list": None, "frames": "f"}, "has no key 'videos'"),
+        ({"videos": "v", "classes": "c.txt"}, "has 'classes', which goes with a 'list'"),
         ({"videos": "v", "layout": "ucf"}, "has the layout 'ucf'. Known layouts: ucf101"),
         ({"videos": "v", "groups": "(x"}, "is no regular expression"),
     ],
