@@ -69,8 +69,11 @@ def _print_rates(run: Run, workers: list[int]) -> None:
 def _epoch(run: Run) -> tuple[float, float, str]:
     """Clips a second, share of the time spent waiting for data, and the times the program waited for the GPU."""
     with counted_syncs(run.device) as syncs, StopRequest() as stop:
-        rate, waited = train.train_one_epoch(run, stop)
+        measured = train.train_one_epoch(run, stop)
+    if stop.signum:
+        raise KeyboardInterrupt
     run.progress.epoch += 1
+    rate, waited = measured["time/clips_per_second"], measured["time/data_wait"]
     return rate, waited, str(len(syncs)) if run.device.type == "cuda" else "-"
 
 
