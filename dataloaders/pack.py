@@ -51,7 +51,7 @@ VOLUME_GIGABYTES = 1.0
 MOST_VOLUMES = 256  # each stays open while it is read, and systems allow a process about a thousand files
 READERS = 8  # threads: a file system over a network answers many questions at once
 VIDEOS_AHEAD = 16
-CHUNK = 1 << 22
+JPEG, JPEG_END, PNG = b"\xff\xd8", b"\xff\xd9", b"\x89PNG"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -285,7 +285,7 @@ def _write_volume(frames: Path, path: Path, volume: Volume) -> str:
         for row, contents in _read_videos(frames, volume.rows):
             for index, content in enumerate(contents):
                 entry = next(place)
-                _check_jpeg(frames, row, index, content, int(entry["size"]))
+                _check_frame(frames, row, index, content, int(entry["size"]))
                 member = _header(row, index, len(content)) + content + bytes(-len(content) % TAR_BLOCK)
                 file.write(member)
                 checksum.update(member)
@@ -321,13 +321,16 @@ def _read_videos(frames: Path, rows: Sequence[VideoRow]) -> Iterator[tuple[Video
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_jpeg(frames: Path, row: VideoRow, index: int, content: bytes, planned: int) -> None:
+def _check_frame(frames: Path, row: VideoRow, index: int, content: bytes, planned: int) -> None:
     """A cut or foreign file is found here, and not in the tenth epoch. (To decode all would take an epoch's time.)"""
     path = frames / row.folder / row.frame_name(index)
     if len(content) != planned:
         raise UserError(f"The frame {path} has changed while it was packed. Let the other program end first.")
-    is_cut = row.quality and not content.endswith(b"\xff\xd9")  # what other programs write may have more behind
-    if not content.startswith(b"\xff\xd8") or is_cut:
+    if row.quality:
+        is_whole = content.startswith(JPEG) and content.endswith(JPEG_END)
+    else:  # other programs may write PNG, or more behind the picture
+        is_whole = content.startswith((JPEG, PNG))
+    if not is_whole:
         raise UserError(f"The frame {path} is damaged. Preprocess again first.")
 
 

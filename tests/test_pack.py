@@ -107,7 +107,7 @@ def test_a_pack_can_be_unpacked_and_trained_on_as_folders(toy_source, toy_frames
 
 
 def test_frames_made_elsewhere_pack_under_their_own_names(tmp_path):
-    """Long names, bytes that are no UTF-8, and numbers without zeros are what tar has extensions for."""
+    """Names that are long or no UTF-8, which tar has extensions for, numbers without zeros, and PNG."""
     import cv2
 
     from tests.toy import frame_naming
@@ -116,9 +116,10 @@ def test_frames_made_elsewhere_pack_under_their_own_names(tmp_path):
     for name in names:
         folder = tmp_path / "frames" / "run" / name
         folder.mkdir(parents=True)
+        ending = ".png" if name == "take one" else ".jpg"
         for index in range(11):
-            ok, content = cv2.imencode(".jpg", frame_naming(index, size=(100, 75))[..., ::-1])
-            (folder / f"img_{index + 1}.jpg").write_bytes(content.tobytes())
+            _, content = cv2.imencode(ending, frame_naming(index, size=(100, 75))[..., ::-1])
+            (folder / f"img_{index + 1}{ending}").write_bytes(content.tobytes())
     pack(tmp_path / "frames", tmp_path / "packed")
 
     source = DataSource("mine", tmp_path / "videos", tmp_path / "packed", frames_given=True)

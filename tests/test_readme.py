@@ -8,7 +8,7 @@ import torch
 
 import evaluate
 import inference
-from dataloaders import audit, download, preprocess
+from dataloaders import audit, download, pack, preprocess
 from engine.config import parse_config
 from engine.errors import ROOT
 from network import __main__ as network_main
@@ -24,6 +24,7 @@ PARSERS = {
     "inference.py": inference.parse_args,
     "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.download": download.parse_args,
+    "-m dataloaders.pack": pack.parse_args,
     "-m dataloaders.preprocess": preprocess.parse_args,
     "-m network": network_main.parse_args,
 }
