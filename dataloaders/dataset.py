@@ -14,7 +14,7 @@ import numpy as np
 from dataloaders import manifest
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
 from dataloaders.frame_cache import FrameCache, check_memory
-from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, is_packed, open_store, read_frames
+from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
 from dataloaders.manifest import VideoRow
 from dataloaders.naming import class_names, with_groups
 from dataloaders.source import DataSource
@@ -56,6 +56,8 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
         raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
     if (frames / PARTIAL_PACK_NAME).is_file() and not is_packed(frames):
         raise UserError(f"The packing into {frames} was interrupted. Give its command again: it goes on where it was.")
+    if is_packed(frames):
+        check_manifest(frames)
     if not manifest.names(frames):
         manifest.write_manifest(frames, manifest.index_frames(frames))
     if not manifest.is_complete(frames):

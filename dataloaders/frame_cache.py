@@ -83,8 +83,18 @@ def free_memory() -> float | None:
         amounts.append(float(fields["MemAvailable"].split()[0]) * 1024)
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         amounts.append(float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    amounts += _container_memory(Path("/sys/fs/cgroup"))
+    for folder in _control_groups(Path("/sys/fs/cgroup")):
+        amounts += _container_memory(folder)
     return min(amounts, default=None)
+
+
+def _control_groups(root: Path) -> list[Path]:
+    """The group of this process and those it lies in: a container's, or what a scheduler gave to the job."""
+    own = Path("/proc/self/cgroup")
+    lines = own.read_text().splitlines() if own.is_file() else []
+    inside = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    folder = root / inside[0] if inside else root
+    return [folder, *(parent for parent in folder.parents if parent == root or root in parent.parents)]
 
 
 def _container_memory(root: Path) -> list[float]:

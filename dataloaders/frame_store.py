@@ -16,7 +16,6 @@ import numpy as np
 
 from dataloaders import manifest
 from dataloaders.manifest import VideoRow
-from engine.console import count
 from engine.errors import UserError
 
 REDO = "Delete its video's row in manifest.csv (or the whole frames folder), and preprocess again."
@@ -188,21 +187,25 @@ def volume_name(volume: int) -> str:
     return f"frames-{volume:05d}.tar"
 
 
+def check_manifest(frames: Path) -> None:
+    """Raises UserError where the manifest of a pack is not the one it was packed with."""
+    known = read_pack(frames)["manifest_sha256"]
+    path = frames / manifest.NAME
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known:
+        raise UserError(f"{path} is not the one that was packed. {REPACK}")
+
+
 def read_pack(frames: Path) -> dict:
-    """pack.json, once the manifest is found to be the pack's own and the volumes to have their sizes."""
+    """pack.json, once the volumes are found to have their sizes."""
     path = frames / PACK_NAME
     try:
         pack = json.loads(path.read_text(encoding="utf-8"))
         if pack["format"] != PACK_FORMAT:
             raise UserError(f"{path} is of format {pack['format']}; this version reads {PACK_FORMAT}. Pack again.")
         volumes = [(volume["name"], int(volume["bytes"]), volume["sha256"]) for volume in pack["volumes"]]
-        known, num_frames = pack["manifest_sha256"], pack["num_frames"]
+        str(pack["manifest_sha256"]), str(pack["index_sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}). {REPACK}") from error
-    if hashlib.sha256((frames / manifest.NAME).read_bytes()).hexdigest() != known:
-        raise UserError(
-            f"{frames / manifest.NAME} is not the one that was packed with {count(num_frames, 'frame')}. {REPACK}"
-        )
     for name, size, _ in volumes:
         found = (frames / name).stat().st_size if (frames / name).is_file() else None
         if found is None:

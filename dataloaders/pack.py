@@ -32,6 +32,7 @@ from dataloaders.frame_store import (
     PARTIAL_PACK_NAME,
     REPACK,
     TAR_BLOCK,
+    check_manifest,
     is_packed,
     read_file,
     read_index,
@@ -110,6 +111,7 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
         raise UserError(f"--output {output} and the frames in {frames} lie in each other. Choose a folder beside it.")
     manifest_hash = _hash(frames / manifest.NAME)
     if is_packed(output):
+        check_manifest(output)
         if read_pack(output)["manifest_sha256"] != manifest_hash:
             raise UserError(f"{output} holds a pack of other frames. Choose another --output, or delete that folder.")
         (output / PARTIAL_PACK_NAME).unlink(missing_ok=True)  # of a run that was killed at its very end
@@ -153,7 +155,7 @@ def _rows_to_pack(frames: Path) -> list[VideoRow]:
         raise UserError(f"There are no frames in {frames}. Extract them first: python -m dataloaders.preprocess")
     if is_packed(frames):
         raise UserError(f"{frames} is a pack already.")
-    if not (frames / manifest.NAME).is_file() and not (frames / manifest.PARTIAL_NAME).exists():
+    if not manifest.names(frames):
         manifest.write_manifest(frames, manifest.index_frames(frames))  # made elsewhere
     if not manifest.is_complete(frames):
         raise UserError(f"The extraction into {frames} was interrupted. Let it end first: its command goes on.")
@@ -368,6 +370,7 @@ def verify(folder: Path) -> None:
     """Reads a pack to its last byte. Raises UserError that names the files which are not as they were written."""
     if not is_packed(folder):
         raise UserError(f"{folder} is no pack: it has no {PACK_NAME}. python -m dataloaders.pack makes one.")
+    check_manifest(folder)
     content = read_pack(folder)
     rows = manifest.usable(manifest.read_manifest(folder))
     read_index(folder, sum(row.num_frames for row in rows))

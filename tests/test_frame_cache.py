@@ -135,6 +135,13 @@ def test_a_containers_limit_counts(tmp_path):
     assert frame_cache._container_memory(tmp_path) == [450]
 
 
+def test_the_groups_of_a_job_count_up_to_the_root(tmp_path):
+    groups = frame_cache._control_groups(tmp_path)
+
+    assert groups[-1] == tmp_path and len(set(groups)) == len(groups)
+    assert all(group == tmp_path or tmp_path in group.parents for group in groups)
+
+
 def test_a_run_with_the_cache_learns_the_same_weights_bit_for_bit(toy_project, monkeypatch, capsys):
     settings = TINY | {"epochs": 1, "workers": 0}
     plain = train.main(TrainConfig(**settings))

@@ -251,8 +251,13 @@ def shift_entry(pack_folder: Path) -> None:
 SPOIL = {
     "manifest of another": (
         lambda folder: manifest.write_manifest(folder, manifest.read_manifest(folder)[1:]),
-        "manifest.csv is not the one that was packed",
+        "manifest.csv is not the one that was packed. Copy the pack anew",
     ),
+    "damaged manifest": (
+        lambda folder: change(folder / manifest.NAME, 900, b"?"),
+        "manifest.csv is not the one that was packed. Copy the pack anew",
+    ),
+    "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv is not the one that was packed"),
     "no volume": (lambda folder: (folder / "frames-00001.tar").unlink(), "frames-00001.tar is missing"),
     "cut volume": (
         lambda folder: (folder / "frames-00001.tar").write_bytes(b"x" * 1000),
