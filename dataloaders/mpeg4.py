@@ -22,9 +22,9 @@ class Picture:
 
 
 def read_pictures(setup: bytes, packets: Sequence[bytes]) -> list[Picture]:
-    """The picture of each packet. setup: headers that stand before the packets (extradata).
+    """The first picture of each packet. setup: headers that stand before the packets (extradata).
 
-    Raises Irregular for whatever a plain stream does not have: not exactly one picture a packet, one that is not coded,
+    Raises Irregular for whatever a plain stream does not have: a packet without a picture, one that is not coded,
     shapes, broken markers, a B-frame whose time is not between those of the two pictures around it (decoders drop it).
     """
     resolution = None  # ticks a second
@@ -32,7 +32,7 @@ def read_pictures(setup: bytes, packets: Sequence[bytes]) -> list[Picture]:
     before = after = None  # times of the last two pictures that are no B-frames
     pictures = []
     for number, content in enumerate([setup, *packets]):
-        num_pictures = 0
+        has_picture = number == 0
         for code, bits in _headers(content):
             if code in LAYERS:
                 found = _resolution(bits)
@@ -46,7 +46,7 @@ def read_pictures(setup: bytes, packets: Sequence[bytes]) -> list[Picture]:
             elif code == PICTURE:
                 if number == 0 or not resolution:
                     raise Irregular
-                num_pictures += 1
+                has_picture = True
                 kind, seconds, ticks = _picture(bits, resolution)
                 if kind == B_PICTURE:
                     time = (last_base + seconds) * resolution + ticks
@@ -57,7 +57,8 @@ def read_pictures(setup: bytes, packets: Sequence[bytes]) -> list[Picture]:
                     time = base * resolution + ticks
                     before, after = after, time
                 pictures.append(Picture(kind, time))
-        if number and num_pictures != 1:
+                break
+        if not has_picture:
             raise Irregular
     return pictures
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +22,8 @@ def copies(index: int, rate: Fraction) -> int:
 
     rate=1/3   1 0 0 1 0 0 1      rate=1/2   1 0 1 0      rate=3/2   2 1 2 1
     """
-    return ceil((index + 1) * rate) - ceil(index * rate)
+    above, below = rate.as_integer_ratio()  # whole numbers: this is asked for each frame
+    return -(-(index + 1) * above // below) + (-index * above // below)
 
 
 def resampled(frames: Iterable[tuple[Fraction, T]], fps: Fraction, last: Fraction) -> Iterator[T]:

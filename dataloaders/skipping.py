@@ -53,24 +53,37 @@ def wanted_frames(reader: VideoReader, wanted: Callable[[int], bool]) -> Iterato
 
 
 def _one_picture_each(reader: VideoReader) -> list[av.Packet]:
-    """The packets, each with one picture. AVI cannot store pictures in another order than they are shown, so DivX puts
-    a P- and a B-frame into one packet, and behind it one of a few bytes, a picture that is not coded."""
+    """The packets, each with one picture. AVI cannot store pictures in another order than they are shown, so DivX and
+    XviD put a P- and a B-frame into one packet; behind that, and behind the B-frames that follow, stands a packet of a
+    few bytes, a picture that is not coded.
+
+    I  PB  B  -  PB  -      becomes      I  P  B  B  P  B
+    """
     filter_ = BitStreamFilterContext("mpeg4_unpack_bframes", reader.stream)
-    packets, num_packed, owing = [], 0, False
+    packets, num_packed, is_owing = [], 0, False
     for packet in reader.packets():
         if packet.size:
-            num_pictures = bytes(packet).count(PICTURE_START)
+            content = bytes(packet)
+            num_pictures = content.count(PICTURE_START)
             if packet.is_corrupt or packet.is_discard or not 1 <= num_pictures <= 2:
                 raise Irregular
-            if owing and (num_pictures != 1 or packet.size > SMALL):
-                raise Irregular
-            owing = num_pictures == 2
+            if is_owing:
+                if num_pictures != 1 or (packet.size > SMALL and not _is_b_frame(content)):
+                    raise Irregular
+                is_owing = packet.size > SMALL
+            else:
+                is_owing = num_pictures == 2
             num_packed += 1
             packets += filter_.filter(packet)
     packets += filter_.filter(None)
-    if owing or reader.num_damaged or len(packets) != num_packed:
+    if reader.num_damaged or len(packets) != num_packed:
         raise Irregular
     return packets
+
+
+def _is_b_frame(content: bytes) -> bool:
+    kind = content.find(PICTURE_START) + len(PICTURE_START)
+    return kind < len(content) and content[kind] >> 6 == B_PICTURE
 
 
 def _places_shown(kinds: list[int]) -> list[int]:

@@ -1,11 +1,13 @@
 """The only reader of video files."""
 
 import errno
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from engine.errors import UserError
 
@@ -108,9 +110,19 @@ class VideoReader:
 
 def to_array(frame: av.VideoFrame, pixel_format: str = "rgb24") -> np.ndarray:
     """-> (H, W, 3) uint8, turned as the file's rotation asks."""
-    pixels = frame.to_ndarray(format=pixel_format)
+    pixels = _reformatter().reformat(frame, format=pixel_format, threads=1).to_ndarray()
     turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+_OF_THREAD = threading.local()
+
+
+def _reformatter() -> VideoReformatter:
+    """One a thread, kept: frame.to_ndarray(format=...) would set up the conversion anew for each frame."""
+    if not hasattr(_OF_THREAD, "reformatter"):
+        _OF_THREAD.reformatter = VideoReformatter()
+    return _OF_THREAD.reformatter
 
 
 def shown_size(frame: av.VideoFrame) -> tuple[int, int]:

@@ -16,16 +16,16 @@ import pytest
 from dataloaders import extractor as extractor_module
 from dataloaders import preprocess as module
 from dataloaders import ready
-from dataloaders.extractor import Extractor
+from dataloaders.extractor import Extractor, Limits
 from dataloaders.locks import only_one_run
-from dataloaders.manifest import NAME, PARTIAL_NAME, is_complete, read_manifest
+from dataloaders.manifest import NAME, PARTIAL_NAME, DamagedManifest, is_complete, read_manifest
 from dataloaders.preprocess import main, preprocess
 from dataloaders.ready import ensure_frames, estimate
 from dataloaders.settings import Settings
 from dataloaders.source import DataSource, find_source
 from engine.errors import ROOT, UserError
 from tests.conftest import TOY_SIZE
-from tests.toy import CLASSES, frames_of, make_toy_videos, read_naming, write_naming_video
+from tests.toy import CLASSES, frames_of, make_toy_videos, read_naming, write_naming_video, write_video
 
 SMALL = Settings(TOY_SIZE)
 
@@ -484,7 +484,7 @@ def test_a_worker_that_dies_means_a_refused_video_and_not_a_hang(stuck, monkeypa
         def extract(self, **job):
             if job["video"].name == "stuck.avi":
                 if self.process is None:
-                    self._start()
+                    self.start()
                 threading.Timer(0.2, self.process.kill).start()
             return super().extract(**job)
 
@@ -575,3 +575,176 @@ def test_bad_usage_exits_with_2(wrong, capsys):
 
     assert exit_.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.6])
+def test_killed_at_a_random_moment_it_ends_with_the_tree_of_an_undisturbed_run(
+    toy_videos, toy_frames, tmp_path, fraction
+):
+    kill_and_go_on(toy_videos, tmp_path / "frames", [fraction], 6.0)
+
+    assert contents(tmp_path / "frames") == contents(toy_frames)
+
+
+@pytest.mark.slow
+def test_killed_at_many_random_moments_it_ends_with_the_tree_of_an_undisturbed_run(toy_videos, tmp_path):
+    """Trap 10: interrupted preprocessing taken for complete. Writes a line for each kill."""
+    args = ("--dataset", toy_videos, "--size", "400x300", "--workers", "2", "--frames")
+    start = time.monotonic()
+    assert run_cli(*args, tmp_path / "whole")[0] == 0
+    seconds = time.monotonic() - start
+    random = np.random.default_rng(0)
+
+    log = []
+    for attempt in range(8):
+        frames = tmp_path / f"killed{attempt}"
+        log += kill_and_go_on(toy_videos, frames, random.uniform(0, 1.1, 3), seconds, "400x300")
+        assert contents(frames) == contents(tmp_path / "whole"), log
+    print("\n".join(log))  # pytest -s shows it
+    assert len(log) == 24
+
+
+def kill_and_go_on(videos: Path, frames: Path, fractions, seconds: float, size: str = "80x60") -> list[str]:
+    """Kills a run after each of the fractions of the time that a whole one takes, and lets the last one end."""
+    args = ("--dataset", videos, "--size", size, "--workers", "2", "--frames", frames)
+    log = []
+    for fraction in fractions:
+        process = start_cli(*args)
+        time.sleep(fraction * seconds)
+        process.kill()
+        process.communicate()
+        num_rows = len(read_manifest(frames, PARTIAL_NAME)) if (frames / PARTIAL_NAME).exists() else 0
+        state = "was done" if frames.is_dir() and is_complete(frames) else f"{num_rows} of 24 videos were done"
+        log.append(f"killed after {fraction * seconds:.2f} s: {state}")
+    assert run_cli(*args)[0] == 0
+    return log
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    lines = content.splitlines(keepends=True)
+    if how == "truncated":
+        return content[: len(content) // 2]
+    if how == "rows lost at the end":
+        return b"".join(lines[:-3])
+    if how == "edited":
+        return content.replace(b",20,1,95,", b",19,1,95,", 1)
+    if how == "column gone":
+        return b"".join(line.partition(b",")[2] for line in lines)
+    if how == "garbage":
+        return bytes(range(256)) * 20
+    if how == "garbage within":
+        return content[:700] + b'\x00\xff"\n\n' + content[705:]
+    if how == "rows twice":
+        return content + lines[-1]
+    if how == "empty":
+        return b""
+    raise ValueError(how)
+
+
+@pytest.fixture(scope="module")
+def own_toy(toy_videos, tmp_path_factory) -> DataSource:
+    """Eight of the toy videos, and two files that are none."""
+    videos = tmp_path_factory.mktemp("own") / "videos"
+    shutil.copytree(toy_videos / "Biking", videos / "Biking")
+    (videos / "Hammering").mkdir()
+    shutil.copy(toy_videos / "Hammering" / "v_Hammering_g08_c01.avi", videos / "Hammering")
+    whole = shutil.copy(toy_videos / "Hammering" / "v_Hammering_g09_c01.avi", videos / "Hammering")
+    Path(whole).write_bytes(Path(whole).read_bytes()[:-9000])  # used in spite of damage
+    (videos / "Hammering" / "v_Hammering_g09_c02.avi").write_text("no video")
+    source = make_source(videos)
+    preprocess(source, SMALL, workers=2)
+    return source
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "truncated",
+        "rows lost at the end",
+        "edited",
+        "column gone",
+        "garbage",
+        "garbage within",
+        "rows twice",
+        "empty",
+        "gone",
+    ],
+)
+def test_a_damaged_manifest_is_noticed_and_rebuilt_to_the_same_bytes(own_toy, tmp_path, how, capsys):
+    frames = tmp_path / "frames"
+    shutil.copytree(own_toy.frames_for(TOY_SIZE), frames)
+    source = DataSource("own", own_toy.videos, frames, layout="ucf101", frames_given=True)
+    before = contents(frames)
+    made = {path: path.stat().st_mtime_ns for path in frames.glob("*/*/*/*.jpg")}
+    if how == "gone":
+        (frames / NAME).unlink()
+    else:
+        (frames / NAME).write_bytes(damaged((frames / NAME).read_bytes(), how))
+        with pytest.raises(DamagedManifest, match="is damaged: .* python -m dataloaders.preprocess"):
+            read_manifest(frames)
+
+    capsys.readouterr()
+    ensure_frames(source, TOY_SIZE)  # as training does
+
+    output = capsys.readouterr().out
+    assert "rebuilt from the frames and the videos" in output
+    assert contents(frames) == before
+    assert made == {path: path.stat().st_mtime_ns for path in frames.glob("*/*/*/*.jpg")}  # compared, not made again
+    if how in ("truncated", "garbage", "gone", "empty", "column gone"):
+        assert "Rebuilt " in output and "1 file refused" in output
+
+
+def test_a_folder_that_is_gone_and_one_that_lost_frames_are_noticed(own_toy, tmp_path, capsys):
+    frames = tmp_path / "frames"
+    shutil.copytree(own_toy.frames_for(TOY_SIZE), frames)
+    source = DataSource("own", own_toy.videos, frames, layout="ucf101", frames_given=True)
+    before = contents(frames)
+    folders = sorted(frames.glob("*/Biking/*"))
+    shutil.rmtree(folders[0])
+    (folders[1] / "00020.jpg").unlink()
+
+    preprocess(source, SMALL)
+
+    assert "are extracted again: 2 videos" in capsys.readouterr().out
+    assert contents(frames) == before
+
+
+def test_a_damaged_manifest_does_not_let_other_settings_overwrite_the_frames(own_toy, tmp_path):
+    frames = tmp_path / "frames"
+    shutil.copytree(own_toy.frames_for(TOY_SIZE), frames)
+    source = DataSource("own", own_toy.videos, frames, layout="ucf101", frames_given=True)
+    (frames / NAME).write_text("garbage")
+    before = {name: content for name, content in contents(frames).items() if not name.endswith(".csv")}
+
+    with pytest.raises(UserError, match="does not hold what its video gives at 80x60, every 2"):
+        preprocess(source, Settings(TOY_SIZE, every=2))
+    assert {name: content for name, content in contents(frames).items() if not name.endswith(".csv")} == before
+
+
+def test_a_video_that_hangs_the_decoder_is_cut_off_and_refused(stuck):
+    rows = {row.video: row for row in preprocess(stuck, SMALL, workers=1, limits=Limits(stall=1.5))}
+
+    assert rows["run/stuck.avi"].reason == "the decoder was stuck on it: no frame came for 2 s"
+    assert [row.num_frames for row in rows.values() if row.status == "ok"] == [6, 8]
+
+
+def test_a_video_that_takes_far_too_long_for_its_size_is_cut_off_and_refused(two_videos):
+    write_naming_video(two_videos.videos / "run" / "long.avi", 4000, size=(32, 32))
+
+    limits = Limits(seconds=0.3, seconds_per_mb=0.0)
+    rows = {row.video: row for row in preprocess(two_videos, Settings((1200, 900)), workers=1, limits=limits)}
+
+    assert "was not done after 0 s, which is more than any whole video of" in rows["run/long.avi"].reason
+    assert not list(two_videos.frames_for((1200, 900)).glob("*/run/long"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited on Linux")
+def test_a_video_whose_frames_eat_memory_is_refused_and_the_run_goes_on(two_videos):
+    """A picture of one colour compresses to next to nothing, whatever its size."""
+    huge = np.zeros((9000, 9000, 3), np.uint8)
+    write_video(two_videos.videos / "run" / "bomb.mov", [huge, huge], codec="png", pix_fmt="rgb24")
+
+    rows = {row.video: row for row in preprocess(two_videos, SMALL, workers=1, limits=Limits(memory=400 << 20))}
+
+    assert rows["run/bomb.mov"].reason == "its frames take more memory than the 419 MB that one video may have"
+    assert [row.num_frames for row in rows.values() if row.status == "ok"] == [6, 8]

@@ -56,15 +56,17 @@ def write_packed(path: Path, num_frames: int) -> Path:
     plain = write_naming_video(path.with_suffix(".mkv"), num_frames, b_frames=1)
     nothing = b"\x00\x00\x01\xb6\x50\x4f"  # a P-frame that is not coded
     packed: list[bytes] = []
+    owing = False
     with av.open(str(plain)) as source, av.open(str(path), "w") as container:
         stream = container.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             content = bytes(packet)
-            if content and content[content.find(PICTURE) + 4] >> 6 == B_PICTURE:
+            is_b = content and content[content.find(PICTURE) + 4] >> 6 == B_PICTURE
+            if is_b and not owing:
                 packed[-1] += content
-                packed.append(nothing)
             elif content:
-                packed.append(content)
+                packed += [nothing] * (owing and not is_b) + [content]
+            owing = bool(is_b)
         packed[0] = b"\x00\x00\x01\xb2DivX503b1393p" + packed[0]
         for number, content in enumerate(packed):
             packet = av.Packet(content)
