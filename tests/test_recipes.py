@@ -89,6 +89,7 @@ def test_mixup_blends_with_the_neighbour_and_the_targets_as_the_clips():
         expected = own[clip] * F.one_hot(LABELS[clip], 3) + (1 - own[clip]) * F.one_hot(LABELS[before[clip]], 3)
         assert torch.allclose(targets[clip], expected.float(), atol=1e-6)
     assert torch.allclose(targets.sum(1), torch.ones(8))
+    assert x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_cutmix_puts_one_box_into_all_frames_and_its_pixels_decide_the_targets():
