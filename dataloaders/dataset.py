@@ -93,13 +93,21 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec) -> None:
+    """Frames must be of the spec's size; or, where they keep their aspect, their shorter side that of the spec."""
     for row in rows:
-        if row.quality and (row.width, row.height) != spec.resize:
+        if row.quality and not _fits(row, spec):
+            kept = row.size.startswith("short:")
+            held = f"frames with a shorter side {row.size[6:]}" if kept else f"frames of {row.width}x{row.height}"
             raise UserError(
-                f"{frames} holds frames of {row.width}x{row.height}; this model wants "
-                f"{spec.resize[0]}x{spec.resize[1]}. Choose another --frames folder for them. "
-                + _how_to_extract(source, spec)
+                f"{frames} holds {held}; this model wants {spec.resize[0]}x{spec.resize[1]}. Choose another --frames "
+                f"folder for them. {_how_to_extract(source, spec)} (or --size short:{min(spec.resize)}: aspect kept)"
             )
+
+
+def _fits(row: VideoRow, spec: InputSpec) -> bool:
+    if row.size.startswith("short:"):
+        return min(row.width, row.height) == min(spec.resize)
+    return (row.width, row.height) == spec.resize
 
 
 def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
@@ -283,6 +291,11 @@ def disturb(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarra
 
 
 def _step(row: VideoRow, spec: InputSpec) -> float:
+    if row.resampled and spec.fps and row.fps < min(spec.fps, row.source_fps):
+        raise UserError(
+            f"{row.video} is stored at {row.fps:g} frames a second (--fps), and this model wants {spec.fps:g} of its "
+            f"{row.source_fps:g}. Preprocess with --fps {spec.fps:g}, or without, into another folder (--frames)."
+        )
     try:
         return clip_step(spec.frame_stride, row.every, spec.fps, row.fps or None)
     except ValueError as error:
