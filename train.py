@@ -175,7 +175,7 @@ def finish_epoch(
         progress.best_epoch = progress.epoch
         write_checkpoint(run, "best.pth", for_resume=False)
 
-    scalars = {"train/top1": train_top1, **measured}
+    scalars = {"train/top1": train_top1, "time/epoch_seconds": seconds, **measured}
     of_epoch = {
         "train/loss": train_loss,
         "train/lr": run.schedule.factor(progress.step - 1) * run.config.lr,

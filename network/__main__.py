@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from engine.errors import UsageError, UserError, run_cli
-from network import InputSpec, create_model, list_models, model_entry
+from network import InputSpec, list_models, model_entry
+from network.cost import count_macs, num_parameters, without_values
 from network.weights import build_whole, known_weights, read_weights
 
 TABLE_CLASSES = 101  # UCF101's
@@ -97,22 +97,7 @@ def describe_input(spec: InputSpec) -> tuple[str, str]:
 
 
 def model_and_clip(name: str) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The model in eval mode and a clip for it, both without values."""
-    spec = model_entry(name).input_spec
-    with torch.device("meta"):
-        model = create_model(name, TABLE_CLASSES).eval()
-        return model, torch.empty(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
-
-
-def num_parameters(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def count_macs(model: torch.nn.Module, x: torch.Tensor) -> int:
-    """Multiply-adds of the convolutions and matrix products for this input; a multiply-add is two operations."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x)
-    return counter.get_total_flops() // 2
+    return without_values(name, TABLE_CLASSES, model_entry(name).input_spec)
 
 
 def print_table(rows: list[tuple[str, ...]]) -> None:

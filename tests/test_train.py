@@ -68,7 +68,7 @@ def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
     tags = set(read_events(run_dir).Tags()["scalars"])
     assert tags >= {
         "train/loss", "train/top1", "train/lr", "val/loss", "val/top1", "val/top5", "val/clip_top1", "best/val_top1",
-        "time/clips_per_second", "time/data_wait",
+        "time/clips_per_second", "time/data_wait", "time/epoch_seconds",
     }  # fmt: skip
     out = capsys.readouterr().out
     assert "toy, split 1: 12 train, 6 val, 6 test videos" in out
