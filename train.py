@@ -63,13 +63,13 @@ def main(config: TrainConfig) -> Path:
             fit(run, stop)
         if is_first():
             finish_launch(run.run_dir)
-    if run.progress.epoch < run.config.epochs:
-        print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
-    print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
-    if run.frame_set.part("test"):
-        print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
-    print(f"Look at it: tensorboard --logdir {shown(run.run_dir.parent)}")
-    return run.run_dir
+        if run.progress.epoch < run.config.epochs:
+            print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
+        print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
+        if run.frame_set.part("test"):
+            print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
+        print(f"Look at it: tensorboard --logdir {shown(run.run_dir.parent)}")
+        return run.run_dir
 
 
 def fit(run: Run, stop: StopRequest) -> None:
@@ -96,7 +96,7 @@ def fit(run: Run, stop: StopRequest) -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(run) from error
+        raise out_of_memory(run.config) from error
     finally:
         run.tracker.close()
 

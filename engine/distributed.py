@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.errors import UserError
-from engine.launch import is_first, local_rank, processes, rank
+from engine.launch import is_first, local_rank, num_restarts, processes, rank
 
 T = TypeVar("T")
 
@@ -37,7 +37,11 @@ def joined(device_name: str) -> Iterator[None]:
     stdout = sys.stdout
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         try:
-            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
+            store, *_ = next(iter(dist.rendezvous("env://")))
+            # torchrun's store lives on when workers are started again, and with it the addresses of those that died
+            store = dist.PrefixStore(f"start-{num_restarts()}", store)
+            backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
             _control = dist.new_group(backend="gloo", timeout=PREPARATION)
             if not is_first():
                 sys.stdout = nowhere

@@ -46,5 +46,6 @@ def has_lasting_id() -> bool:
     return os.environ.get("TORCHELASTIC_RUN_ID", "none") != "none"
 
 
-def was_restarted() -> bool:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def num_restarts() -> int:
+    """How often torchrun has started the processes anew after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

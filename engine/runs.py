@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from engine.errors import UserError
-from engine.launch import has_lasting_id, launch_id, was_restarted
+from engine.launch import has_lasting_id, launch_id, num_restarts
 
 LAUNCH = "launch.json"
 
@@ -69,7 +69,7 @@ def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
     A worker that torchrun starts again finds its run here. So does a job that is queued again under its old id, as
     long as the run is not done; then the same command begins another run.
     """
-    if launch_id() is None or not (was_restarted() or has_lasting_id()):
+    if launch_id() is None or not (num_restarts() or has_lasting_id()):
         return None
     found = []
     for path in runs.glob(f"*/{LAUNCH}"):
@@ -82,7 +82,7 @@ def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
     if not found:
         return None
     _, run_dir, done = max(found)
-    return (run_dir, done) if was_restarted() or not done else None
+    return (run_dir, done) if num_restarts() or not done else None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from dataloaders.loader import Batch
 from dataloaders.transforms import to_model_input
-from engine.device import autocast, device_name
+from engine.config import TrainConfig
+from engine.device import autocast
 from engine.errors import UserError
 from engine.launch import processes
 from engine.metrics import topk_correct
@@ -86,13 +87,16 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
     return Step(total, grad_norm, lr, num_clips, waited)
 
 
-def out_of_memory(run: Run) -> UserError:
+def out_of_memory(config: TrainConfig) -> UserError:
     """What to do where a batch does not fit: half of it at once, and as many clips a step."""
-    batch_size, accumulate = run.config.batch_size, run.config.accumulate
+    batch_size, accumulate = config.batch_size, config.accumulate
     if batch_size == 1:
         advice = "A single clip does not fit: lower --clip-len or --crop-size, or take a smaller --model."
     else:
         half = -(-batch_size // 2)
-        advice = f"--batch-size {half} --accumulate {2 * accumulate} takes about half, "
+        advice = f"--batch-size {half} --accumulate {2 * accumulate} takes about half of it, "
         advice += "for the same steps." if batch_size % 2 == 0 else f"for steps of {2 * half * accumulate} clips."
-    return UserError(f"Out of memory on {device_name(run.device)} with --batch-size {batch_size}. {advice}")
+    return UserError(
+        f"Out of memory with --batch-size {batch_size} (clips of {config.clip_len} frames, {config.crop_size}x"
+        f"{config.crop_size}). {advice}"
+    )

@@ -2,18 +2,24 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 import mypath
 import train
 from engine.config import TrainConfig
 from engine.errors import ROOT
+from engine.tracking import read_metrics
 from evaluate import main as evaluate_main
-from tests.test_train import TINY, one_thread  # noqa: F401
+from network.registry import MODELS
+from tests.norm_free import ENTRY
+from tests.test_engine import read_events
+from tests.test_train import TINY, assert_equal_weights, one_thread, weights_of  # noqa: F401
 
 PROGRAM = """
 import sys
@@ -23,9 +29,25 @@ mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {run
 import torch
 torch.set_num_threads(1)
 from engine.errors import run_cli
+from network.registry import MODELS
+from tests.norm_free import ENTRY
+MODELS["norm_free"] = ENTRY
 {body}
 """
 TRAIN = "import train\nrun_cli(train.cli)"
+# ends one worker as a machine does, once: with the epoch half done
+KILLED = """
+import os, signal, pathlib, train
+from engine import launch
+make_step = train.train_step
+def step_or_end(run, batches):
+    if launch.rank() == launch.processes() - 1 and run.progress.step == {step} and not launch.num_restarts():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make_step(run, batches)
+train.train_step = step_or_end
+run_cli(train.cli)
+"""
+FLAGS = ("--dataset=toy", "--model=norm_free", "--clip-len=4", "--crop-size=32", "--device=cpu", "--dropout=0.2")
 EVALUATE = """
 import numpy
 import evaluate
@@ -77,3 +99,81 @@ def test_two_processes_evaluate_each_video_once(toy_project):
 @pytest.mark.slow
 def test_three_and_five_processes_give_the_probabilities_of_one(toy_project):
     check_sharded_evaluation(toy_project, (3, 5))  # of five processes four have one video, and one has two
+
+
+@pytest.fixture
+def norm_free(monkeypatch, toy_project):
+    monkeypatch.setitem(MODELS, "norm_free", ENTRY)
+
+
+def check_training(toy_project, processes: int, clips_a_step: int) -> None:
+    """Without batch norm and dropout, processes that share a step make the step of one."""
+    config = TrainConfig(dataset="toy", model="norm_free", clip_len=4, crop_size=32, batch_size=clips_a_step, ema=0.9)
+    single = train.main(config)
+    flags = (*FLAGS[:-1], f"--batch-size={clips_a_step // processes}", "--ema=0.9", "--name=shared")
+    out = finish(torchrun(toy_project, processes, TRAIN, *flags))
+    shared = toy_project.runs / "shared"
+    for key in ("model", "ema"):
+        left, right = (torch.load(run / "last.pth", weights_only=True)[key] for run in (single, shared))
+        for name in left:
+            assert torch.allclose(left[name], right[name], rtol=0, atol=1e-6), f"{key} {name}"
+    for one, other in zip(read_metrics(single), read_metrics(shared), strict=True):
+        assert one["step"] == other["step"]
+        for tag in ("train/loss", "train/top1", "train/lr", "train/grad_norm", "val/top1", "val/loss", "val/ema_top1"):
+            assert one[tag] == pytest.approx(other[tag], rel=1e-4), tag
+    assert out.count("Done in") == out.count("epoch   1/2") == 1, "only the first process speaks"
+    batch = clips_a_step // processes
+    assert f"steps of {clips_a_step} clips (1 x {batch} on each of {processes} processes)" in out
+    assert [path.name.split(".")[0] for path in sorted(shared.glob("events*"))] == ["events"], "only it writes"
+    assert len(read_events(shared).Scalars("val/top1")) == 2
+
+
+def test_two_processes_train_as_one(toy_project, norm_free):
+    """Trap 22 again: 12 clips in steps of 10, the last one of 2, whose mean is over 2."""
+    check_training(toy_project, 2, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "clips_a_step"), [(3, 6), (5, 10)])  # five processes share a last step of two
+def test_three_and_five_processes_train_as_one(toy_project, norm_free, processes, clips_a_step):
+    check_training(toy_project, processes, clips_a_step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 4])  # before the first checkpoint, and in the middle of the second epoch
+def test_a_killed_worker_is_started_again_and_ends_with_the_weights_of_an_undisturbed_run(toy_project, step):
+    flags = (*FLAGS, "--batch-size=2", "--epochs=3", "--save-every=" + ("1e-9" if step > 1 else "0"))
+    finish(torchrun(toy_project, 2, TRAIN, *flags, "--name=whole"))
+    out = finish(torchrun(toy_project, 2, KILLED.format(step=step), *flags, options=("--max-restarts=1",)))
+    killed = toy_project.runs / "norm_free-toy-000"
+    assert "This launch has begun run/norm_free-toy-000 and goes on there." in out
+    assert ("ended before its first checkpoint and begins again" in out) == (step == 1)
+    assert_equal_weights(toy_project.runs / "whole" / "last.pth", killed / "last.pth")
+    assert [record["epoch"] for record in read_metrics(killed)] == [0, 1, 2]
+    assert len(list(toy_project.runs.iterdir())) == 2, "a restarted worker began another run"
+
+
+@pytest.mark.slow
+def test_sigterm_leaves_last_on_all_processes_and_one_process_goes_on_with_the_same_steps(toy_project, norm_free):
+    flags = (*FLAGS[:-1], "--batch-size=2", "--epochs=100000", "--lr=0.001")
+    process = torchrun(toy_project, 2, TRAIN, *flags)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            process.send_signal(signal.SIGTERM)
+            break
+    out = process.stdout.read()
+    assert process.wait(60) != 0
+    assert out.count("To go on: python train.py --resume") == 1, out
+    run_dir = toy_project.runs / "norm_free-toy-000"
+    left = torch.load(run_dir / "last.pth", weights_only=True)
+    assert left["processes"] == 2
+    train.main(TrainConfig(resume=str(run_dir), epochs=left["epoch"] + 1))
+    alone = torch.load(run_dir / "last.pth", weights_only=True)
+    assert alone["config"]["accumulate"] == 2
+    assert alone["step"] == 3 * (left["epoch"] + 1)
+
+
+def test_a_mistake_on_the_command_line_is_said_once(toy_project):
+    out, _ = torchrun(toy_project, 2, TRAIN, "--model=r3d_1").communicate(timeout=120)
+    assert out.count("Unknown model 'r3d_1'") == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in out
