@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import evaluate
+import features
 import inference
 from dataloaders import audit, download, pack, preprocess
 from engine.config import parse_config
@@ -21,6 +22,7 @@ COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.spl
 PARSERS = {
     "train.py": lambda argv: parse_config(argv, "ucf101", "r3d_18"),
     "evaluate.py": evaluate.parse_args,
+    "features.py": features.parse_args,
     "inference.py": inference.parse_args,
     "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.download": download.parse_args,
