@@ -18,7 +18,7 @@ from dataloaders import manifest
 from dataloaders.manifest import VideoRow
 from engine.errors import UserError
 
-REDO = "Delete its video's row in manifest.csv (or the whole frames folder), and preprocess again."
+REDO = "Delete its folder (or the whole frames folder), and preprocess again."
 REPACK = "Copy the pack anew, or delete its folder and pack again; python -m dataloaders.pack --verify DIR checks one."
 
 PACK_NAME = "pack.json"  # written last: where it is, the pack is whole

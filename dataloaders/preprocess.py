@@ -8,26 +8,24 @@ A video's folder appears whole or not at all. Stopped at any moment, the same co
 
 import argparse
 import errno
-import os
 import secrets
 import shutil
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from dataclasses import asdict
 from pathlib import Path
 
 from dataloaders import manifest, reports
 from dataloaders.extract import Extracted
-from dataloaders.extractor import Job, Limits, extract_all
+from dataloaders.extractor import Limits, extract_all
 from dataloaders.frame_store import PACK_NAME, PARTIAL_PACK_NAME
-from dataloaders.locks import LOCK, only_one_run, whole_folder
+from dataloaders.locks import only_one_run, whole_folder
 from dataloaders.manifest import VideoRow
 from dataloaders.settings import DEFAULT_SIZE, FrameSize, Settings, read_size, size_text
 from dataloaders.shards import Shard, check_division, merge_shards, read_shard, shard_state
-from dataloaders.source import DataSource, SourceVideo, find_source, find_videos, still_valid
+from dataloaders.source import DataSource, SourceVideo, find_source, find_videos
 from dataloaders.splits import SPLITS, split_videos
+from dataloaders.todo import Plan, There, check_it_is_ours, make_plan, read_there
 from engine.arguments import positive
 from engine.console import count, gigabytes, progress
 from engine.errors import ROOT, Stopped, UsageError, UserError, run_cli
@@ -113,17 +111,17 @@ def preprocess(
     if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
         raise UserError(f"{frames} is a pack, to which nothing can be added. Extract into another folder: --frames DIR")
     frames.mkdir(parents=True, exist_ok=True)
-    _check_it_is_ours(frames)
+    check_it_is_ours(frames)
 
     with only_one_run(frames, shard):
         manifest.clear_merged(frames)
         if shard:
             check_division(frames, shard)
-        there = _read_all(frames, settings)
+        there = read_there(frames, settings)
         if there.split not in ("", shown.name):
             reports.say_split(there.split, shown.name)
             shown = split_videos(source, videos, there.split)
-        plan = _plan(source, videos, _folders(videos, shown.parts), there, frames, shard)
+        plan = make_plan(source, videos, shown.parts, there, frames, shard)
         reports.say_gone(plan.gone, source.videos)
         reports.say_lost(plan.lost)
         if plan.is_done and manifest.is_complete(frames):
@@ -145,112 +143,6 @@ def preprocess(
         else:
             reports.say_nothing_to_do(frames, rows)
         return rows
-
-
-@dataclass(frozen=True)
-class There:
-    """What is in the frames folder: rows by video, the split that its folders show, and whether a manifest was
-    damaged."""
-
-    rows: dict[str, VideoRow]
-    split: str
-    is_damaged: bool
-
-
-def _check_it_is_ours(frames: Path) -> None:
-    """A folder in which a run of this program began has its lock."""
-    if not manifest.names(frames) and not (frames / LOCK).exists() and has_content(frames):
-        raise UserError(
-            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
-            "they are; to extract, choose another folder: --frames DIR"
-        )
-
-
-def _read_all(frames: Path, settings: Settings) -> There:
-    """Rows of earlier runs, which must have had the same settings."""
-    rows: dict[str, VideoRow] = {}
-    names = manifest.names(frames)
-    is_damaged = not names and has_content(frames)
-    if is_damaged:
-        print(f"The manifest of {frames} is gone. It is rebuilt from the frames and the videos.")
-    for name in names:
-        found, problems = manifest.salvage(frames, name)
-        if problems:
-            is_damaged = True
-            reports.say_damage(frames / name, problems, len(found))
-        rows.update({row.video: row for row in found})
-    for row in rows.values():
-        if not row.quality:
-            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
-        if row.settings != settings:
-            raise UserError(
-                f"{frames} holds frames at {row.settings}, and {settings} is asked for. "
-                "Choose another folder (--frames DIR), or delete that one."
-            )
-    return There(rows, next((row.split for row in rows.values()), ""), is_damaged)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """done: rows that stay as they are; jobs: what is to be extracted, or confirmed where its folder is there; videos,
-    folders and sizes by the name of the video; gone: rows of videos that are no longer there; lost: videos whose frames
-    are no longer there; is_done: nothing is to be done for any shard."""
-
-    done: list[VideoRow]
-    jobs: list[Job]
-    videos: dict[str, SourceVideo]
-    folders: dict[str, str]
-    sizes: dict[str, int]
-    gone: list[VideoRow]
-    lost: list[str]
-    is_done: bool
-
-
-def _plan(
-    source: DataSource,
-    videos: Sequence[SourceVideo],
-    folders: dict[str, str],
-    there: There,
-    frames: Path,
-    shard: Shard | None,
-) -> Plan:
-    sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
-    valid = still_valid(there.rows.values(), videos, sizes)
-    done, jobs, lost, num_open = [], [], [], 0
-    for video in videos:
-        name, row = video.video, valid.get(video.video)
-        is_done = row is not None and _has_frames(frames, row)
-        num_open += not is_done or row != there.rows[name]
-        if shard is not None and not shard.takes(name):
-            continue
-        if is_done:
-            done.append(row)
-            continue
-        if row is not None:
-            lost.append(name)
-        folder = frames / folders[name]
-        jobs.append(Job(name, folder if name not in there.rows and folder.is_dir() else None))
-    gone = [row for row in there.rows.values() if row.video not in sizes]
-    return Plan(
-        done=done,
-        jobs=jobs,
-        videos={video.video: video for video in videos},
-        folders=folders,
-        sizes=sizes,
-        gone=[row for row in gone if shard is None or shard.takes(row.video)],
-        lost=lost,
-        is_done=not num_open and not gone and not there.is_damaged,
-    )
-
-
-def _has_frames(frames: Path, row: VideoRow) -> bool:
-    """Whether the last frame is there, and none behind it. (A refused video has none.)"""
-    if row.status != "ok":
-        return True
-    folder = frames / row.folder
-    return (folder / row.frame_name(row.num_frames - 1)).is_file() and not (
-        folder / row.frame_name(row.num_frames)
-    ).exists()
 
 
 def _extract(
@@ -333,27 +225,6 @@ def _merge_or_say_what_is_missing(frames: Path, videos: Sequence[SourceVideo]) -
             )
 
 
-def _num_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:  # a link to nothing; the extraction refuses it
-        return 0
-
-
-def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
-    """Folder of each video. `a.avi` and `a.mp4` of one class keep their endings, `A.avi` beside `a.avi` too."""
-    stems = Counter((video.given, video.label, Path(video.video).stem.lower()) for video in videos)
-    names = Counter((video.given, video.label, Path(video.video).name.lower()) for video in videos)
-    folders = {}
-    for video in videos:
-        path = Path(video.video)
-        name = path.stem if stems[video.given, video.label, path.stem.lower()] == 1 else path.name
-        if names[video.given, video.label, path.name.lower()] > 1:  # a list may name a/1.avi and b/1.avi
-            name += f"-{sha256(os.fsencode(video.video)).hexdigest()[:8]}"
-        folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
-    return folders
-
-
 def _row(
     video: SourceVideo, folder: str, source_bytes: int, result: Extracted, settings: Settings, split: str
 ) -> VideoRow:
@@ -390,11 +261,6 @@ def _explain(error: OSError, frames: Path, num_todo: int, num_done: int, num_byt
         f"The disk of {frames} is full. What is extracted is kept: free some space{needed} and give the same command "
         "again, or choose another folder (--frames DIR)."
     )
-
-
-def has_content(folder: Path) -> bool:
-    """Anything but hidden files."""
-    return any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 if __name__ == "__main__":

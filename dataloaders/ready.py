@@ -11,11 +11,12 @@ from dataloaders.extract import extract_video
 from dataloaders.extractor import num_processors
 from dataloaders.frame_store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.locks import LOCK
-from dataloaders.preprocess import has_content, make_demo_videos, preprocess
+from dataloaders.preprocess import make_demo_videos, preprocess
 from dataloaders.settings import Settings
 from dataloaders.shards import Shard, shard_state
 from dataloaders.source import DataSource, changed_since, find_videos
 from dataloaders.splits import split_videos
+from dataloaders.todo import has_content
 from dataloaders.video import VideoError, VideoReader
 from engine.console import count, duration, gigabytes
 from engine.errors import UserError

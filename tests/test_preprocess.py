@@ -581,7 +581,7 @@ def test_bad_usage_exits_with_2(wrong, capsys):
 def test_killed_at_a_random_moment_it_ends_with_the_tree_of_an_undisturbed_run(
     toy_videos, toy_frames, tmp_path, fraction
 ):
-    kill_and_go_on(toy_videos, tmp_path / "frames", [fraction], 6.0)
+    kill_and_go_on(toy_videos, tmp_path / "frames", [fraction], 2.0)
 
     assert contents(tmp_path / "frames") == contents(toy_frames)
 
@@ -589,7 +589,7 @@ def test_killed_at_a_random_moment_it_ends_with_the_tree_of_an_undisturbed_run(
 @pytest.mark.slow
 def test_killed_at_many_random_moments_it_ends_with_the_tree_of_an_undisturbed_run(toy_videos, tmp_path):
     """Trap 10: interrupted preprocessing taken for complete. Writes a line for each kill."""
-    args = ("--dataset", toy_videos, "--size", "400x300", "--workers", "2", "--frames")
+    args = ("--dataset", toy_videos, "--size", "800x600", "--workers", "2", "--frames")
     start = time.monotonic()
     assert run_cli(*args, tmp_path / "whole")[0] == 0
     seconds = time.monotonic() - start
@@ -598,7 +598,7 @@ def test_killed_at_many_random_moments_it_ends_with_the_tree_of_an_undisturbed_r
     log = []
     for attempt in range(8):
         frames = tmp_path / f"killed{attempt}"
-        log += kill_and_go_on(toy_videos, frames, random.uniform(0, 1.1, 3), seconds, "400x300")
+        log += kill_and_go_on(toy_videos, frames, random.uniform(0.2, 1, 3), seconds, "800x600")
         assert contents(frames) == contents(tmp_path / "whole"), log
     print("\n".join(log))  # pytest -s shows it
     assert len(log) == 24

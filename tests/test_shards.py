@@ -124,11 +124,11 @@ def test_a_shard_and_a_whole_run_keep_out_of_each_others_way(two_videos_frames, 
     with only_one_run(two_videos_frames, Shard(1, 3)):
         with pytest.raises(UserError, match="process .* is writing into"), only_one_run(two_videos_frames):
             pass
-        with pytest.raises(UserError, match="process .* is extracting"), only_one_run(two_videos_frames, Shard(1, 3)):
+        with pytest.raises(UserError, match="process .* is writing"), only_one_run(two_videos_frames, Shard(1, 3)):
             pass
         with only_one_run(two_videos_frames, Shard(2, 3)), whole_folder(two_videos_frames):
             pass
-    refused = pytest.raises(UserError, match="is extracting")
+    refused = pytest.raises(UserError, match="is writing")
     with only_one_run(two_videos_frames), refused, only_one_run(two_videos_frames, Shard(1, 3)):
         pass
 
