@@ -20,8 +20,8 @@ HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/to
 
 # its rows; the view shows the first five by the alphabet until more are ticked
 HPARAM_SETTINGS = (
-    "batch_size", "dataset", "epochs", "lr", "model", "optimizer", "schedule", "seed", "split", "val", "weight_decay",
-    "weights",
+    "batch_size", "dataset", "epochs", "lr", "model", "optimizer", "recipe", "schedule", "seed", "split", "val",
+    "weight_decay", "weights",
 )  # fmt: skip
 
 
