@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 SYNC_BELOW = 16  # clips a GPU: fewer give batch norms too poor statistics of their own
 PREPARATION = timedelta(days=2)  # the others wait while the first process extracts frames
-LOST = ("closed by peer", "Connection reset", "Connection refused", "Broken pipe", "NCCL", "gloo", "Gloo")
+LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "Application timeout")
+BETWEEN = ("NCCL", "gloo", "Gloo", "TCPStore")  # in what PyTorch says of trouble between processes
 
 _control: dist.ProcessGroup | None = None  # over gloo: what processes tell each other beside gradients
 
@@ -47,9 +48,14 @@ def joined(device_name: str) -> Iterator[None]:
                 sys.stdout = nowhere
             yield
         except RuntimeError as error:
-            if not any(sign in str(error) for sign in LOST):
+            if any(sign in str(error) for sign in LOST):
+                raise UserError("Another process of this launch has ended; its message says why.") from error
+            if not any(sign in str(error) for sign in BETWEEN):
                 raise
-            raise UserError("Another process of this launch has ended; its message says why.") from error
+            raise UserError(
+                f"The processes of this launch do not reach each other: {str(error).splitlines()[0]} Look at the "
+                "address of --rdzv-endpoint, the network between the machines and that all use one PyTorch."
+            ) from error
         finally:
             sys.stdout = stdout
             if dist.is_initialized() and sys.exc_info()[0] is None:
