@@ -168,10 +168,10 @@ def _extract(
     partial = manifest.PartialManifest(frames, plan.done, shard.partial_name if shard else manifest.PARTIAL_NAME)
     start, outcome = time.monotonic(), reports.Outcome()
     settings_known = bool(there.rows) or not there.is_damaged
+    # a name of its own: the workers of a run that was killed may still be writing for a moment
+    temporary = temporary_root / secrets.token_hex(4)
+    results = extract_all(source.videos, plan.jobs, temporary, asdict(settings), workers, limits)
     try:
-        # a name of its own: the workers of a run that was killed may still be writing for a moment
-        temporary = temporary_root / secrets.token_hex(4)
-        results = extract_all(source.videos, plan.jobs, temporary, asdict(settings), workers, limits)
         for job, made, result in progress(results, len(plan.jobs), "Extracting", "videos"):
             folder = frames / plan.folders[job.video]
             if job.known and not result.confirmed and not result.refused and not settings_known:
@@ -197,6 +197,7 @@ def _extract(
         print(f"{len(outcome.rows)} of {count(len(plan.jobs), 'video')} done; the same command goes on from there.")
         raise
     finally:
+        results.close()  # ends the workers, which would go on writing
         partial.close()
         shutil.rmtree(temporary_root, ignore_errors=True)
     outcome.seconds = time.monotonic() - start
