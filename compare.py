@@ -3,7 +3,7 @@
     python compare.py                                                     all of run/
     python compare.py run/r3d_18-ucf101-000 run/c3d_bn-ucf101-000         these
     python compare.py --markdown > runs.md
-    python compare.py --csv runs.csv
+    python compare.py --csv runs.csv --chart runs.png --html runs.html
 
 Runs on different data sets or splits stand in tables of their own. What each column means: docs/evaluation.md
 """
@@ -14,10 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.charts import draw_charts
 from engine.checkpoint import find_checkpoint
 from engine.comparison import Group, RunResult, group_runs, printable, read_run
 from engine.console import count
-from engine.errors import ROOT, UserError, run_cli
+from engine.drawing import save_picture
+from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.page import write_page
 from engine.runs import shown, write_whole
 from engine.tables import group_lines, group_markdown, runs_csv
 
@@ -29,17 +32,22 @@ def main(argv: Sequence[str]) -> None:
     import mypath  # where run_cli sees what is wrong with it
 
     runs, left_out = read_runs(find_runs(args.runs, ROOT / mypath.RUNS))
-    for remark in left_out:
-        print(f"Left out: {remark}", file=sys.stderr)
+    remarks = [f"Left out: {remark}" for remark in left_out]
+    remarks += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
+    for remark in remarks:
+        print(remark, file=sys.stderr)
     if not runs:
         raise UserError("No run is left to compare. Train one: python train.py")
     groups = group_runs(runs)
     print_groups(groups, args.markdown)
-    for run in runs:
-        for note in run.notes:
-            print(f"Note, {run.name}: {printable(note)}", file=sys.stderr)
     if args.csv:
         save(args.csv, runs_csv(groups))
+    if args.chart:
+        args.chart.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(args.chart, draw_charts(groups))
+        say(args.chart)
+    if args.html:
+        save(args.html, write_page(groups, remarks))
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -47,7 +55,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder or name (default: all of run/)")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a line a run, every number in full")
-    return parser.parse_args(argv)
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="accuracy against GMACs, and curves, as a .png")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="one file with all of it, to mail")
+    args = parser.parse_args(argv)
+    if args.chart and args.chart.suffix != ".png":
+        raise UsageError(f"--chart {args.chart} must end with .png.")
+    return args
 
 
 def find_runs(names: Sequence[str], runs: Path) -> list[Path]:
@@ -95,6 +108,10 @@ def save(path: Path, content: str) -> None:
     """Into a folder that is made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, content)
+    say(path)
+
+
+def say(path: Path) -> None:
     print(f"{shown(path)}: {path.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
     python train.py --dataset demo --model r3d_10
     python train.py --dataset my/videos --model r2plus1d_18 --weights kinetics400
+    python train.py --dataset my/videos --model r3d_18 c3d_bn        a run each, to be compared
     python train.py --resume r3d_10-demo-000
     torchrun --nproc-per-node=4 train.py --dataset my/videos         on four GPUs
 
@@ -9,10 +10,12 @@ Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl
 (the epoch with the best validation accuracy).
 """
 
+import gc
 import math
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +24,11 @@ import torch
 import torch.nn as nn
 from tqdm import tqdm
 
-from engine.config import TrainConfig, parse_config
+from engine.config import TrainConfig, parse_configs
 from engine.console import count, duration
 from engine.distributed import added, gather, joined, share, share_buffers
-from engine.errors import ROOT, Stopped, UserError, is_out_of_memory, run_cli
-from engine.launch import is_first
+from engine.errors import ROOT, Stopped, UserError, fail, is_out_of_memory, run_cli
+from engine.launch import is_first, processes
 from engine.prefetch import prefetch
 from engine.runs import find_launched, finish_launch, shown
 from engine.session import begin_run, resume_run
@@ -37,10 +40,47 @@ from evaluate import Evaluation, evaluate
 LOG_EVERY = 20  # steps between two looks at the device's numbers
 
 
-def cli(argv: Sequence[str]) -> None:
+def cli(argv: Sequence[str]) -> int:
     import mypath  # where run_cli sees what is wrong with it
 
-    main(parse_config(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL))
+    configs = parse_configs(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL)
+    if len(configs) > 1:
+        return train_each(configs)
+    main(configs[0])
+    return 0
+
+
+def train_each(configs: Sequence[TrainConfig]) -> int:
+    """A run for each, one after the other. One that fails says so, and the others are trained all the same; the exit
+    status is then 1. Of several processes one cannot go on without the others, so there the first failure ends all."""
+    runs, failed = [], []
+    for number, config in enumerate(configs):
+        if number:
+            print()
+        print(f"Run {number + 1} of {len(configs)}: {config.model}", flush=True)
+        try:
+            runs.append(main(config))
+        except Stopped:
+            rest = " ".join(later.model for later in configs[number + 1 :])
+            if rest and is_first():
+                print(f"Not begun: {rest}", file=sys.stderr)
+            raise
+        except Exception as error:
+            if processes() > 1 or isinstance(error, BrokenPipeError):
+                raise
+            failed.append(config.model)
+            try:
+                fail(error)
+            except Exception:  # a bug, which may be that of one network alone
+                traceback.print_exc()
+        gc.collect()  # what a failed run leaves behind would be missing to the next
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if runs:
+        print(f"\nCompare them: python compare.py {' '.join(shown(run) for run in runs)}")
+    if failed:
+        print(f"Failed: {', '.join(failed)}. What each said stands above.", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def main(config: TrainConfig) -> Path:

@@ -4,15 +4,19 @@ import csv
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from engine.checkpoint import load_checkpoint, spec_of
 from engine.console import count
 from engine.errors import UserError
 from engine.published import pretraining_of
+from engine.statistics import bootstrap_interval
 from engine.tracking import read_metrics
 from network import InputSpec
 from network.cost import count_macs, num_parameters, without_values
@@ -280,11 +284,9 @@ class Group:
         return f"tested on {count(videos, 'video')} of {count(recordings, 'recording')}, {protocol}"
 
     def hard_videos(self, limit: int = 12) -> list[tuple[TestedVideo, int, dict[str, str]]]:
-        """(video, how many runs are wrong, run -> its answer), those that most runs miss first. Empty where fewer than
-        two runs were tested on the same videos."""
-        runs = [run for run in self.tested() if run.test.videos]
-        if len(runs) < 2 or len({frozenset(video.video for video in run.test.videos) for run in runs}) > 1:
-            return []
+        """(video, how many runs are wrong, run -> its answer), those that most runs miss first, and one of each
+        recording before a second of it. Empty where the runs were not tested on the same videos."""
+        runs = self.on_same_videos()
         answers: dict[str, dict[str, TestedVideo]] = {}
         for run in runs:
             for video in run.test.videos:
@@ -295,7 +297,32 @@ class Group:
             if wrong:
                 video = next(iter(by_run.values()))
                 missed.append((video, wrong, {name: answer.prediction for name, answer in by_run.items()}))
-        return sorted(missed, key=lambda row: (-row[1], row[0].video))[:limit]
+        missed.sort(key=lambda row: (-row[1], row[0].video))
+        shown, times = [], Counter()
+        for row in missed:
+            shown.append((times[row[0].group], *row))
+            times[row[0].group] += 1
+        return [row for _, *row in sorted(shown, key=lambda row: row[0])][:limit]
+
+    def differences(self) -> list[tuple[RunResult, float, tuple[float, float] | None]]:
+        """(run, its test top-1 minus that of the first, 95 % interval of this) for each other run. Both answered the
+        same videos, so the interval is narrower than those of the two make believe."""
+        runs = self.on_same_videos()
+        if not runs:
+            return []
+        answers = [{video.video: video for video in run.test.videos} for run in runs]
+        first, groups = answers[0], [video.group for video in answers[0].values()]
+        found = []
+        for run, other in zip(runs[1:], answers[1:], strict=True):
+            change = np.array([100.0 * (int(other[name].right) - int(video.right)) for name, video in first.items()])
+            found.append((run, float(change.mean()), bootstrap_interval(change, groups)))
+        return found
+
+    def on_same_videos(self) -> list[RunResult]:
+        """The tested runs, where there are at least two and each has the answer to the same videos; else none."""
+        runs = [run for run in self.tested() if run.test.videos and not run.test.leak]
+        same = len({frozenset(video.video for video in run.test.videos) for run in runs}) == 1
+        return runs if same and len(runs) > 1 else []
 
 
 def group_runs(runs: Sequence[RunResult]) -> list[Group]:

@@ -39,7 +39,7 @@ class TrainConfig:
         None, "name in mypath.py, a folder of class folders, or a list (.csv, .txt)", metavar="NAME|FOLDER|LIST"
     )
     frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one", metavar="DIR")
-    model: str | None = flag(None, "name of the network; `python -m network` lists them")
+    model: str | None = flag(None, "network, or several for a run each; `python -m network` lists them", several=True)
     split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
     val: str = flag("auto", "whole groups of the training list validate, or none do", choices=("auto", "none"))
     epochs: int | None = flag(None, "how often each video is seen")
@@ -229,8 +229,9 @@ def saved_settings(path: Path) -> tuple[TrainConfig, dict]:
     return TrainConfig.from_dict(values), environment
 
 
-def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) -> TrainConfig:
-    """Command line -> TrainConfig. argparse itself ends with status 2 on an unknown flag or a wrong type."""
+def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str) -> list[TrainConfig]:
+    """Command line -> a TrainConfig for each network that it names. argparse itself ends with status 2 on an unknown
+    flag or a wrong type."""
     description = "Trains a network on a data set and writes a run under run/."
     parser = build_parser(TrainConfig, GROUPS, "python train.py", description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
@@ -240,11 +241,24 @@ def parse_config(argv: Sequence[str], default_dataset: str, default_model: str) 
         if other:
             raise UsageError(
                 f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
-                "Only --epochs, --workers, --cache and --device can."
+                "Only --epochs, --workers and --device can."
             )
-        return TrainConfig(**given)
-    named = model_named_by(given["weights"]) if "weights" in given and "model" not in given else None
-    return TrainConfig(**{"dataset": default_dataset, "model": named or default_model} | given)
+        return [TrainConfig(**given)]
+    models = given.pop("model", None)
+    if models is None:
+        models = [(model_named_by(given["weights"]) if "weights" in given else None) or default_model]
+    given = {"dataset": default_dataset} | given
+    if len(models) == 1:
+        return [TrainConfig(model=models[0], **given)]
+    twice = next((model for model in models if models.count(model) > 1), None)
+    if twice:
+        raise UsageError(f"--model names {twice} twice. For runs that differ in --seed, start train.py for each.")
+    for model in models:
+        model_entry(model)  # an unknown name is said now, and not when the others are done
+    name = given.pop("name", None)
+    if name is None:
+        return [TrainConfig(model=model, **given) for model in models]
+    return [TrainConfig(model=model, name=f"{name}-{model}", **given) for model in models]
 
 
 def _number_or_text(value: str) -> int | float | str:

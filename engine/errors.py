@@ -53,32 +53,33 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         result = main(sys.argv[1:])
         status = result if isinstance(result, int) else 0
         sys.stdout.flush()
-    except UsageError as error:
-        status = _fail(error, 2)
-    except UserError as error:
-        status = _fail(error, 1)
-    except Stopped as stop:
-        status = _fail(stop, 128 + stop.signum)
     except KeyboardInterrupt:
         status = _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as in `... | head`
         sys.stdout = None
         status = 0
-    except OSError as error:
-        if error.filename is None and error.errno not in ADVICE:
-            raise
-        where = error.filename or "a file of this run"
-        status = _fail(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        status = _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
     except Exception as error:
-        mistake = _mistake_in_mypath(error)
-        if mistake is None:
-            raise
-        status = _fail(mistake, 1)
+        status = fail(error)
     sys.exit(status)
+
+
+def fail(error: Exception) -> int:
+    """Says on stderr what a user can do about it, in one line -> the exit status. A bug of ours is raised again."""
+    if isinstance(error, UsageError):
+        return _fail(error, 2)
+    if isinstance(error, UserError):
+        return _fail(error, 1)
+    if isinstance(error, Stopped):
+        return _fail(error, 128 + error.signum)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
+        where = error.filename or "a file of this run"
+        return _fail(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
+    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
+        return _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
+    mistake = _mistake_in_mypath(error)
+    if mistake is None:
+        raise error
+    return _fail(mistake, 1)
 
 
 def _mistake_in_mypath(error: Exception) -> str | None:

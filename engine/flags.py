@@ -10,7 +10,7 @@ WIDTH = 120  # columns of --help
 
 
 def flag(default: object, help_text: str, **options: object):
-    """A field that is a flag. options: choices, metavar."""
+    """A field that is a flag. options: choices, metavar; several: the command line takes one or more."""
     return field(default=default, metadata={"help": help_text, **options})
 
 
@@ -47,6 +47,8 @@ def _add_flag(group: argparse._ArgumentGroup, entry: Field, kind: type) -> None:
         group.add_argument(flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
         return
     choices = entry.metadata.get("choices")
+    if entry.metadata.get("several"):
+        options["nargs"] = "+"
     metavar = None if choices else entry.metadata.get("metavar", METAVARS[kind])
     group.add_argument(flag_name(entry.name), type=kind, choices=choices, metavar=metavar, **options)
 

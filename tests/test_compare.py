@@ -1,10 +1,17 @@
 """compare.py: runs side by side, from their files to the table."""
 
+import base64
 import csv
+import hashlib
 import json
+import re
 import shutil
+import subprocess
+from html import unescape
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +19,12 @@ import compare
 import evaluate
 import mypath
 import train
+from engine.charts import Axis, cost_chart, curve_chart
 from engine.comparison import group_runs, read_run
 from engine.config import TrainConfig
-from engine.errors import UserError
+from engine.errors import ROOT, UsageError, UserError
+from engine.marks import Dot, Line, Text
+from engine.tables import COLUMNS
 from network import create_model
 from network.cost import num_parameters
 
@@ -61,7 +71,7 @@ def test_without_arguments_all_runs_stand_in_one_table(runs, capsys, tmp_path):
     assert lines[0].startswith("toy, split 1, tested on 6 videos of 3 recordings, 2 clips x 1 crop")
     assert lines[2].split()[:2] == ["run", "model"]
     assert {line.split()[0] for line in lines[3:]} == {path.name for path in runs.iterdir()}
-    assert "Left out" not in err and "Note" not in err
+    assert "toy-000" not in err
 
     with (tmp_path / "new" / "runs.csv").open(newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
@@ -210,3 +220,163 @@ def test_nothing_to_compare_is_said(tmp_path, monkeypatch):
     (tmp_path / "run" / "begun").mkdir(parents=True)
     with pytest.raises(UserError, match="No run is left to compare"):
         compare.main([])
+
+
+# which network is better
+
+
+def change_videos(run: Path, wrong: dict[int, str]) -> list[str]:
+    """Makes all answers of a run right but those: place -> class. -> the videos by their places"""
+    path = run / "test" / "videos.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for place, row in enumerate(rows):
+        row["prediction"] = wrong.get(place, row["class"])
+        row["right"] = int(row["prediction"] == row["class"])
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    change_test(run, top1=100 * (1 - len(wrong) / len(rows)))
+    return [row["video"] for row in rows]
+
+
+def only_group(runs: Path):
+    [group] = group_runs([read_run(path, path.name) for path in sorted(runs.iterdir())])
+    return group
+
+
+def test_hard_videos_are_those_that_most_runs_miss_and_of_other_recordings_first(runs):
+    videos = change_videos(runs / "r3d_10-toy-000", {0: "x", 1: "x", 4: "x"})
+    change_videos(runs / "mc3_10-toy-000", {1: "y", 4: "y"})
+    hard = only_group(runs).hard_videos()
+    assert [(video.video, wrong) for video, wrong, _ in hard] == [(videos[1], 2), (videos[4], 2), (videos[0], 1)]
+    assert hard[0][2] == {"r3d_10-toy-000": "x", "mc3_10-toy-000": "y"}
+
+
+def test_the_difference_of_two_runs_is_that_of_the_same_videos(runs):
+    change_videos(runs / "r3d_10-toy-000", {0: "x"})
+    change_videos(runs / "mc3_10-toy-000", {0: "x", 1: "x", 2: "x"})
+    [(run, change, (low, high))] = only_group(runs).differences()
+    assert run.name == "mc3_10-toy-000"
+    assert change == pytest.approx(-100 / 3)
+    assert low < change < high <= 0
+
+
+def test_runs_with_other_answers_missing_are_not_compared_by_video(runs):
+    (runs / "mc3_10-toy-000" / "test" / "videos.csv").unlink()
+    group = only_group(runs)
+    assert (group.hard_videos(), group.differences()) == ([], [])
+
+
+# charts and page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (84.4, 100, [80, 85, 90, 95, 100]),
+        (0, 0.171, [0, 0.05, 0.1, 0.15, 0.2]),
+        (99.2, 99.8, [99.2, 99.4, 99.6, 99.8]),
+    ],
+)
+def test_the_ticks_of_an_axis_are_round_and_hold_all_values(low, high, ticks):
+    axis = Axis(low, high, 300, 40)
+    assert axis.ticks == ticks
+    assert (axis.at(ticks[0]), axis.at(ticks[-1])) == (pytest.approx(300), pytest.approx(40))
+
+
+def test_a_dot_stands_where_accuracy_and_cost_say_and_its_line_is_the_interval(runs):
+    interval = {"confidence": 95, "num_groups": 3, "top1": [40.0, 80.0]}
+    change_test(runs / "r3d_10-toy-000", top1=60.0, interval=interval)
+    change_test(runs / "mc3_10-toy-000", top1=60.0, interval=interval | {"top1": None})
+    group = only_group(runs)
+    marks = cost_chart(group)
+    dots = {mark.colour: mark for mark in marks if isinstance(mark, Dot)}
+    assert set(dots) == {0, 1} and dots[0].y == dots[1].y
+    order = sorted((0, 1), key=lambda number: group.runs[number].gmacs)
+    assert dots[order[0]].x < dots[order[1]].x
+    [interval_line] = [mark for mark in marks if isinstance(mark, Line) and isinstance(mark.colour, int)]
+    number = [run.model for run in group.runs].index("r3d_10")
+    assert interval_line.colour == number
+    (left, down), (right, up) = interval_line.points
+    assert left == right == dots[number].x and (down + up) / 2 == pytest.approx(dots[number].y)
+
+
+def test_charts_are_drawn_whatever_is_known(runs):
+    for name, files in (("r3d_10-toy-000", ("test.json",)), ("mc3_10-toy-000", ("test.json", "metrics.jsonl"))):
+        for file in files:
+            (runs / name / file).unlink()
+    group = only_group(runs)
+    assert any(mark.text.startswith("best validation") for mark in cost_chart(group) if isinstance(mark, Text))
+    assert sum(isinstance(mark, Line) and isinstance(mark.colour, int) for mark in curve_chart(group)) == 1
+    (runs / "r3d_10-toy-000" / "metrics.jsonl").unlink()
+    assert "no run has a validation" in [mark.text for mark in curve_chart(only_group(runs)) if isinstance(mark, Text)]
+
+
+def test_the_chart_is_a_picture_with_a_colour_for_each_run(runs, tmp_path):
+    compare.main(["--chart", str(tmp_path / "new" / "runs.png")])
+    picture = cv2.cvtColor(cv2.imread(str(tmp_path / "new" / "runs.png")), cv2.COLOR_BGR2RGB)
+    for colour in ((0, 114, 178), (213, 94, 0)):
+        assert (picture == np.array(colour)).all(2).sum() > 500
+    with pytest.raises(UsageError, match="must end with .png"):
+        compare.main(["--chart", "runs.pdf"])
+
+
+HOSTILE = "<script>document.title='run'</script>&amp;\"'"
+
+
+@pytest.fixture
+def page(runs, tmp_path) -> Path:
+    """With a run whose name is a script, one without a test and a folder that is no run."""
+    (runs / "r3d_10-toy-000").rename(runs / HOSTILE.replace("/", "\N{DIVISION SLASH}"))
+    shutil.copytree(runs / "mc3_10-toy-000", runs / "untested", ignore=shutil.ignore_patterns("test*"))
+    (runs / "<img src=x onerror=alert(1)>").mkdir()
+    compare.main(["--html", str(tmp_path / "runs.html")])
+    return tmp_path / "runs.html"
+
+
+def test_the_page_holds_all_and_asks_for_nothing(page):
+    text = page.read_text(encoding="utf-8")
+    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]{1,12})""", text)
+    assert len(sources) == 5  # two pictures of each tested run, and the one that is but an escaped name
+    assert sources.count("data:image/p") == 2 and sources.count("data:image/j") == 2
+    assert text.count("<script>") == 1 and "&lt;img src=x onerror" in text and "<img src=x" not in text
+    assert "not tested yet" in text
+    assert "http" not in re.sub(r'http-equiv="Content-Security-Policy"', "", re.sub(r"data:[^\"]*", "", text))
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
+def test_in_a_browser_a_click_sorts_and_a_name_that_is_a_script_does_nothing(page):
+    """The page with clicks behind its own script, which its policy is told of."""
+    text = page.read_text(encoding="utf-8")
+    script = (ROOT / "engine" / "page.js").read_text(encoding="utf-8")
+    titles = [column.title for column in COLUMNS]
+    clicks = (("run", 1), ("GMACs", 2), ("test top-1 (95 %)", 1))
+    clicked = script + "const found = [];\n"
+    for title, times in clicks:
+        at = titles.index(title)
+        clicked += times * f"document.querySelectorAll('th button')[{at}].click();"
+        clicked += f"found.push([...document.querySelector('tbody').rows].map(row => row.cells[{at}].dataset.value));"
+    clicked += "document.body.dataset.found = JSON.stringify(found);"
+    for old, new in ((hash_of(script), hash_of(clicked)), (script, clicked)):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    page.write_text(text, encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={page.parent / 'profile'}"]
+    command = [BROWSER, *options, "--dump-dom", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    assert "<title>Runs side by side</title>" in dom  # no name was run
+    by_name, by_cost, by_test = json.loads(unescape(re.search(r'data-found="([^"]*)"', dom)[1]))
+    assert by_name[0].startswith("<script>") and by_name[1:] == ["mc3_10-toy-000", "untested"]
+    assert by_cost == sorted(by_cost, key=float) and by_cost[0] != by_cost[2]
+    assert by_test[2] == "" and float(by_test[0]) >= float(by_test[1])  # what is not tested stays below
+
+
+def hash_of(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

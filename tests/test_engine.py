@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model, save_checkpoint
-from engine.config import TrainConfig, parse_config
+from engine.config import TrainConfig, parse_configs
 from engine.device import pick_amp, pick_device, place
 from engine.errors import ROOT, UsageError, UserError
 from engine.metrics import Mean, topk_correct
@@ -31,7 +31,8 @@ CONFIG = TrainConfig(
 
 
 def parse(*argv: str) -> TrainConfig:
-    return parse_config(argv, "ucf101", "r2plus1d_18")
+    [config] = parse_configs(argv, "ucf101", "r2plus1d_18")
+    return config
 
 
 def test_every_field_is_a_flag_and_arrives():

@@ -17,7 +17,7 @@ from dataloaders.source import find_source
 from dataloaders.transforms import to_model_input
 from dataloaders.windows import WindowDataset
 from engine.checkpoint import load_model, save_checkpoint
-from engine.config import TrainConfig, parse_config
+from engine.config import TrainConfig, parse_configs
 from engine.errors import ROOT, UsageError, UserError
 from engine.tracking import clip_sheet
 from evaluate import evaluate
@@ -277,4 +277,4 @@ def test_a_stem_that_is_blind_to_half_of_its_input_is_not_frozen(toy_project, tm
 
 def test_channels_follow_from_the_input_and_are_no_option_of_their_own():
     with pytest.raises(UsageError, match="follows from --input"):
-        parse_config(["--model-options", "in_channels=6"], "toy", "r3d_10").build_options()
+        parse_configs(["--model-options", "in_channels=6"], "toy", "r3d_10")[0].build_options()

@@ -6,11 +6,12 @@ import shlex
 import pytest
 import torch
 
+import compare
 import evaluate
 import features
 import inference
 from dataloaders import audit, download, pack, preprocess
-from engine.config import parse_config
+from engine.config import parse_configs
 from engine.errors import ROOT
 from network import __main__ as network_main
 from network import create_model, freeze, list_models
@@ -20,9 +21,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 PARSERS = {
-    "train.py": lambda argv: parse_config(argv, "ucf101", "r3d_18"),
+    "train.py": lambda argv: parse_configs(argv, "ucf101", "r3d_18"),
     "evaluate.py": evaluate.parse_args,
     "features.py": features.parse_args,
+    "compare.py": compare.parse_args,
     "inference.py": inference.parse_args,
     "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.download": download.parse_args,

@@ -13,7 +13,7 @@ import evaluate as evaluate_script
 import train
 from engine import step as step_script
 from engine.checkpoint import load_model
-from engine.config import TrainConfig, parse_config
+from engine.config import TrainConfig, parse_configs
 from engine.ema import WeightAverage
 from engine.errors import UsageError, UserError
 from engine.mixing import Mixing, box_of
@@ -287,7 +287,7 @@ def test_a_run_from_before_the_recipes_goes_on_as_it_began(toy_project):
 
 def test_all_flags_fit_on_one_screen_a_line_each(capsys):
     with pytest.raises(SystemExit):
-        parse_config(["--help"], "toy", "r3d_10")
+        parse_configs(["--help"], "toy", "r3d_10")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 68
     flags = [line for line in lines if line.startswith("  ")]

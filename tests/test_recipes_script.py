@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recipes
-from engine.config import parse_config
+from engine.config import parse_configs
 from engine.errors import UsageError
 from tests.test_train import one_thread, run_tiny  # noqa: F401
 
@@ -42,7 +42,7 @@ def test_a_setting_is_a_name_of_the_table_or_a_name_with_flags():
 
 @pytest.mark.parametrize(("setting", "flags"), recipes.SETTINGS.items())
 def test_every_setting_of_the_table_is_understood_by_train(setting, flags):
-    parse_config(["--dataset", "d", "--model", "r3d_10", *shlex.split(flags)], "d", "r3d_10")
+    parse_configs(["--dataset", "d", "--model", "r3d_10", *shlex.split(flags)], "d", "r3d_10")
 
 
 def test_the_log_of_a_killed_script_goes_on_after_its_half_line(args):

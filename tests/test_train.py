@@ -16,7 +16,7 @@ import train
 from engine import state
 from engine import step as step_script
 from engine.checkpoint import load_model
-from engine.config import TrainConfig, parse_config
+from engine.config import TrainConfig, parse_configs
 from engine.errors import ROOT, Stopped, UsageError, UserError
 from engine.tracking import read_metrics
 from network import create_model, list_models, model_entry
@@ -289,9 +289,10 @@ def test_recordings_that_the_weights_have_seen_stay_seen(toy_project, capsys):
 
 def test_a_checkpoint_as_weights_names_its_model(toy_project):
     best = run_tiny(epochs=1) / "best.pth"
-    config = parse_config(["--weights", str(best)], "toy", "r2plus1d_18")
+    [config] = parse_configs(["--weights", str(best)], "toy", "r2plus1d_18")
     assert config.model == "r3d_10"
-    assert parse_config(["--weights", str(best), "--model", "c3d"], "toy", "r2plus1d_18").model == "c3d"
+    [config] = parse_configs(["--weights", str(best), "--model", "c3d"], "toy", "r2plus1d_18")
+    assert config.model == "c3d"
 
 
 def test_options_of_the_network_are_kept_in_its_checkpoint(toy_project, capsys):
@@ -413,3 +414,41 @@ def test_the_command_line_ends_with_two_for_wrong_usage_and_one_line(toy_project
     assert process.returncode == 2
     assert errors.startswith("Unknown model 'r3d_1'. Did you mean 'r3d_1")
     assert errors.count("\n") == 1
+
+
+# several networks
+
+
+def test_several_networks_are_a_run_each_and_each_the_same_as_alone(toy_project, capsys):
+    """Under the same settings; nothing of one run is left in the next."""
+    argv = "--epochs 1 --batch-size 6 --crop-size 32 --clip-len 4 --workers 1".split()
+    assert train.cli([*argv, "--model", "mc3_10", "r3d_10", "--name", "both"]) == 0
+    assert "python compare.py " in capsys.readouterr().out
+    assert train.cli([*argv, "--model", "r3d_10", "--name", "alone"]) == 0
+    assert_equal_weights(toy_project.runs / "both-r3d_10" / "best.pth", toy_project.runs / "alone" / "best.pth")
+    for model in ("mc3_10", "r3d_10"):
+        settings = json.loads((toy_project.runs / f"both-{model}" / "config.json").read_text())
+        assert (settings["model"], settings["crop_size"]) == (model, 32)
+
+
+def test_a_network_that_fails_does_not_keep_the_others_from_their_run(toy_project, capsys):
+    argv = "--epochs 1 --batch-size 6 --clip-len 4 --crop-size 2 --model c3d r3d_10".split()
+    assert train.cli(argv) == 1  # c3d has no input left at pool5 of so small a clip
+    out, err = capsys.readouterr()
+    assert "Failed: c3d." in err and "Traceback" not in err
+    assert [run.name for run in toy_project.runs.iterdir()] == ["r3d_10-toy-000"]
+    assert (toy_project.runs / "r3d_10-toy-000" / "best.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--model r3d_10 mc3_10x", "Unknown model 'mc3_10x'. Did you mean 'mc3_10'"),
+        ("--model r3d_10 r3d_10", "--model names r3d_10 twice"),
+        ("--resume r3d_10-toy-000 --model r3d_10 mc3_10", "--model cannot be changed"),
+    ],
+)
+def test_a_mistake_in_the_list_of_networks_is_said_before_any_is_trained(toy_project, argv, message):
+    with pytest.raises(UsageError, match=message):
+        train.cli(argv.split())
+    assert not toy_project.runs.exists()
