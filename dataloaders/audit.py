@@ -19,9 +19,10 @@ from dataloaders.audit_report import Audit, report, to_dict
 from dataloaders.clips import clip_span
 from dataloaders.extractor import num_processors
 from dataloaders.findings import find_all, same_files, same_frames
+from dataloaders.listed import with_groups
 from dataloaders.look import Facts, look_at_all
 from dataloaders.manifest import VideoRow
-from dataloaders.naming import class_names, with_groups
+from dataloaders.naming import class_names
 from dataloaders.preprocess import make_demo_videos
 from dataloaders.source import DataSource, find_source, find_videos
 from dataloaders.splits import SPLITS, split_videos

@@ -15,8 +15,9 @@ from dataloaders import manifest
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
 from dataloaders.frame_cache import FrameCache, check_memory
 from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
+from dataloaders.listed import with_groups
 from dataloaders.manifest import VideoRow
-from dataloaders.naming import class_names, with_groups
+from dataloaders.naming import class_names
 from dataloaders.source import DataSource
 from dataloaders.splits import Split, split_videos
 from dataloaders.transforms import crop_offsets, random_crop_offset
@@ -68,15 +69,15 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
 
 
 def _divided(source: DataSource, frames: Path, spec: InputSpec, split: str | None, val: str) -> FrameSet:
-    rows = with_groups(source, manifest.read_manifest(frames))
+    in_manifest = manifest.read_manifest(frames)
+    rows = with_groups(source, in_manifest)
     usable = manifest.usable(rows)
     if not usable:
         raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
     _check_size(source, frames, usable, spec)
     classes = class_names(source, {row.label for row in rows})
-    return FrameSet(
-        source, frames, usable, classes, split_videos(source, usable, split, val), open_store(frames, usable)
-    )
+    store = open_store(frames, manifest.usable(in_manifest))
+    return FrameSet(source, frames, usable, classes, split_videos(source, usable, split, val), store)
 
 
 @contextmanager

@@ -1,13 +1,10 @@
 """What a data set's names say: its layout, the recording that a video was cut from, the order of the classes."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataloaders.lists import class_file, read_class_names
-from dataloaders.manifest import VideoRow
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,18 +58,6 @@ def class_names(source: "DataSource", labels: set[str]) -> list[str]:
         if labels <= set(official):
             return [name for name in official if name in labels]
     return sorted(labels, key=lambda name: (name.lower(), name))
-
-
-def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow]:
-    """Rows of a manifest with the groups that the names give, since mypath.py may have been given other ones; those of
-    a list are in the manifest already."""
-    if source.list is not None:
-        return list(rows)
-    return [_with_group(row, group_of(source, row.label, row.stem)) for row in rows]
-
-
-def _with_group(row: VideoRow, group: str) -> VideoRow:
-    return row if row.group == group else replace(row, group=group)
 
 
 def read_lines(path: Path) -> list[str]:

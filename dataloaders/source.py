@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from dataloaders import manifest
-from dataloaders.lists import SUFFIXES, VideoList, check_files, read_list
+from dataloaders.listed import listed_videos, read_video_list
+from dataloaders.lists import SUFFIXES, check_files, class_file
 from dataloaders.manifest import VideoRow
-from dataloaders.naming import UCF101_NAME, group_of, layout_of
+from dataloaders.naming import group_of, layout_of
 from dataloaders.settings import DEFAULT_SIZE, FrameSize, size_name
 from dataloaders.tree import (
     VIDEO_SUFFIXES,
@@ -22,7 +22,7 @@ from dataloaders.tree import (
     video_files,
     why_no_videos,
 )
-from engine.console import count
+from engine.console import count, say_once
 from engine.errors import UsageError, UserError, unknown_name
 
 LAYOUTS = ("ucf101", "hmdb51", "folder")
@@ -244,38 +244,16 @@ def _videos_in_folders(source: DataSource) -> list[SourceVideo]:
     stray = stray_videos(source.videos, [folder for _, folder in folders])
     if stray:
         first = stray[0].relative_to(source.videos).as_posix()
-        _say(f"Note: not used, since not directly in a class folder: {count(len(stray), 'video')} (first: {first}).")
+        number = count(len(stray), "video")
+        say_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
     _refuse_doubled_parts(found)
     return found
 
 
-def read_video_list(source: DataSource) -> VideoList:
-    if not source.list.is_file():
-        raise UserError(f"There is no list {source.list}, which names the videos of '{source.name}'.")
-    listed = read_list(source.list, source.videos, source.classes)
-    for note in listed.notes:
-        _say(note)
-    return listed
-
-
 def _listed_videos(source: DataSource) -> list[SourceVideo]:
-    listed = read_video_list(source)
-    check_files(listed, source.videos)
-    named_as_ucf101 = replace(source, layout="ucf101")
-    found = []
-    for video in listed.videos:
-        stem = Path(video.video).stem
-        # the groups in UCF101's names hold, whoever divided it
-        known = source.groups is None and UCF101_NAME.fullmatch(stem)
-        group = video.group or group_of(named_as_ucf101 if known else source, video.label, stem)
-        found.append(SourceVideo(video.video, video.label, group, video.given))
+    check_files(read_video_list(source), source.videos)
+    found = [SourceVideo(video.video, video.label, video.group, video.given) for video in listed_videos(source)]
     return sorted(found, key=lambda video: video.video)
-
-
-@lru_cache
-def _say(text: str) -> None:
-    """Prints, once in a run: training asks several times for the same videos."""
-    print(text)
 
 
 def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
@@ -289,7 +267,7 @@ def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
             f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
         )
     if missed:
-        _say(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
+        say_once(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _missing_videos(source: DataSource) -> str:
@@ -338,9 +316,11 @@ def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: 
 
 
 def changed_since(source: DataSource, seconds: float) -> bool:
-    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
+    """Whether the list, the file of its classes, or a folder of the videos is younger than a time: something was added
+    or taken away."""
     if source.list is not None:
-        return source.list.is_file() and source.list.stat().st_mtime > seconds
+        files = [source.list, class_file(source.list, source.classes)] if source.list.is_file() else []
+        return any(file.stat().st_mtime > seconds for file in files if file is not None and file.is_file())
     if not source.videos.is_dir():
         return False
     folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]

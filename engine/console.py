@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -32,6 +33,12 @@ def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T
             print(f"{what}: {number} of {total} {unit}, about {duration(left)} left", file=sys.stderr, flush=True)
             last = now
             next_tenth = number * 10 // total + 1
+
+
+@lru_cache
+def say_once(text: str) -> None:
+    """Prints, once in a run: training asks several times for the same videos."""
+    print(text)
 
 
 def duration(seconds: float) -> str:

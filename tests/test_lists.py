@@ -1,13 +1,17 @@
 """A list of videos as a data set: what its lines may look like, and what is said of those that are wrong."""
 
 import os
+import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from dataloaders import manifest
 from dataloaders.dataset import open_frames
 from dataloaders.naming import class_names
+from dataloaders.pack import pack
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source, find_videos
@@ -251,6 +255,101 @@ def test_a_list_goes_the_whole_way_and_its_changes_arrive(own_list):
     assert sorted(row.group for row in changed.part("test")) == ["anna", "anna"]
     assert sorted(row.group for row in changed.part("train")) == ["carla", "carla"]
     assert {row.folder for row in changed.rows} == {row.folder for row in frame_set.rows}  # they never move
+
+
+def make_frames_elsewhere(frames: Path, *videos: str) -> str:
+    """A tree as another program leaves it: <class>/<video>/image_00001.jpg."""
+    for video in videos:
+        (frames / video).mkdir(parents=True)
+        for number in range(1, 5):
+            cv2.imwrite(str(frames / video / f"image_{number:05d}.jpg"), np.full((60, 80, 3), 40 * number, np.uint8))
+    return str(frames)
+
+
+def test_frames_made_elsewhere_have_the_groups_and_the_split_of_the_list(tmp_path, capsys):
+    names = [f"{label}/{person}_{label}" for label in ("run", "walk") for person in ("anna", "ben", "carl")]
+    frames = make_frames_elsewhere(tmp_path / "frames", *names, "walk/dora_walk")
+    lines = [
+        f"clips/{name.split('/')[1]}.avi,{name.split('/')[0]},{name.split('/')[1].split('_')[0]}" for name in names
+    ]
+    divided = [f"{line},{dict(anna='train', ben='val', carl='test')[line.split(',')[2]]}" for line in lines]
+    source = find_source(
+        write_list(tmp_path, "\n".join([*divided, "clips/emil_run.avi,run,emil,test"])), {}, ROOT, frames
+    )
+
+    frame_set = open_frames(source, SPEC)
+    assert frame_set.split.name == "given" and frame_set.classes == ["run", "walk"]
+    assert {(row.video, row.group) for row in frame_set.part("test")} == {
+        ("run/carl_run", "carl"),
+        ("walk/carl_walk", "carl"),
+    }
+    assert "walk/dora_walk" not in frame_set.split.parts and len(frame_set.rows) == 6
+    said = capsys.readouterr().out
+    assert "not in list.csv and therefore left out: 1 video (first: walk/dora_walk)" in said
+    assert "no frames of 1 video of list.csv (first: clips/emil_run.avi)" in said
+
+    source = find_source(write_list(tmp_path, "\n".join(lines)), {}, ROOT, frames)  # without a split: by its groups
+    frame_set = open_frames(source, SPEC)
+    assert frame_set.split.name == "random" and leaking_groups(frame_set.split, frame_set.rows) == []
+    assert len(frame_set.part("test")) == 2 and len({row.group for row in frame_set.part("test")}) == 1
+
+
+def test_a_list_of_other_frames_is_refused(tmp_path):
+    frames = make_frames_elsewhere(tmp_path / "frames", "run/a", "walk/b")
+    with pytest.raises(UserError, match="None of the 2 videos that have frames stands in .*first: run/a"):
+        open_frames(find_source(write_list(tmp_path, "x/c.avi,run\nx/d.avi,walk\n"), {}, ROOT, frames), SPEC)
+    with pytest.raises(UserError, match="lines 1 and 2: both may be the video of the frames run/a"):
+        text = "x/a.avi,run\ny/a.avi,run\nx/b.avi,walk\n"
+        open_frames(find_source(write_list(tmp_path, text), {}, ROOT, frames), SPEC)
+    with pytest.raises(UserError, match="There is no list"):
+        open_frames(find_source(str(tmp_path / "gone.csv"), {}, ROOT, frames), SPEC)
+
+
+def test_a_pack_has_the_labels_groups_and_splits_that_its_list_has_now(own_list, capsys):
+    source = find_source(str(own_list), {}, ROOT)
+    ensure_frames(source, TOY_SIZE)
+    packed = own_list.with_name("packed")
+    pack(own_list.with_name("own-frames-80x60"), packed)
+    text = own_list.read_text().replace("anna,train", "anna,test").replace("carl,test", "carla,train")
+    own_list.write_text(text.replace("ben/walk.avi,walk,ben,val\n", ""))
+
+    frame_set = open_frames(find_source(str(own_list), {}, ROOT, str(packed)), SPEC)
+    assert sorted(row.group for row in frame_set.part("test")) == ["anna", "anna"]
+    assert sorted(row.group for row in frame_set.part("train")) == ["carla", "carla"]
+    assert len(frame_set.rows) == 5 and "left out: 1 video (first: ben/walk.avi)" in capsys.readouterr().out
+    images = {row.video: next(iter(frame_set.read_frames(row, [0]))) for row in frame_set.rows}
+    folders = open_frames(source, SPEC)
+    for row in folders.rows:
+        assert np.array_equal(images[row.video], next(iter(folders.read_frames(row, [0]))))
+
+
+def test_groups_given_in_mypath_after_the_extraction_hold(own_list):
+    own_list.write_text("".join(f"{line.rsplit(',', 2)[0]}\n" for line in own_list.read_text().splitlines()[1:]))
+    for person in ("anna", "ben", "carl"):
+        for name in ("run", "walk"):
+            (own_list.parent / person / f"{name}.avi").rename(own_list.parent / person / f"{person}_{name}.avi")
+    own_list.write_text(re.sub(r"(\w+)/(\w+).avi", r"\1/\1_\2.avi", own_list.read_text()))
+    entry = {"list": str(own_list)}
+    source = find_source("own", {"own": entry}, ROOT)
+    ensure_frames(source, TOY_SIZE)
+    assert len({row.group for row in open_frames(source, SPEC).rows}) == 6
+
+    source = find_source("own", {"own": entry | {"groups": "^([a-z]+)_"}}, ROOT)
+    ensure_frames(source, TOY_SIZE)
+    assert {row.group for row in open_frames(source, SPEC).rows} == {"anna", "ben", "carl"}
+
+
+def test_names_of_numbered_classes_may_come_after_the_extraction(own_list):
+    own_list.write_text(own_list.read_text().replace(",run,", ",0,").replace(",walk,", ",1,"))
+    source = find_source(str(own_list), {}, ROOT)
+    ensure_frames(source, TOY_SIZE)
+    assert open_frames(source, SPEC).classes == ["0", "1"]
+
+    own_list.with_name("classes.txt").write_text("run\nwalk\n")
+    later = (own_list.with_name("own-frames-80x60") / manifest.NAME).stat().st_mtime + 5
+    os.utime(own_list.with_name("classes.txt"), (later, later))
+    ensure_frames(source, TOY_SIZE)
+    assert open_frames(source, SPEC).classes == ["run", "walk"]
 
 
 def test_files_of_one_name_in_one_class_keep_apart(own_list):
