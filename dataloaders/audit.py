@@ -8,6 +8,7 @@ Nothing is changed. Exit status: 0 no leak, 1 a leak (or no audit was possible: 
 
 import argparse
 import contextlib
+import glob
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from dataloaders.audit_report import Audit, report, to_dict
 from dataloaders.clips import clip_span
 from dataloaders.extractor import num_processors
 from dataloaders.findings import find_all, same_files, same_frames
-from dataloaders.listed import with_groups
+from dataloaders.listed import read_video_list, with_groups
 from dataloaders.look import Facts, look_at_all
 from dataloaders.manifest import VideoRow
 from dataloaders.naming import class_names
@@ -94,10 +95,10 @@ def audit_source(
     frames = _frames_folder(source)
     if frames is None and source.frames_given:
         raise UserError(f"There are no frames in {source.frames}. Correct --frames, or leave it out.")
-    videos_there = source.list.is_file() if source.list else source.videos.is_dir()
+    videos_there = _videos_there(source)
     rows = {row.video: row for row in _read_rows(frames, videos_there)} if frames else {}
     if videos_there or not rows:
-        videos = find_videos(source)
+        videos = find_videos(source, empty_too=True)
         paths = {video.video: source.videos / video.video for video in videos}
         looks = look_at_all(list(paths.values()), decode, workers or num_processors())
         looks = progress(looks, len(paths), "Looking", "videos")
@@ -106,9 +107,13 @@ def audit_source(
             facts = {name: _with_row(fact, rows.get(name)) for name, fact in facts.items()}
         duplicates = same_files(paths)
     else:
+        if decode:
+            raise UserError(f"--decode decodes videos, and there are none in {source.videos}. Leave it out.")
         videos = with_groups(source, rows.values())
-        facts = {row.video: _facts_of(row) for row in rows.values()}
-        duplicates = same_frames(frames, manifest.usable(rows.values()))
+        facts = {video.video: _facts_of(video) for video in videos}
+        equal = same_frames(frames, manifest.usable(rows.values()))
+        known = [[name for name in names if name in facts] for names in equal]  # a list may leave some out
+        duplicates = [names for names in known if len(names) > 1]
 
     usable = [video for video in videos if not facts[video.video].unreadable]
     if not usable:
@@ -123,9 +128,19 @@ def audit_source(
     return Audit(source, videos, facts, divided, classes, span, findings)
 
 
+def _videos_there(source: DataSource) -> bool:
+    if source.list is None:
+        return source.videos.is_dir()
+    if not source.list.is_file():
+        return False
+    return any((source.videos / video.video).is_file() for video in read_video_list(source).videos)
+
+
 def _frames_folder(source: DataSource) -> Path | None:
     """Frames of any size serve: the first folder that has some."""
-    beside = sorted(source.frames.parent.glob(f"{source.frames.name}-*")) if not source.frames_given else []
+    beside = (
+        sorted(source.frames.parent.glob(f"{glob.escape(source.frames.name)}-*")) if not source.frames_given else []
+    )
     return next((folder for folder in [source.frames, *beside] if folder.is_dir() and any(folder.iterdir())), None)
 
 

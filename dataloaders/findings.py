@@ -12,7 +12,7 @@ from dataloaders.look import Facts
 from dataloaders.manifest import VideoRow
 from dataloaders.source import DataSource
 from dataloaders.splits import Split, Video, leaking_groups
-from dataloaders.tree import class_folders, stray_videos
+from dataloaders.tree import class_folders, stray_videos, video_files, why_no_videos
 from engine.console import count, duration
 
 PARTS = ("train", "val", "test")
@@ -25,6 +25,7 @@ KINDS = {
     "duplicate_across_classes": "the same file in more than one class",
     "duplicate": "the same file more than once in one class",
     "unreadable": "files that cannot be used",
+    "empty_class": "class folders without videos, which preprocessing and training refuse",
     "missing_part": "classes without training, validation or test videos",
     "case_only": "class folders whose names differ in upper and lower case only",
     "ignored": "files that are not where videos are looked for, and are left out",
@@ -38,7 +39,16 @@ KINDS = {
     "uneven": "videos whose frames are not evenly spaced in time",
 }
 SHARING = ("shared_recording", "shared_file")
-PROBLEMS = ("duplicate_across_classes", "duplicate", "unreadable", "missing_part", "case_only", "ignored", "damaged")
+PROBLEMS = (
+    "duplicate_across_classes",
+    "duplicate",
+    "unreadable",
+    "empty_class",
+    "missing_part",
+    "case_only",
+    "ignored",
+    "damaged",
+)
 
 LONG = 10  # times the median of the data set, and
 LONG_SECONDS = 60  # at least this
@@ -93,6 +103,7 @@ def find_all(
     found = [
         *_shared_recordings(split, usable, judge),
         *(_judge_duplicate(split, labels, names, judge) for names in duplicates),
+        *_empty_classes(source),
         *_missing_parts(split, videos),
         *_case_only({video.label for video in videos}),
         *_ignored(source),
@@ -218,6 +229,17 @@ def _num_bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _empty_classes(source: DataSource) -> Iterator[Finding]:
+    if source.list is not None or not source.videos.is_dir():
+        return
+    for _, folder in class_folders(source.videos):
+        if not video_files(folder):
+            name = folder.relative_to(source.videos).as_posix()
+            yield Finding(
+                "empty_class", "problem", f"{name}: {why_no_videos(folder, source.videos) or 'no video in it'}"
+            )
 
 
 def _missing_parts(split: Split, videos: Iterable[Video]) -> Iterator[Finding]:

@@ -65,9 +65,9 @@ def main(argv: Sequence[str]) -> None:
     else:
         import mypath
 
-        frames = find_source(args.dataset, mypath.DATASETS, ROOT).frames_for(args.size)
+        frames = find_source(args.dataset, mypath.DATASETS, ROOT).frames_for(args.size or DEFAULT_SIZE)
     output = Path(args.output).expanduser().resolve() if args.output else frames.with_name(f"{frames.name}-packed")
-    pack(frames, output, args.volume_gb)
+    pack(frames, output, args.volume_gb or VOLUME_GIGABYTES)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -76,12 +76,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="the folder of extracted frames itself")
     which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and say whether it is whole")
-    parser.add_argument("--size", type=size, default=DEFAULT_SIZE, help="frames of --dataset, WxH (default: 171x128)")
+    parser.add_argument("--size", type=size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
     parser.add_argument("--output", metavar="DIR", help="where the pack goes (default: <frames>-packed)")
     parser.add_argument(
-        "--volume-gb", type=_gigabytes, default=VOLUME_GIGABYTES, metavar="X", help="size of a file (default: 1)"
+        "--volume-gb", type=_gigabytes, metavar="X", help=f"size of a file (default: {VOLUME_GIGABYTES:g})"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.size and not args.dataset:
+        parser.error("--size says which frames of --dataset are packed; --frames and --verify name the folder itself")
+    if args.verify and (args.output or args.volume_gb):
+        parser.error("--verify writes nothing: --output and --volume-gb go with --dataset or --frames")
+    return args
 
 
 def _gigabytes(text: str) -> float:
@@ -110,12 +115,7 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
     if output == frames or frames in output.parents or output in frames.parents:
         raise UserError(f"--output {output} and the frames in {frames} lie in each other. Choose a folder beside it.")
     manifest_hash = _hash(frames / manifest.NAME)
-    if is_packed(output):
-        check_manifest(output)
-        if read_pack(output)["manifest_sha256"] != manifest_hash:
-            raise UserError(f"{output} holds a pack of other frames. Choose another --output, or delete that folder.")
-        (output / PARTIAL_PACK_NAME).unlink(missing_ok=True)  # of a run that was killed at its very end
-        print(f"Nothing to do: the frames in {frames} are packed in {output}.")
+    if _is_packed_already(frames, output, manifest_hash):
         return
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file, and the pack is to be a folder. Choose another --output.")
@@ -128,6 +128,8 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
     volumes = plan_volumes(rows, sizes, volume_gb)
     output.mkdir(parents=True, exist_ok=True)
     with only_one_run(output):
+        if _is_packed_already(frames, output, manifest_hash):  # by another run, which ended in the meantime
+            return
         done = _done_volumes(output, volumes, manifest_hash)
         need = sum(volume.num_bytes for volume in volumes[len(done) :]) + INDEX_DTYPE.itemsize * sum(map(len, sizes))
         free = shutil.disk_usage(output).free
@@ -148,6 +150,18 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
         f"Packed and read back in {duration(time.monotonic() - start)}. To train on it: python train.py --frames "
         f"{output} ...; the frames in {frames} are no longer needed for that."
     )
+
+
+def _is_packed_already(frames: Path, output: Path, manifest_hash: str) -> bool:
+    """Says so. Raises UserError where the pack is one of other frames, or not whole."""
+    if not is_packed(output):
+        return False
+    check_manifest(output)
+    if read_pack(output)["manifest_sha256"] != manifest_hash:
+        raise UserError(f"{output} holds a pack of other frames. Choose another --output, or delete that folder.")
+    (output / PARTIAL_PACK_NAME).unlink(missing_ok=True)  # of a run that was killed at its very end
+    print(f"Nothing to do: the frames in {frames} are packed in {output}.")
+    return True
 
 
 def _rows_to_pack(frames: Path) -> list[VideoRow]:

@@ -1,5 +1,6 @@
 """A data set as its owner has it: a folder of class folders with videos, or a list of them; and where its frames go."""
 
+import glob
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
         return _with_layout(source)
 
     usual = source.frames.name
-    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{usual}*"))
+    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
     extracted = [folder for folder in extracted if folder.is_dir()]
     if extracted:
         return replace(source, layout=layout_of(_extracted_names(extracted[0])))
@@ -211,30 +212,32 @@ def _extracted_names(frames: Path) -> list[str]:
     return [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
 
 
-def find_videos(source: DataSource) -> list[SourceVideo]:
+def find_videos(source: DataSource, empty_too: bool = False) -> list[SourceVideo]:
     """Every file that may be a video, sorted by path; with a list, those that it names. Raises UserError for a missing
-    folder or file, for an empty class, and for lines that contradict each other. Says what it leaves out."""
+    folder or file, for an empty class (unless empty_too), and for lines that contradict each other. Says what it leaves
+    out."""
     if source.list is not None:
         found = _listed_videos(source)
     else:
         if not source.videos.is_dir():
             raise UserError(_missing_videos(source))
-        found = _videos_in_folders(source)
+        found = _videos_in_folders(source, empty_too)
     _check_groups(source, found)
     return found
 
 
-def _videos_in_folders(source: DataSource) -> list[SourceVideo]:
+def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]:
     found = []
     folders = class_folders(source.videos)
+    empty = [folder for _, folder in folders if not video_files(folder)]
+    if empty and not (empty_too and len(empty) < len(folders)):
+        raise UserError(
+            why_no_videos(empty[0], source.videos)
+            or f"The class folder {empty[0]} has no videos in it (hidden files do not count). Put its videos there, "
+            "or remove the folder."
+        )
     for given, folder in folders:
         files = video_files(folder)
-        if not files:
-            raise UserError(
-                why_no_videos(folder, source.videos)
-                or f"The class folder {folder} has no videos in it (hidden files do not count). Put its videos there, "
-                "or remove the folder."
-            )
         for path in files:
             group = group_of(source, folder.name, path.stem)
             found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, group, given))

@@ -392,6 +392,34 @@ def test_frames_whose_videos_are_gone_are_audited_too(videos, tmp_path):
     assert audit_source(replace(source, frames=tmp_path / "packed")).findings == result.findings
 
 
+def test_an_empty_class_folder_is_a_finding_and_ends_nothing(videos, capsys):
+    (videos / "walk").mkdir()
+    (videos / "swim").mkdir()
+    (videos / "swim" / "swim.rar").write_bytes(b"Rar!")
+    assert audit.main(["--dataset", str(videos), *CLIP]) == 0
+    out = capsys.readouterr().out
+    assert "2  class folders without videos" in out and "walk: no video in it" in out
+    assert "swim: " in out and "unrar x swim.rar" in out and "14 videos" in out
+
+
+def test_a_list_of_videos_that_are_gone_is_audited_by_its_frames(videos, tmp_path):
+    shutil.copy(videos / "jump" / "3.avi", videos / "jump" / "again.avi")
+    lines = [f"{path.parent.name}/{path.name},{path.parent.name},g{path.stem[-1]}" for path in videos.glob("*/*.avi")]
+    listed = videos / "list.csv"
+    listed.write_text("\n".join(sorted(lines)))
+    source = find_source(str(listed), {}, ROOT)
+    preprocess(source, Settings((80, 60)), workers=2)
+    for label in ("jump", "run"):
+        shutil.rmtree(videos / label)
+    listed.write_text("\n".join(line for line in sorted(lines) if "again" not in line))
+
+    result = audit_source(source)
+    assert len(result.videos) == 14 and {video.group for video in result.videos} == {f"g{n}" for n in range(7)}
+    assert not any("again" in finding.text for finding in result.findings)
+    with pytest.raises(UserError, match="--decode decodes videos, and there are none"):
+        audit_source(source, decode=True)
+
+
 def test_a_folder_without_any_video_that_works_is_refused_with_the_reason(tmp_path):
     for name in ("a/x.avi", "b/y.avi"):
         (tmp_path / "videos" / name).parent.mkdir(parents=True)

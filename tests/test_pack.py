@@ -344,6 +344,34 @@ def test_mistakes_are_said_in_one_line(toy_frames, toy_pack, tmp_path):
         verify(toy_frames)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--verify", "x", "--output", "y"], ["--verify", "x", "--volume-gb", "2"], ["--frames", "x", "--size", "8x6"]],
+)
+def test_options_that_would_be_ignored_are_refused(words):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+
+
+def test_a_run_that_waited_for_another_leaves_its_pack_alone(toy_frames, tmp_path, monkeypatch, capsys):
+    output, look = tmp_path / "packed", module._frame_sizes
+
+    def look_while_another_run_packs(*args):
+        monkeypatch.setattr(module, "_frame_sizes", look)
+        pack(toy_frames, output, SMALL)
+        return look(*args)
+
+    monkeypatch.setattr(module, "_frame_sizes", look_while_another_run_packs)
+    monkeypatch.setattr(module, "_write_volumes", once(module._write_volumes))
+    pack(toy_frames, output, SMALL)
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def once(function):
+    calls = iter([function])
+    return lambda *args: next(calls)(*args)
+
+
 def test_a_pack_is_read_as_it_is_though_the_videos_have_changed_since(toy_source, own_pack, tmp_path, capsys):
     videos = shutil.copytree(toy_source.videos, tmp_path / "videos")  # its folders are younger than the manifest
     source = replace(toy_source, videos=videos, frames=own_pack, frames_given=True)
