@@ -24,7 +24,7 @@ from dataloaders.source import DataSource, find_source
 from dataloaders.splits import SPLITS
 from descriptors.extraction import Describer, describe_data_set, describe_videos
 from descriptors.layers import LAYERS, layer_reader
-from descriptors.pooling import NORMS, POOLINGS
+from descriptors.pooling import NORMS, POOLINGS, pool_windows
 from descriptors.protocol import (
     OFFICIAL,
     FeatureSet,
@@ -151,8 +151,8 @@ def extract(args: argparse.Namespace) -> int:
         if found.live:
             raise UsageError(f"{found.live} is a camera or a stream. Descriptors are of videos that have an end.")
         videos = [(path, described(path, relative)) for path, relative in found.videos]
-        check_names(videos)
-        writer = FeatureWriter(args.output, settings | {"dataset": None, "classes": None})
+        entries = (entry for _, entry in videos)
+        writer = FeatureWriter(args.output, settings | {"dataset": None, "classes": None}, entries)
         refused = describe_videos(describer, videos, writer, args.step, args.batch_size, args.workers, watch("videos"))
     writer.finish()
     for error in refused:
@@ -243,16 +243,6 @@ def described(path: Path, relative: Path) -> Described:
     return Described(
         str(relative if relative.parent.name else Path(label) / relative), label, "", f"{label}/{path.stem}.npy"
     )
-
-
-def check_names(videos: Sequence[tuple[Path, Described]]) -> None:
-    taken: dict[str, Path] = {}
-    for path, entry in videos:
-        other = taken.setdefault(entry.file.lower(), path)
-        if other != path:
-            raise UserError(
-                f"{path} and {other} would both be written as {entry.file}. Rename one, or give another --output."
-            )
 
 
 def watch(unit: str):
@@ -368,7 +358,7 @@ def predict(args: argparse.Namespace) -> int:
     for video, _ in sources.videos:
         try:
             descriptor = describer.video(video, how["step"], args.batch_size)
-            descriptor = descriptor if descriptor.ndim == 1 else descriptor.mean(axis=0)
+            descriptor = descriptor if descriptor.ndim == 1 else pool_windows(descriptor)  # as the SVM's were
             margins = classifier.margins(descriptor[None])[0]
             best = ", ".join(
                 f"{label} {margin:+.2f}" for label, margin in likeliest(classifier.classes, margins, args.top)

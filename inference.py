@@ -13,10 +13,8 @@ From Python:
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -25,7 +23,6 @@ import torch
 import torch.nn as nn
 
 from dataloaders.transforms import to_model_input
-from engine.arguments import positive
 from engine.checkpoint import find_checkpoint, load_model
 from engine.console import count, progress
 from engine.device import pick_device, place
@@ -33,16 +30,18 @@ from engine.errors import ROOT, UsageError, UserError, run_cli, unknown_name
 from engine.stopping import StopRequest
 from network import InputSpec
 from network.labels import read_labels
-from network.weights import build_whole, known_weights, model_named_by, read_weights
+from network.weights import build_whole, read_weights
+from recognition.ahead import read_ahead
 from recognition.annotate import annotate, show_annotated, write_live
-from recognition.explain import Explanation, HeatOverVideo, explain_clips
-from recognition.files import CsvTable, check_writable, shown, write_json
+from recognition.explain import Explanation, HeatOverVideo, check_explainable, explain_clips
+from recognition.files import shown, write_json
 from recognition.live import LiveRecognition
+from recognition.options import STRIDE, TIMEOUT, only_classifies, parse_args, plan_outputs
 from recognition.precision import Answerer
-from recognition.prediction import TOP, Prediction, Window, frame_time, report
+from recognition.prediction import Prediction, Window, frame_time, report
 from recognition.screen import check_screen
 from recognition.sources import Sources, find_sources
-from recognition.video_writer import FORMATS, check_codecs, video_format
+from recognition.table import AnswerTable
 from recognition.windows import Clock, batches, evenly_spaced_clips, sliding_clips
 
 NUM_CLIPS = 10  # of a video, as in evaluate.py
@@ -51,17 +50,20 @@ NUM_CLIPS = 10  # of a video, as in evaluate.py
 def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
     sources = find_sources(args.sources)
-    outputs = plan_outputs(args, sources)
+    checkpoint = find_checkpoint(args.checkpoint, runs_folder()) if args.checkpoint else None
+    outputs = plan_outputs(args, sources, checkpoint)
     av.logging.set_level(av.logging.PANIC)  # what is wrong with a video is said in our own words
     if args.show:
         check_screen()
     recognizer = load_recognizer(args)
+    if args.explain:
+        check_explainable(recognizer.model)
     if args.explain_class and args.explain_class not in recognizer.classes:
         raise UsageError(unknown_name("class", args.explain_class, recognizer.classes))
 
     if sources.live:
         return watch_live(args, recognizer, sources.live, outputs[0])
-    if sources.from_folder and not (args.output or args.json or args.show):
+    if only_classifies(args, sources):
         return classify_all(args, recognizer, sources)
     return recognize_each(args, recognizer, sources, outputs)
 
@@ -71,88 +73,89 @@ def recognize_each(
 ) -> int:
     """Windows over every video; a report for each, and its annotated video. The rest goes on where one is unusable."""
     answers, refused = [], []
-    table = CsvTable(args.csv, csv_header(args.top)) if args.csv else None
+    table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     for (video, _), output in zip(sources.videos, outputs, strict=True):
         try:
-            prediction = recognizer.predict(video, show_progress=True)
-            explanation = None
-            if args.explain:
-                explanation = recognizer.explain(video, prediction, args.explain_class, show_progress=True)
-            smoothed = prediction.smoothed(args.smooth)
-            print(report(prediction, args.top, args.threshold), flush=True)
-            options = (args.top, True, args.threshold, explanation, recognizer.input_spec)
-            if output:
-                annotate(video, smoothed, output, *options)
-                print(f"  -> {shown(output)}", flush=True)
-            if args.show:
-                show_annotated(video, smoothed, *options)
-            answers.append(smoothed.to_dict(args.top, args.threshold))
-            if explanation:
-                answers[-1]["explained"] = explanation.to_dict()
+            answers.append(recognize(args, recognizer, video, output))
             if table:
-                table.add(csv_row(recognizer.classify(video, NUM_CLIPS), args))
+                table.add(recognizer.classify(video, NUM_CLIPS))
         except UserError as error:  # the other sources still get their answer
             refused.append(error)
             print(error, file=sys.stderr, flush=True)
             if table:
-                table.add({"video": shown(video), "problem": str(error)})
+                table.refuse(video, error)
 
-    if args.json and answers:
-        write_json(args.json, answers[0] if len(sources.videos) == 1 else answers)
     if table:
         table.close()
+    if args.json and answers:
+        write_json(args.json, answers[0] if len(sources.videos) == 1 else answers)
     if len(sources.videos) > 1:
-        print(summary(len(answers), refused))
+        print(summary(len(sources.videos), refused))
     return 1 if refused else 0
+
+
+def recognize(args: argparse.Namespace, recognizer: "Recognizer", video: Path, output: Path | None) -> dict:
+    """One video as the command line asks for it -> what --json holds of it."""
+    prediction = recognizer.predict(video, show_progress=True)
+    explanation = None
+    if args.explain:
+        explanation = recognizer.explain(video, prediction, args.explain_class, show_progress=True)
+    print(report(prediction, args.top, args.threshold), flush=True)
+    prediction = prediction.smoothed(args.smooth or 1)
+    options = (args.top, True, args.threshold, explanation, recognizer.input_spec)
+    if output:
+        annotate(video, prediction, output, *options)
+        print(f"  -> {shown(output)}", flush=True)
+    if args.show:
+        show_annotated(video, prediction, *options)
+    explained = {"explained": explanation.to_dict()} if explanation else {}
+    return prediction.to_dict(args.top, args.threshold) | explained
 
 
 def classify_all(args: argparse.Namespace, recognizer: "Recognizer", sources: Sources) -> int:
     """One answer a video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
     refused = []
-    table = CsvTable(args.csv, csv_header(args.top)) if args.csv else None
+    table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     videos = [video for video, _ in sources.videos]
-    for video, clips in progress(read_ahead(videos, recognizer.input_spec), len(videos), "Recognising", "videos"):
+
+    def read(video: Path) -> Iterator[tuple]:
+        yield evenly_spaced_clips(video, recognizer.input_spec, NUM_CLIPS)
+
+    reading = read_ahead(videos, read, threads=2, waiting=1)
+    for video, found in progress(reading, len(videos), "Recognising", "videos"):
         try:
-            prediction = recognizer.classify_clips(video, *clips.result())
+            [clips] = found
+            prediction = recognizer.classify_clips(video, *clips)
             if table:
-                table.add(csv_row(prediction, args))
+                table.add(prediction)
             else:
                 label, (_, probability) = prediction.label(args.threshold), prediction.top(1)[0]
                 print(f"{shown(video)}: {label} {100 * probability:.1f} %", flush=True)
         except UserError as error:
             refused.append(error)
             if table:
-                table.add({"video": shown(video), "problem": str(error)})
+                table.refuse(video, error)
     if table:
         table.close()
         print(f"-> {shown(args.csv)}")
     for error in refused:
         print(error, file=sys.stderr)
-    print(summary(len(videos) - len(refused), refused))
+    print(summary(len(videos), refused))
     return 1 if refused else 0
 
 
-def read_ahead(videos: Sequence[Path], spec: InputSpec) -> Iterator[tuple[Path, Future]]:
-    """The clips of each video, the next ones decoded by threads while the network is at work on one."""
-    ahead: list[tuple[Path, Future]] = []
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
-        try:
-            for video in videos:
-                ahead.append((video, pool.submit(evenly_spaced_clips, video, spec, NUM_CLIPS)))
-                if len(ahead) > 2:
-                    yield ahead.pop(0)
-            yield from ahead
-        finally:
-            pool.shutdown(cancel_futures=True)
+def summary(num_videos: int, refused: Sequence[UserError]) -> str:
+    problems = f", {len(refused)} could not be used" if refused else ""
+    return f"{count(num_videos - len(refused), 'answer')}{problems}"
 
 
 def watch_live(args: argparse.Namespace, recognizer: "Recognizer", name: str, output: Path | None) -> int:
     """A camera or stream, until it ends, --duration is over, or Ctrl-C; what was seen is written in any case."""
     with StopRequest() as stop:
-        live = recognizer.watch(name, args.smooth, args.timeout, args.duration, stop)
+        live = recognizer.watch(name, args.smooth or 1, args.timeout or TIMEOUT, args.duration, stop)
         print(f"Watching {name}, {live.describe()}; Ctrl-C ends.", flush=True)
         write_live(live, output, args.top, args.threshold, args.show)
-    prediction = live.prediction()
+    prediction = live.prediction().smoothed(args.smooth or 1)
     print(report(prediction, args.top, args.threshold))
     print(f"  {count(live.num_dropped, 'picture')} and {count(live.num_skipped, 'window')} dropped to keep up")
     if output:
@@ -164,156 +167,8 @@ def watch_live(args: argparse.Namespace, recognizer: "Recognizer", name: str, ou
     return 0
 
 
-def csv_header(top: int) -> list[str]:
-    ranks = [f"{what}_{rank}" for rank in range(2, top + 1) for what in ("label", "probability")]
-    return ["video", "label", "probability", *ranks, "num_frames", "fps", "num_damaged", "problem"]
-
-
-def csv_row(prediction: Prediction, args: argparse.Namespace) -> dict:
-    top = prediction.top(args.top)
-    row = {"video": shown(prediction.video), "label": prediction.label(args.threshold), "probability": top[0][1]}
-    for rank, (label, probability) in enumerate(top[1:], 2):
-        row |= {f"label_{rank}": label, f"probability_{rank}": probability}
-    return row | {"num_frames": prediction.num_frames, "fps": prediction.fps, "num_damaged": prediction.num_damaged}
-
-
-def summary(num_answers: int, refused: Sequence[UserError]) -> str:
-    problems = f", {len(refused)} could not be used" if refused else ""
-    return f"{count(num_answers, 'answer')}{problems}"
-
-
-def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="inference.py", description=__doc__.split("\n")[0])
-    add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp://, http:// address")
-    network = parser.add_argument_group("network")
-    add = network.add_argument
-    add("--checkpoint", help="checkpoint of a training run: the file, the run's folder, or its name")
-    add("--model", help="name of a network, for weights that are no checkpoint of this program")
-    add("--weights", help="with --model: a file, or a name such as kinetics400")
-    add("--labels", type=Path, help="with --model: text file with the name of a class on each line")
-    add("--device", default="auto", help="cuda, cuda:1, mps, cpu; auto takes the best there is")
-    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it")
-    add("--batch-size", type=positive, default=8, help="windows in one step (default: 8)")
-    answer = parser.add_argument_group("answer")
-    add = answer.add_argument
-    add("--stride", type=positive, default=8, help="frames from one window to the next (default: 8)")
-    add("--smooth", type=positive, default=1, metavar="N", help="mean over N neighbouring windows (default: 1)")
-    add("--threshold", type=fraction, default=0.0, metavar="P", help="below probability P the label is 'uncertain'")
-    add("--top", type=positive, default=TOP, help=f"how many classes are named (default: {TOP})")
-    add("--explain", action="store_true", help="show where and when the network found its answer (Grad-CAM)")
-    add("--explain-class", metavar="CLASS", help="the same for another class than the likeliest")
-    written = parser.add_argument_group("output")
-    add = written.add_argument
-    add("--output", help="the annotated video (.mp4, .mov, .mkv, .gif); for several sources a folder")
-    add("--json", type=Path, metavar="FILE", help="answers with their timeline and windows")
-    add("--csv", type=Path, metavar="FILE", help="a row a video, its answer as evaluate.py gives it")
-    add("--show", action="store_true", help="open a window (q closes it)")
-    live = parser.add_argument_group("camera and stream")
-    live.add_argument("--duration", type=seconds, metavar="S", help="end after so many seconds")
-    live.add_argument("--timeout", type=seconds, default=10.0, metavar="S", help="lost after so many (default: 10)")
-    args = parser.parse_args(argv)
-
-    if args.weights and not args.model:
-        args.model = model_named_by(args.weights)
-    if not args.checkpoint and not args.model:
-        raise UsageError("Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.")
-    if args.checkpoint and (args.model or args.weights or args.labels):
-        flag = "--model" if args.model else "--weights" if args.weights else "--labels"
-        raise UsageError(f"--checkpoint brings network, weights and class names. Leave {flag} out, or --checkpoint.")
-    if args.model and not args.weights:
-        raise UsageError(f"--model {args.model} needs --weights {' or '.join([*known_weights(args.model), 'FILE'])}.")
-    args.explain = args.explain or args.explain_class is not None
-    return args
-
-
-def fraction(text: str) -> float:
-    """A probability."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds greater than 0")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-
-
-def plan_outputs(args: argparse.Namespace, sources: Sources) -> list[Path | None]:
-    """Where each source's annotated video goes. Refuses, before any work is done, what could not be written in the
-    end and what would be written over a file that is read here. Folders that are not there yet are made.
-    """
-    if sources.live and (args.csv or args.explain):
-        flag = "--csv" if args.csv else "--explain"
-        raise UsageError(f"{flag} is for videos that have an end; {sources.live} is a camera or a stream.")
-    if not sources.live and args.duration:
-        raise UsageError("--duration is for cameras and streams; a file is answered to its end.")
-    if args.explain and not (args.output or args.show or args.json):
-        raise UsageError("--explain shows its heat on the video: give --output FILE, --json FILE or --show, too.")
-    if args.output and sources.live:
-        outputs = [Path(args.output).expanduser()]
-        if video_format(outputs[0]) == "gif":
-            raise UsageError("--output: a camera or stream is written as .mp4, .mov or .mkv.")
-    else:
-        outputs = output_paths(sources, args.output) if args.output else [None] * max(len(sources.videos), 1)
-    written = [path for path in [*outputs, args.json, args.csv] if path]
-    read = [*(video for video, _ in sources.videos), *(Path(name) for name in (args.weights, args.labels) if name)]
-    if args.checkpoint:
-        read.append(find_checkpoint(args.checkpoint, runs_folder()))
-
-    identities = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in read if path.exists())}
-    for path in written:
-        if path.exists() and (path.stat().st_dev, path.stat().st_ino) in identities:
-            raise UsageError(f"{shown(path)} would be written over, and it is read here. Choose another name.")
-    if len({path.absolute() for path in written}) < len(written):
-        raise UsageError(f"--output, --json and --csv need names of their own; {shown(written[-1])} is there twice.")
-    if args.output:
-        check_codecs()
-    for path in written:
-        check_writable(path)
-    return outputs
-
-
-def output_paths(sources: Sources, output: str) -> list[Path]:
-    """--output as one path a source. A folder gets <stem>.mp4 of each, and <stem>-2.mp4 where two share a stem; the
-    videos of a folder keep their places below it.
-
-    With one source a name is a file, unless there is a folder of that name or it ends in /; with several, a folder.
-    """
-    path = Path(output).expanduser()
-    one = len(sources.videos) == 1 and not sources.from_folder
-    if not path.is_dir() and not output.endswith(("/", os.sep)) and (one or path.suffix in FORMATS):
-        video_format(path)
-        if not one:
-            raise UsageError(
-                f"--output {output} is one file, and there are {len(sources.videos)} sources. Name a folder."
-            )
-        return [path]
-
-    taken: set[str] = set()
-    names = []
-    for _, relative in sources.videos:
-        name, number = relative.with_suffix(".mp4"), 1
-        while str(name).lower() in taken:  # some file systems do not tell A from a
-            number += 1
-            name = relative.with_name(f"{relative.stem}-{number}.mp4")
-        taken.add(str(name).lower())
-        names.append(path / name)
-    return names
-
-
 def load_recognizer(args: argparse.Namespace) -> "Recognizer":
-    options = {"device": args.device, "stride": args.stride, "batch_size": args.batch_size, "amp": args.amp}
+    options = {"device": args.device, "stride": args.stride or STRIDE, "batch_size": args.batch_size, "amp": args.amp}
     if args.checkpoint:
         return Recognizer(args.checkpoint, **options)
     return Recognizer.from_model(args.model, args.weights, args.labels, **options)
@@ -332,7 +187,7 @@ class Recognizer:
     """
 
     def __init__(
-        self, checkpoint: str | Path, device: str = "auto", stride: int = 8, batch_size: int = 8, amp: str = "auto"
+        self, checkpoint: str | Path, device: str = "auto", stride: int = STRIDE, batch_size: int = 8, amp: str = "auto"
     ):
         trained = load_model(find_checkpoint(checkpoint, runs_folder()))
         self._set_up(trained.model, trained.input_spec, trained.classes, device, stride, batch_size, amp)
@@ -344,7 +199,7 @@ class Recognizer:
         weights: str | Path,
         labels: str | Path | Sequence[str] | None = None,
         device: str = "auto",
-        stride: int = 8,
+        stride: int = STRIDE,
         batch_size: int = 8,
         amp: str = "auto",
     ) -> "Recognizer":
@@ -423,7 +278,7 @@ class Recognizer:
         self,
         source: str,
         smooth: int = 1,
-        timeout: float = 10.0,
+        timeout: float = TIMEOUT,
         duration: float | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> LiveRecognition:

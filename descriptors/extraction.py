@@ -1,14 +1,12 @@
 """Windows of videos -> descriptors, through one network, in batches that reach over videos."""
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from dataloaders.clips import clip_indices, clip_span, clip_step, window_starts
 from dataloaders.dataset import FrameSet
 from dataloaders.loader import ClipLoader
 from dataloaders.transforms import to_model_input
@@ -18,16 +16,18 @@ from descriptors.store import Described, FeatureWriter
 from engine.device import autocast
 from engine.errors import UserError
 from network import InputSpec
-from recognition.sources import open_video
-from recognition.windows import prepare_frame
+from recognition.ahead import read_ahead
+from recognition.windows import batches, sliding_clips
 
 
 @dataclass
 class Pending:
-    """A video whose windows are on their way."""
+    """A video whose windows are on their way. is_read: there are no more than num_windows of them."""
 
     entry: Described
     rows: list[np.ndarray] = field(default_factory=list)  # (D,) each
+    num_windows: int = 0
+    is_read: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,8 @@ class Describer:
         return stacked if self.per_window else pool_windows(stacked, self.pooling, self.norm)
 
     def video(self, path: Path, step: int, batch_size: int) -> np.ndarray:
-        clips = cut_windows(path, self.spec, step)
-        parts = [self.windows(torch.from_numpy(part)) for part in split_rows(clips, batch_size)]
-        return self.finish(list(np.concatenate(parts)))
+        parts = batches(cut_windows(path, self.spec, step), batch_size)
+        return self.finish([row for part in parts for row in self.windows(torch.from_numpy(np.stack(part)))])
 
 
 def describe_data_set(
@@ -107,63 +106,49 @@ def describe_videos(
     """Video files that the folder does not hold yet. -> what could not be used, by its reason; the rest is written."""
     todo = [(path, entry) for path, entry in videos if "file" not in writer.done.get(entry.video, {})]
     refused: list[UserError] = []
-    batch: list[tuple[Pending, int, np.ndarray]] = []  # (video, its number of windows, clip)
+    batch: list[tuple[Pending, np.ndarray]] = []  # (video, clip)
 
     def flush() -> None:
         if not batch:
             return
-        values = describer.windows(torch.from_numpy(np.stack([clip for _, _, clip in batch])))
-        for (video, num_windows, _), row in zip(batch, values, strict=True):
+        values = describer.windows(torch.from_numpy(np.stack([clip for _, clip in batch])))
+        for (video, _), row in zip(batch, values, strict=True):
             video.rows.append(row)
-            if len(video.rows) == num_windows:
-                writer.add(replace(video.entry, num_windows=num_windows), describer.finish(video.rows))
+            settle(video)
         batch.clear()
 
-    for entry, clips in watch(_read_ahead(todo, describer.spec, step, workers), len(todo)):
+    def settle(video: Pending) -> None:
+        if video.is_read and len(video.rows) == video.num_windows:
+            writer.add(replace(video.entry, num_windows=video.num_windows), describer.finish(video.rows))
+
+    def read(item: tuple[Path, Described]) -> Iterator[np.ndarray | UserError]:
         try:
-            cut = clips.result()
+            yield from cut_windows(item[0], describer.spec, step)
         except UserError as error:
-            refused.append(error)
-            writer.refuse(entry.video, str(error))
-            continue
+            yield error
+
+    reading = read_ahead(todo, read, workers, waiting=2 * batch_size)
+    for (_, entry), clips in watch(reading, len(todo)):
         video = Pending(entry)
-        for clip in cut:
-            batch.append((video, len(cut), clip))
+        for clip in clips:
+            if isinstance(clip, UserError):
+                refused.append(clip)
+                writer.refuse(entry.video, str(clip))
+                break
+            batch.append((video, clip))
+            video.num_windows += 1
             if len(batch) == batch_size:
                 flush()
+        else:
+            video.is_read = True
+            settle(video)
     flush()
     return refused
 
 
-def _read_ahead(
-    videos: list[tuple[Path, Described]], spec: InputSpec, step: int, workers: int
-) -> Iterator[tuple[Described, Future]]:
-    """The windows of each video, the next ones decoded while the network is at work."""
-    ahead: list[tuple[Described, Future]] = []
-    with ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode") as pool:
-        try:
-            for path, entry in videos:
-                ahead.append((entry, pool.submit(cut_windows, path, spec, step)))
-                if len(ahead) > workers + 1:
-                    yield ahead.pop(0)
-            while ahead:
-                yield ahead.pop(0)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def cut_windows(path: Path, spec: InputSpec, step: int) -> np.ndarray:
-    """A video file -> its windows (N, T, S, S, 3) uint8, `step` frames apart, as many as fit; a video shorter than one
-    has one, in which it repeats. Raises UserError for what is no video."""
-    frames = []
-    with open_video(path) as reader:
-        for frame in reader:
-            frames.append(prepare_frame(frame, spec))
-    distance = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
-    starts = window_starts(len(frames), clip_span(spec.read_len, distance), step)
-    stacked = np.stack(frames)
-    return stacked[np.stack([clip_indices(start, spec.read_len, distance, len(frames)) for start in starts])]
-
-
-def split_rows(clips: np.ndarray, size: int) -> list[np.ndarray]:
-    return np.split(clips, range(size, len(clips), size))
+def cut_windows(path: Path, spec: InputSpec, step: int) -> Iterator[np.ndarray]:
+    """A video file -> its windows (T, S, S, 3) uint8, `step` frames apart, as many as fit; a video shorter than one has
+    one, in which it repeats. Raises UserError for what is no video."""
+    with sliding_clips(path, spec, step) as (windows, _):
+        for _, _, clip in windows:
+            yield clip

@@ -61,8 +61,8 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
         layout = layout_of([entry.stem for entry in first])
         source = with_lists(DataSource(folders[0].name, folders[0], folders[0], layout=layout))
     parts = []
-    for folder, entries in zip(folders, by_video, strict=True):
-        parts.append(load_features(folder, [entries[key] for key in common]))
+    for folder, made, entries in zip(folders, settings, by_video, strict=True):
+        parts.append(load_features(folder, [entries[key] for key in common], made.get("per_window", False)))
     videos = [
         SourceVideo(entry.video, entry.label, entry.group or group_of(source, entry.label, entry.stem), entry.given)
         for entry in first

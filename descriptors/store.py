@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +39,10 @@ class Described:
 
 class FeatureWriter:
     """Fills a folder with descriptors. Stopped at any moment, the next one goes on: what stands in index.partial.jsonl
-    is whole. Raises UserError for a folder that holds descriptors of other settings."""
+    is whole. Raises UserError for a folder that holds descriptors of other settings, and where two videos, of the
+    entries to come and of those that are there, would be written as one file."""
 
-    def __init__(self, folder: Path, settings: dict):
+    def __init__(self, folder: Path, settings: dict, entries: Iterable[Described] = ()):
         self.folder, self.settings = folder, settings
         self.done: dict[str, dict] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,7 @@ class FeatureWriter:
             self.done = {entry["video"]: entry for entry in earlier["videos"]}
         elif any(folder.rglob("*.npy")):
             raise UserError(f"{folder} holds .npy files and no {INDEX}. Choose another --output.")
+        self._check_names(entries)
         partial = folder / PARTIAL
         if not partial.is_file():
             lines = [settings, *self.done.values()]
@@ -78,6 +80,16 @@ class FeatureWriter:
         self.done[entry["video"]] = entry
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
+
+    def _check_names(self, entries: Iterable[Described]) -> None:
+        taken = {entry["file"].lower(): entry["video"] for entry in self.done.values() if "file" in entry}
+        for entry in entries:
+            other = taken.setdefault(entry.file.lower(), entry.video)  # some file systems do not tell A from a
+            if other != entry.video:
+                raise UserError(
+                    f"{other} and {entry.video} would both be written as {entry.file}. Rename one, or give another "
+                    "--output."
+                )
 
     def finish(self) -> None:
         """index.json instead of the partial one: all videos, sorted."""
@@ -164,8 +176,9 @@ def _foreign(folder: Path) -> list[Described]:
     return entries
 
 
-def load_features(folder: Path, entries: Sequence[Described]) -> np.ndarray:
-    """(V, D) float32, a row an entry. Files of shape (N, D) are windows, and are averaged and scaled to length 1.
+def load_features(folder: Path, entries: Sequence[Described], per_window: bool = False) -> np.ndarray:
+    """(V, D) float32, a row an entry. Files of shape (N, D) are windows, and are averaged and scaled to length 1; one
+    of (1, D) is a window where the folder was made with per_window, else the descriptor itself.
 
     Raises UserError where files are damaged, of different lengths, or hold NaN: counted, the first one named.
     """
@@ -177,7 +190,7 @@ def load_features(folder: Path, entries: Sequence[Described]) -> np.ndarray:
         except (OSError, ValueError, EOFError) as error:
             problems.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
             continue
-        if values.ndim == 2 and len(values) > 1:
+        if values.ndim == 2 and (per_window or len(values) > 1):
             values = pool_windows(values)
         values = values.reshape(-1)
         if not np.isfinite(values).all():

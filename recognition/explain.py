@@ -42,13 +42,9 @@ class Explanation:
 def explain_clips(model: Freezable, x: torch.Tensor, class_id: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, C, T, S, S) normalised clips -> heat (B, T, s, s) float32 >= 0 and moments (B, T) float32 >= 0.
 
-    s is S, or 28 where that is smaller. Raises UserError for a network without maps, such as a transformer.
+    s is S, or 28 where that is smaller. Raises UserError as check_explainable does.
     """
-    if not model.stage_names:
-        raise UserError(
-            f"--explain shows what the maps of convolutions say, and {type(model).__name__} has none. "
-            "It works for the networks made of convolutions (C3D, R3D, MC3, R(2+1)D, CNN + LSTM, S3D)."
-        )
+    check_explainable(model)
     maps: list[torch.Tensor] = []
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda _, __, output: maps.append(output))
@@ -80,6 +76,15 @@ def explain_clips(model: Freezable, x: torch.Tensor, class_id: int) -> tuple[np.
         # together the square of their geometric mean: their product would leave a point of it
         heat = heat * fine ** (2 / (len(stages) - 1))
     return heat[:, 0].float().cpu().numpy(), moments.float().cpu().numpy()
+
+
+def check_explainable(model: Freezable) -> None:
+    """Raises UserError for a network without maps, such as a transformer."""
+    if not model.stage_names:
+        raise UserError(
+            f"--explain shows what the maps of convolutions say, and {type(model).__name__} has none. "
+            "It works for the networks made of convolutions (C3D, R3D, MC3, R(2+1)D, CNN + LSTM, S3D)."
+        )
 
 
 def _over_time(maps: torch.Tensor, batch_size: int) -> torch.Tensor:

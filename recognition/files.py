@@ -1,9 +1,8 @@
 """Files that appear whole or not at all."""
 
-import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,28 +53,3 @@ def temporary_name(path: Path) -> Path:
 def shown(path: str | Path) -> str:
     """A path as text that can be printed, whatever bytes its name has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-class CsvTable:
-    """Rows into a file that appears whole with close(); until then what there is lies under the temporary name, so that
-    an interruption of many hours of work leaves it. Raises UserError where it cannot be written."""
-
-    def __init__(self, path: Path, header: Sequence[str]):
-        self.path, self.temporary = path, temporary_name(path)
-        try:
-            self.file = self.temporary.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from error
-        self.writer = csv.DictWriter(self.file, header, restval="")
-        self.writer.writeheader()
-
-    def add(self, row: dict) -> None:
-        try:
-            self.writer.writerow(row)
-            self.file.flush()
-        except OSError as error:
-            raise UserError(f"{shown(self.path)} cannot be written: {error.strerror}.") from error
-
-    def close(self) -> None:
-        self.file.close()
-        self.temporary.replace(self.path)

@@ -19,7 +19,7 @@ from descriptors.svm import fit_pca, fit_svm, load_svm, save_svm, search_c
 from engine.checkpoint import save_checkpoint
 from engine.errors import UserError, run_cli
 from network import create_model, input_spec, list_models
-from tests.toy import write_naming_video
+from tests.toy import frames_of, write_naming_video
 
 SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=1, resize=(80, 60), crop_size=56)
 
@@ -106,7 +106,10 @@ def test_average_then_l2_and_not_l2_per_clip_before_averaging():
 @pytest.mark.parametrize("num_frames, windows", [(4, 1), (11, 1), (12, 2), (20, 3), (3, 1)])
 def test_windows_are_8_apart_and_a_short_video_repeats(tmp_path, num_frames, windows):
     path = write_naming_video(tmp_path / "v.avi", num_frames)
-    assert cut_windows(path, SPEC, 8).shape == (windows, 4, 56, 56, 3)
+    clips = list(cut_windows(path, SPEC, 8))
+    assert clips[0].shape == (4, 56, 56, 3)
+    expected = [[(8 * number + place) % num_frames for place in range(4)] for number in range(windows)]
+    assert [frames_of(clip) for clip in clips] == expected
 
 
 # --- extraction
@@ -127,7 +130,10 @@ def test_a_folder_becomes_a_descriptor_a_video(videos, checkpoint, tmp_path, cap
 
     model = create_model("r3d_10", 3).eval()
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    clips = torch.from_numpy(cut_windows(videos / "Run/v_Run_g02_c01.avi", SPEC, 8)).permute(0, 4, 1, 2, 3) / 255
+    clips = (
+        torch.from_numpy(np.stack(list(cut_windows(videos / "Run/v_Run_g02_c01.avi", SPEC, 8)))).permute(0, 4, 1, 2, 3)
+        / 255
+    )
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (SPEC.mean, SPEC.std))
     with torch.no_grad():
         expected = model.forward_features((clips - mean) / std).mean(0)
@@ -179,7 +185,7 @@ def test_a_data_set_is_described_from_its_frames(toy_project, checkpoint, tmp_pa
         entry["label"] for entry in index["videos"]
     )
     row = index["videos"][0]
-    clips = cut_windows(toy_project.source.videos / row["video"], SPEC, 8)
+    clips = np.stack(list(cut_windows(toy_project.source.videos / row["video"], SPEC, 8)))
     assert row["num_windows"] == len(clips)
     status, _, err = run([*argv[:-2], "--per-window"], capsys, monkeypatch)
     assert status == 1 and "per_window False, not True" in err
@@ -366,6 +372,48 @@ def test_windows_kept_one_by_one_are_averaged_and_scaled_for_the_svm(tmp_path):
     windows = np.random.default_rng(0).normal(size=(5, 20)).astype(np.float32)
     np.save(folder / entries[3].file, windows)
     assert np.allclose(load_features(folder, entries)[3], pool_windows(windows), atol=1e-6)
+
+
+def test_one_window_kept_is_scaled_as_many_are(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    """A short video has one window; its descriptor must not be the only one that is not of length 1."""
+    shutil.copytree(videos, tmp_path / "in")
+    write_naming_video(tmp_path / "in/Run/v_Run_g03_c01.avi", 5)
+    for path in (tmp_path / "in").rglob("*.avi"):
+        shutil.copy(path, path.with_name(path.name.replace("_g0", "_g1")))
+    out = tmp_path / "out"
+    network = ["--checkpoint", checkpoint, "--device", "cpu"]
+    argv = ["extract", tmp_path / "in", *network, "--output", out, "--per-window"]
+    assert run(argv, capsys, monkeypatch)[0] == 0
+    data = open_features([out], None)
+    assert np.load(out / "Run/v_Run_g03_c01.npy").shape == (1, 128)
+    assert np.allclose(np.linalg.norm(data.features, axis=1), 1)
+
+    # and a raw video is described for this SVM as it was in training
+    assert run(["svm", out, "--split", 1], capsys, monkeypatch)[0] == 0
+    svm, _ = load_svm(out / "svm/split1.npz")
+    for number, name in ((0, "v_Jump_g01_c01"), (-1, "v_Run_g13_c01")):
+        video = tmp_path / "in" / name[2:].split("_")[0] / f"{name}.avi"
+        printed = run(["predict", video, "--svm", out / "svm/split1.npz", *network], capsys, monkeypatch)[1]
+        assert data.videos[number].stem == name
+        margins = svm.margins(data.features[number][None])[0]
+        best = int(margins.argmax())
+        assert printed.startswith(f"{video}: {svm.classes[best]} {margins[best]:+.2f}, ")
+
+
+def test_a_second_folder_does_not_write_over_the_first(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    network = ["--checkpoint", checkpoint, "--device", "cpu"]
+    (tmp_path / "a/Run").mkdir(parents=True)
+    (tmp_path / "b/Run").mkdir(parents=True)
+    shutil.copy(videos / "Run/v_Run_g01_c01.avi", tmp_path / "a/Run/clip.avi")
+    shutil.copy(videos / "Run/v_Run_g02_c01.avi", tmp_path / "b/Run/clip.mp4")
+    assert run(["extract", tmp_path / "a", *network, "--output", tmp_path / "o"], capsys, monkeypatch)[0] == 0
+    before = (tmp_path / "o/Run/clip.npy").read_bytes()
+    status, _, err = run(["extract", tmp_path / "b", *network, "--output", tmp_path / "o"], capsys, monkeypatch)
+    assert status == 1 and "Run/clip.avi and Run/clip.mp4 would both be written as Run/clip.npy" in err
+    assert (tmp_path / "o/Run/clip.npy").read_bytes() == before
+    both = ["extract", tmp_path / "a/Run/clip.avi", tmp_path / "b/Run/clip.mp4"]
+    status, _, err = run([*both, *network, "--output", tmp_path / "new"], capsys, monkeypatch)
+    assert status == 1 and "would both be written as Run/clip.npy" in err and not list((tmp_path / "new").iterdir())
 
 
 # --- raw video to label

@@ -537,6 +537,9 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "one file for two": ([video, video, *use, "--output", tmp_path / "o.mp4"], 2, "is one file.* 2 sources"),
         "under a file": ([video, *use, "--output", tmp_path / "file/out.mp4"], 1, "cannot be written"),
         "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
+        "smooth, unseen": ([video, *use, "--smooth", "3"], 2, "--smooth is about the label over time"),
+        "stride, unused": ([video.parent, *use, "--csv", "x.csv", "--stride", "4"], 2, "--stride is about windows"),
+        "timeout of a file": ([video, *use, "--timeout", "3"], 2, "--timeout is for cameras and streams"),
     }
 
 
