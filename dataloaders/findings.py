@@ -11,12 +11,11 @@ from dataloaders.frame_store import open_store
 from dataloaders.look import Facts
 from dataloaders.manifest import VideoRow
 from dataloaders.source import DataSource
-from dataloaders.splits import Split, Video, leaking_groups
+from dataloaders.splits import OFFICIAL, Split, Video, leaking_groups
 from dataloaders.tree import class_folders, stray_videos, video_files, why_no_videos
 from engine.console import count, duration
 
 PARTS = ("train", "val", "test")
-OFFICIAL = ("1", "2", "3")
 
 # kind -> heading; findings are shown in this order
 KINDS = {

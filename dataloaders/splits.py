@@ -13,12 +13,14 @@ from dataloaders.source import DataSource
 from engine.console import count
 from engine.errors import UsageError, UserError
 
-SPLITS = ("1", "2", "3", "given", "random")
+OFFICIAL = ("1", "2", "3")
+SPLITS = (*OFFICIAL, "given", "random")
 TEST_FRACTION = 0.15
 VAL_FRACTION = 0.15
 SEED = 0  # of every split that is drawn: the same videos on every machine and in every run
 
 UCF101_TEST_GROUPS = {"1": range(1, 8), "2": range(8, 15), "3": range(15, 22)}
+HMDB51_PARTS = {"0": "unused", "1": "train", "2": "test"}
 UCF101_VAL_GROUPS = range(23, 26)  # no official split tests on them
 
 
@@ -64,7 +66,7 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
     val: "auto" takes validation videos out of the training list by whole groups (UCF101: groups 23-25); "none" trains
     on the whole list. Raises UsageError for a split that the layout does not have, UserError for missing lists.
     """
-    split = split or default_split(source, videos)
+    asked, split = split, split or default_split(source, videos)
     if split == "given":
         parts, notes = _given_parts(source, videos), []
     elif split == "random":
@@ -79,6 +81,11 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
             "Use --split given (train/ val/ test/ folders, or a list that says it) or --split random."
         )
 
+    if asked is None and split in OFFICIAL and any(video.given for video in videos):
+        notes.append(
+            f"The folders divide these videos; by their names they are of {source.layout}, and its split {split} is "
+            "taken. --split given keeps to the folders."
+        )
     if "val" not in parts.values() and val == "auto":
         notes += _hold_out_validation(source, videos, parts)
     elif val == "none":
@@ -136,7 +143,11 @@ def read_ucf101_lists(folder: Path, split: str) -> dict[str, str]:
                 "official download; with splits=None the rule that the lists follow is used."
             )
         for line in read_lines(path):
-            label, name = line.split()[0].split("/")
+            label, _, name = line.split()[0].partition("/")
+            if not name or "/" in name:
+                raise UserError(
+                    f"{path}: '{line}' is not a line of UCF101's lists, such as Biking/v_Biking_g01_c01.avi."
+                )
             listed[f"{label}/{Path(name).stem}"] = part
     return listed
 
@@ -154,8 +165,10 @@ def read_hmdb51_lists(folder: Path, split: str) -> dict[str, str]:
     for path in paths:
         label = path.name.removesuffix(ending)
         for line in read_lines(path):
-            name, digit = line.rsplit(maxsplit=1)
-            listed[f"{label}/{Path(name).stem}"] = {"1": "train", "2": "test"}.get(digit, "unused")
+            words = line.rsplit(maxsplit=1)
+            if len(words) != 2 or words[1] not in HMDB51_PARTS:
+                raise UserError(f"{path}: '{line}' is not a line of HMDB51's lists: a name, and 0, 1 or 2.")
+            listed[f"{label}/{Path(words[0]).stem}"] = HMDB51_PARTS[words[1]]
     return listed
 
 

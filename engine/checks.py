@@ -34,6 +34,12 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     if not frame_set.part("test"):
         print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
     TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
+    unknown = [row.video for row in frame_set.rows if not row.fps]
+    if spec.fps and unknown:
+        print(
+            f"WARNING: this model wants {spec.fps:g} frames a second, and of {count(len(unknown), 'video')} nobody "
+            f"knows how many they have (first: {unknown[0]}). Their clips take frames at stride {spec.frame_stride} instead."
+        )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
         print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")

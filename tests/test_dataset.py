@@ -14,6 +14,7 @@ from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.source import DataSource, find_source, with_frames
 from dataloaders.transforms import random_crop_offset, to_model_input
+from engine.checks import check_parts
 from engine.errors import ROOT, UserError
 from network.registry import InputSpec
 from tests.conftest import TOY_SIZE
@@ -340,6 +341,20 @@ def test_frames_made_elsewhere_are_adopted_and_resized(tmp_path):
         clips, _, _ = load(dataset, position)
         assert [frames_of(clip) for clip in clips] == [list(range(start, start + 16, 2)) for start in (0, 5)]
     assert manifest.is_complete(tmp_path / "frames")  # indexed once
+
+
+def test_a_rate_that_nobody_knows_is_said_where_the_model_asks_for_one(tmp_path, toy_set, capsys):
+    for name in ("run/a", "walk/b"):
+        (tmp_path / name).mkdir(parents=True)
+        for index in range(20):
+            cv2.imwrite(str(tmp_path / name / f"{index}.jpg"), frame_naming(index)[..., ::-1])
+    frame_set = open_frames(DataSource("mine", tmp_path, tmp_path, frames_given=True), SPEC, "random")
+    check_parts(frame_set, replace(SPEC, fps=15.0))
+    assert "wants 15 frames a second, and of 2 videos nobody knows" in capsys.readouterr().out
+
+    check_parts(frame_set, SPEC)
+    check_parts(toy_set, replace(SPEC, fps=15.0))
+    assert "nobody knows" not in capsys.readouterr().out
 
 
 def test_frames_made_elsewhere_of_divided_folders_keep_equal_names_apart(tmp_path):

@@ -1,4 +1,5 @@
 import random
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -281,6 +282,40 @@ def test_given_folders_are_kept_and_lack_only_validation():
     assert set(split.videos("test")) == {video.video for video in videos if video.given == "test"}
     assert len(split.videos("val")) == 3
     assert all(video.startswith("train/") for video in split.videos("val"))
+
+
+def test_divided_folders_of_ucf101_have_its_split_1_and_it_is_said():
+    source = make_source("ucf101")
+    videos = [
+        make_video(source, f"{part}/Biking/v_Biking_g{group:02d}_c01.avi", part)
+        for part, groups in (("train", range(1, 20)), ("test", range(20, 26)))
+        for group in groups
+    ]
+    split = split_videos(source, videos)
+    assert split.name == "1" and split.videos("test")[0] == "train/Biking/v_Biking_g01_c01.avi"
+    assert len(split.notes) == 1 and "its split 1 is taken. --split given keeps to the folders" in split.notes[0]
+    assert split_videos(source, videos, "1").notes == []
+    given = split_videos(source, videos, "given")
+    assert given.notes == [] and all(video.startswith("test/") for video in given.videos("test"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "name", "line"),
+    [
+        ("ucf101", "trainlist01.txt", "v_Biking_g08_c01.avi 11"),
+        ("ucf101", "testlist01.txt", "test/Biking/v_Biking_g01_c01.avi"),
+        ("hmdb51", "wave_test_split1.txt", "x_wave_u_nm_np1_fr_goo_0.avi 3"),
+        ("hmdb51", "wave_test_split1.txt", "x_wave_u_nm_np1_fr_goo_0.avi"),
+    ],
+)
+def test_a_line_that_is_not_one_of_the_official_lists_is_named(tmp_path, layout, name, line):
+    for file in ("trainlist01.txt", "testlist01.txt"):
+        (tmp_path / file).write_text("Biking/v_Biking_g09_c01.avi 11\r\n")
+    with (tmp_path / name).open("a") as file:
+        file.write(line + "\r\n")
+    read = {"ucf101": read_ucf101_lists, "hmdb51": read_hmdb51_lists}[layout]
+    with pytest.raises(UserError, match=f"{name}: '{re.escape(line)}' is not a line of"):
+        read(tmp_path, "1")
 
 
 def test_given_validation_is_used_as_it_is_and_val_none_trains_on_it():
