@@ -5,7 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -47,9 +47,12 @@ class FrameSet:
         return read_frames(self.store, row, indices)
 
 
-def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto") -> FrameSet:
+def open_frames(
+    source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto", any_aspect: bool = False
+) -> FrameSet:
     """Reads the manifest of the frames that fit the spec, and divides its videos.
 
+    any_aspect: for a network that is still to be trained, which takes frames that keep their aspect as well as others.
     Raises UserError where nothing is extracted, or at another size than the spec's.
     """
     frames = source.frames_for(spec.resize)
@@ -65,16 +68,18 @@ def open_frames(source: DataSource, spec: InputSpec, split: str | None = None, v
         raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")
 
     with _collector_paused():
-        return _divided(source, frames, spec, split, val)
+        return _divided(source, frames, spec, split, val, any_aspect)
 
 
-def _divided(source: DataSource, frames: Path, spec: InputSpec, split: str | None, val: str) -> FrameSet:
+def _divided(
+    source: DataSource, frames: Path, spec: InputSpec, split: str | None, val: str, any_aspect: bool
+) -> FrameSet:
     in_manifest = manifest.read_manifest(frames)
     rows = with_groups(source, in_manifest)
     usable = manifest.usable(rows)
     if not usable:
         raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
-    _check_size(source, frames, usable, spec)
+    _check_size(source, frames, usable, spec, any_aspect)
     classes = class_names(source, {row.label for row in rows})
     store = open_store(frames, manifest.usable(in_manifest))
     return FrameSet(source, frames, usable, classes, split_videos(source, usable, split, val), store)
@@ -93,22 +98,36 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec) -> None:
-    """Frames must be of the spec's size; or, where they keep their aspect, their shorter side that of the spec."""
+def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec, any_aspect: bool) -> None:
+    """Frames must be of the spec's size; where they keep their aspect, their shorter side must be, and the spec must
+    say that the network learnt from such frames, or is about to (any_aspect)."""
     for row in rows:
-        if row.quality and not _fits(row, spec):
-            kept = row.size.startswith("short:")
+        if row.quality and not _fits(row, spec, any_aspect):
+            kept = keeps_aspect(row)
             held = f"frames with a shorter side {row.size[6:]}" if kept else f"frames of {row.width}x{row.height}"
+            wanted = f"{spec.resize[0]}x{spec.resize[1]}"
+            if spec.keep_aspect:
+                wanted = f"frames that keep their aspect (--size short:{min(spec.resize)})"
+            other = "" if spec.keep_aspect else f" (or --size short:{min(spec.resize)}: aspect kept)" * any_aspect
             raise UserError(
-                f"{frames} holds {held}; this model wants {spec.resize[0]}x{spec.resize[1]}. Choose another --frames "
-                f"folder for them. {_how_to_extract(source, spec)} (or --size short:{min(spec.resize)}: aspect kept)"
+                f"{frames} holds {held}; this model wants {wanted}. Choose another --frames folder for them. "
+                f"{_how_to_extract(source, spec)}{other}"
             )
 
 
-def _fits(row: VideoRow, spec: InputSpec) -> bool:
-    if row.size.startswith("short:"):
-        return min(row.width, row.height) == min(spec.resize)
-    return (row.width, row.height) == spec.resize
+def _fits(row: VideoRow, spec: InputSpec, any_aspect: bool) -> bool:
+    if keeps_aspect(row):
+        return (any_aspect or spec.keep_aspect) and min(row.width, row.height) == min(spec.resize)
+    return not spec.keep_aspect and (row.width, row.height) == spec.resize
+
+
+def keeps_aspect(row: VideoRow) -> bool:
+    return row.size.startswith("short:")
+
+
+def of_frames(spec: InputSpec, frame_set: FrameSet) -> InputSpec:
+    """The spec of a network that learns from these frames, which may keep their aspect."""
+    return replace(spec, keep_aspect=keeps_aspect(frame_set.rows[0]))
 
 
 def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
@@ -120,10 +139,9 @@ def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
 
 def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
     dataset = source.address if source.frames.parent == Path(source.address).parent else source.name
-    return (
-        "To extract: python -m dataloaders.preprocess "
-        f"--dataset {dataset} --size {spec.resize[0]}x{spec.resize[1]}"
-        + (" --frames DIR" if source.frames_given else "")
+    size = f"short:{min(spec.resize)}" if spec.keep_aspect else f"{spec.resize[0]}x{spec.resize[1]}"
+    return f"To extract: python -m dataloaders.preprocess --dataset {dataset} --size {size}" + (
+        " --frames DIR" if source.frames_given else ""
     )
 
 

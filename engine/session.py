@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dataloaders.dataset import check_cache_memory, open_frames
+from dataloaders.dataset import check_cache_memory, of_frames, open_frames
 from dataloaders.extractor import num_processors
 from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
@@ -53,7 +53,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
 
     with in_turn():
         ensure_frames(source, spec.resize, config.split)
-        frame_set = open_frames(source, spec, config.split, config.val)
+        frame_set = open_frames(source, spec, config.split, config.val, any_aspect=True)
+    spec = of_frames(spec, frame_set)
     agree_on_videos(frame_set)
     check_parts(frame_set, spec)
     warn_of_leaks(frame_set, config)

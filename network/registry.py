@@ -29,6 +29,8 @@ class InputSpec:
     input         what of the frames: "rgb", their colours; "diff", the difference of each to the one after it, of which
                   only std is the scale; "rgb+diff", both as six channels. Differences take clip_len + 1 frames.
 
+    keep_aspect   frames keep their aspect: their shorter side is the smaller number of resize, the longer one follows
+
         clip_len=4, frame_stride=3   f..f..f..f      span 10
         the same with differences    f..f..f..f..f   span 13
     """
@@ -41,6 +43,7 @@ class InputSpec:
     mean: tuple[float, float, float] = KINETICS_MEAN
     std: tuple[float, float, float] = KINETICS_STD
     input: str = "rgb"
+    keep_aspect: bool = False
 
     def __post_init__(self) -> None:
         if self.input not in INPUTS:

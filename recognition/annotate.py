@@ -20,6 +20,7 @@ from recognition.prediction import TOP, Prediction, answer, likeliest
 from recognition.screen import Screen
 from recognition.sources import open_video, watch
 from recognition.video_writer import GIF_SECONDS, UNKNOWN_RATE, GifWriter, SoundTrack, VideoWriter, video_format
+from recognition.windows import resized
 
 
 def annotate(
@@ -201,8 +202,10 @@ def draw_on(pixels: np.ndarray, top: list[tuple[str, float]], threshold: float =
 
 def with_heat(pixels: np.ndarray, heat: np.ndarray, spec: InputSpec) -> np.ndarray:
     """(H, W, 3) uint8 BGR and the heat (s, s) over the square that the network sees of it -> a copy."""
-    across, down = pixels.shape[1] / spec.resize[0], pixels.shape[0] / spec.resize[1]
-    [(top, left)] = crop_offsets(*spec.resize, spec.crop_size)
+    height, width = pixels.shape[:2]
+    size = resized(spec, width, height)
+    across, down = width / size[0], height / size[1]
+    [(top, left)] = crop_offsets(*size, spec.crop_size)
     right, bottom = left + spec.crop_size, top + spec.crop_size
     return draw_heat(
         pixels, heat, (round(left * across), round(top * down)), (round(right * across), round(bottom * down))

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from dataloaders.clips import clip_indices, clip_span, clip_step, uniform_starts
+from dataloaders.settings import stored_size
 from dataloaders.transforms import crop_offsets
 from dataloaders.video import VideoReader, to_array
 from network import InputSpec
@@ -141,10 +142,16 @@ def prepare_frame(frame: av.VideoFrame, spec: InputSpec) -> np.ndarray:
 
 def prepare_pixels(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
     """(H, W, 3) uint8 BGR -> (S, S, 3) uint8 RGB"""
-    pixels = cv2.resize(pixels, spec.resize, interpolation=cv2.INTER_LINEAR)
-    [(top, left)] = crop_offsets(*spec.resize, spec.crop_size)
+    size = resized(spec, *pixels.shape[1::-1])
+    pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    [(top, left)] = crop_offsets(*size, spec.crop_size)
     crop = pixels[top : top + spec.crop_size, left : left + spec.crop_size]
     return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
+
+
+def resized(spec: InputSpec, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of the frames from which the network's square is cut."""
+    return stored_size(min(spec.resize) if spec.keep_aspect else spec.resize, width, height)
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:

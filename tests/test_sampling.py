@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from math import floor
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataloaders.clips import clip_indices
-from dataloaders.dataset import ClipSource, EvalDataset, TrainDataset, open_frames
+from dataloaders.dataset import ClipSource, EvalDataset, TrainDataset, of_frames, open_frames
 from dataloaders.manifest import read_manifest
 from dataloaders.preprocess import main, preprocess
 from dataloaders.sampling import Irregular, copies, has_constant_rate, resampled
@@ -16,6 +17,7 @@ from dataloaders.settings import Settings, read_size, stored_size
 from dataloaders.source import DataSource
 from engine.errors import UserError
 from network.registry import InputSpec
+from recognition.windows import evenly_spaced_clips
 from tests.conftest import TOY_SIZE
 from tests.test_preprocess import make_source
 from tests.toy import frame_naming, frames_of, write_naming_video
@@ -139,7 +141,7 @@ def test_frames_that_keep_their_aspect_are_trained_on_by_a_model_whose_shorter_s
 
     spec = InputSpec(clip_len=4, resize=(80, 60), crop_size=56)
     given = DataSource("given", mixed.videos, frames, layout="ucf101", frames_given=True)
-    frame_set = open_frames(given, spec, val="none")
+    frame_set = open_frames(given, spec, val="none", any_aspect=True)
     for part, data in (("train", TrainDataset), ("test", EvalDataset)):
         dataset = data(frame_set, spec, part=part)
         for position in range(len(dataset)):
@@ -148,7 +150,32 @@ def test_frames_that_keep_their_aspect_are_trained_on_by_a_model_whose_shorter_s
             assert out.min() >= 0 and (out.reshape(-1, 56 * 56 * 3).max(1) > 0).all()
 
     with pytest.raises(UserError, match=r"shorter side 60; this model wants 171x128.*or --size short:128"):
-        open_frames(given, InputSpec(clip_len=4), val="none")
+        open_frames(given, InputSpec(clip_len=4), val="none", any_aspect=True)
+
+
+def test_a_network_that_learnt_from_kept_aspects_sees_them_everywhere(mixed):
+    """Inference cuts from the video what evaluation cuts from its frames; other frames are refused."""
+    preprocess(mixed, Settings(60))
+    given = DataSource("given", mixed.videos, mixed.frames_for(60), layout="ucf101", frames_given=True)
+    spec = InputSpec(clip_len=4, resize=(80, 60), crop_size=56)
+    with pytest.raises(UserError, match="shorter side 60; this model wants 80x60"):
+        open_frames(given, spec, val="none")
+    learnt = of_frames(spec, open_frames(given, spec, val="none", any_aspect=True))
+    assert learnt == replace(spec, keep_aspect=True) == InputSpec.from_dict(learnt.to_dict())
+
+    frame_set = open_frames(given, learnt, val="none")
+    for part in ("train", "test"):
+        dataset = EvalDataset(frame_set, learnt, part=part, num_clips=3)
+        for position, row in enumerate(dataset.rows):
+            expected = np.zeros(dataset.clip_shape, np.uint8)
+            dataset.load(0, position, expected)
+            _, clips, _ = evenly_spaced_clips(mixed.videos / row.video, learnt, 3)
+            assert np.abs(clips.astype(int) - expected).mean() < 4, row.video
+
+    preprocess(mixed, Settings((80, 60)))
+    squeezed = DataSource("given", mixed.videos, mixed.frames_for((80, 60)), layout="ucf101", frames_given=True)
+    with pytest.raises(UserError, match=r"wants frames that keep their aspect \(--size short:60\)"):
+        open_frames(squeezed, learnt, val="none")
 
 
 def test_a_resampled_tree_is_read_in_its_own_frames(tmp_path):
