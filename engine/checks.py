@@ -38,7 +38,7 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     if spec.fps and unknown:
         print(
             f"WARNING: this model wants {spec.fps:g} frames a second, and of {count(len(unknown), 'video')} nobody "
-            f"knows how many they have (first: {unknown[0]}). Their clips take frames at stride {spec.frame_stride} instead."
+            f"knows how many they have (first: {unknown[0]}). They give frames at stride {spec.frame_stride} instead."
         )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:

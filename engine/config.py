@@ -241,7 +241,7 @@ def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str)
         if other:
             raise UsageError(
                 f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
-                "Only --epochs, --workers and --device can."
+                f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
             )
         return [TrainConfig(**given)]
     models = given.pop("model", None)

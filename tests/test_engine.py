@@ -98,7 +98,7 @@ def test_wrong_settings_are_refused_in_the_users_words(values, message):
 def test_resume_admits_only_epochs_workers_and_device():
     config = parse("--resume", "r", "--epochs", "9", "--workers", "1", "--device", "cpu")
     assert (config.resume, config.epochs, config.workers, config.device) == ("r", 9, 1, "cpu")
-    with pytest.raises(UsageError, match="--lr cannot be changed"):
+    with pytest.raises(UsageError, match="--lr cannot be changed. Only --epochs, --workers, --cache and --device can."):
         parse("--resume", "r", "--lr", "0.1")
 
 
