@@ -271,7 +271,7 @@ class Recognizer:
                 x = self._input(np.stack([clip for _, _, clip in batch]))
                 maps, moments = explain_clips(self.model, x, self.classes.index(label))
                 for (first, last, _), *parts in zip(batch, maps, moments, strict=True):
-                    heat.add(first, last, *parts)
+                    heat.add(first, last, clips.shown(first), *parts)
         return heat.explanation(label, prediction.num_frames)
 
     def watch(

@@ -109,17 +109,20 @@ class HeatOverVideo:
         self.moments: list[float] = []
         self.counts: list[int] = []
 
-    def add(self, first: int, last: int, heat: np.ndarray, moments: np.ndarray) -> None:
-        """Frames `first` to `last` of the source, and (T, s, s), (T,) of the clip cut from them. A frame between two of
-        the clip's has what the nearer one has."""
+    def add(self, first: int, last: int, shown: np.ndarray, heat: np.ndarray, moments: np.ndarray) -> None:
+        """Frames `first` to `last` of the source, (T,) which of them the clip shows, and its (T, s, s) and (T,).
+
+        A frame has what the clip's nearest one has, and the mean where there are several of those: in a video that is
+        too short, and so repeats, each frame is shown more than once."""
         while len(self.heat) <= last:
             self.heat.append(np.zeros(heat.shape[1:], np.float32))
             self.moments.append(0.0)
             self.counts.append(0)
-        places = np.rint(np.linspace(0, len(heat) - 1, last - first + 1)).astype(int)
-        for frame, place in zip(range(first, last + 1), places, strict=True):
-            self.heat[frame] += heat[place]
-            self.moments[frame] += float(moments[place])
+        for frame in range(first, last + 1):
+            distances = np.abs(shown - frame)
+            nearest = distances == distances.min()
+            self.heat[frame] += heat[nearest].mean(axis=0)
+            self.moments[frame] += float(moments[nearest].mean())
             self.counts[frame] += 1
 
     def explanation(self, label: str, num_frames: int) -> Explanation:

@@ -54,8 +54,11 @@ class SlidingClips:
                 held = {i: pixels for i, pixels in held.items() if i >= start}
 
         if start == 0:
-            indices = clip_indices(0, self.clip_len, self.step, self.num_frames)
-            yield 0, self.num_frames - 1, np.stack([held[i] for i in indices])
+            yield 0, self.num_frames - 1, np.stack([held[i] for i in self.shown(0)])
+
+    def shown(self, first: int) -> np.ndarray:
+        """(T,) the frames of the source in the window that begins at frame `first`, once it has come."""
+        return clip_indices(first, self.clip_len, self.step, self.num_frames)
 
 
 class Clock:

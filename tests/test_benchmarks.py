@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import feature_speed
 from benchmarks.end_to_end import make_frames
 from benchmarks.levers import LEVERS, Variant, clip_shape, levers_for
 from benchmarks.roofline import Machine, layer_costs, limit, measure_machine
@@ -125,3 +126,12 @@ def test_every_model_has_a_limit():
     for name in list_models():
         if not name.startswith(("mvit", "swin")):
             assert limit(layer_costs(name, clip_shape(name), 101), H200, 8, train=True) > 1, name
+
+
+def test_descriptors_are_measured_from_videos_and_from_frames(capsys):
+    feature_speed.main("--models r3d_10 --videos 2 --num-frames 50 --rounds 1 --workers 2 --device cpu".split())
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| `r3d_10`")]
+    assert [row[1].strip() for row in rows] == ["videos", "frames"]
+    for row in rows:
+        network, reading, extract, bound = (float(cell) for cell in row[2:6])
+        assert network > 0 and extract > 0 and bound == pytest.approx(1 / (1 / network + 1 / reading), rel=0.02)

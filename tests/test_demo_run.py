@@ -1,6 +1,7 @@
 """What `make demo` promises, kept: it learns motion, and nothing but motion."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ import demo
 import mypath
 import train
 from dataloaders.dataset import EvalDataset, open_frames
-from dataloaders.demo import OPPOSITE
+from dataloaders.demo import HEIGHT, OPPOSITE, WIDTH, object_boxes
 from dataloaders.loader import ClipLoader
 from dataloaders.source import find_source
+from dataloaders.transforms import crop_offsets
 from dataloaders.video import decode_frames
 from engine.checkpoint import load_model
 from engine.errors import ROOT
 from evaluate import evaluate
+from inference import Recognizer
 
 
 @pytest.mark.slow
@@ -44,6 +47,31 @@ def test_the_demo_learns_motion_and_writes_its_answer_on_a_video(tmp_path, monke
     opposite = np.array([trained.classes.index(OPPOSITE[name]) for name in trained.classes])
     result = results["reversed"]
     assert 100 * np.mean(result.probs.argmax(1) == opposite[result.labels]) >= 80
+
+    recognizer = Recognizer(run_dir, device="cpu", amp="off")
+    shares = [heat_on_the_object(recognizer, frame_set.source.videos / row.video) for row in frame_set.part("test")]
+    assert len(shares) == 224 and np.mean(np.array(shares) > 0.5) >= 0.8
+
+
+def heat_on_the_object(recognizer: Recognizer, video: Path) -> float:
+    """Which part of the heat that --explain finds lies in the moving object's box."""
+    prediction = recognizer.predict(video)
+    heat = recognizer.explain(video, prediction).heat.astype(np.float64)  # (T, s, s)
+    name, group, clip = re.fullmatch(r"v_(\w+)_g(\d+)_c(\d+)", video.stem).groups()
+    boxes = object_boxes(name, int(group), int(clip))  # (T, 4) in pixels of the video
+    spec, size = recognizer.input_spec, heat.shape[1]
+    [(top, left)] = crop_offsets(*spec.resize, spec.crop_size)
+    in_crop = boxes * np.tile(np.array(spec.resize) / (WIDTH, HEIGHT), 2) - np.tile([left, top], 2)
+    edges = np.linspace(0, spec.crop_size, size + 1)
+
+    def overlaps(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """(T,) from, to in pixels of the crop -> (T, s): how much of each place of the map lies between."""
+        inside = np.minimum(high[:, None], edges[1:]) - np.maximum(low[:, None], edges[:-1])
+        return inside.clip(0) / (spec.crop_size / size)
+
+    across = overlaps(in_crop[:, 0], in_crop[:, 2])[:, None]
+    down = overlaps(in_crop[:, 1], in_crop[:, 3])[:, :, None]
+    return float((heat * across * down).sum() / heat.sum())
 
 
 @pytest.mark.slow

@@ -19,14 +19,14 @@ from inference import Recognizer
 from network import create_model, input_spec, list_models
 from network.freezing import Freezable
 from recognition.annotate import annotate
-from recognition.explain import explain_clips
+from recognition.explain import HeatOverVideo, explain_clips
 from recognition.folding import fold_batch_norms
 from recognition.overlay import draw_answer, draw_curve, draw_heat
 from recognition.precision import Answerer, cpu_has_bf16
 from recognition.prediction import Prediction, Window
 from recognition.screen import check_screen
 from recognition.video_writer import GIF_SECONDS
-from recognition.windows import evenly_spaced_clips
+from recognition.windows import evenly_spaced_clips, sliding_clips
 from tests.conftest import TOY_SIZE
 from tests.test_inference import (  # noqa: F401
     CLASSES,
@@ -41,6 +41,7 @@ from tests.test_inference import (  # noqa: F401
     save_checkpoint,
     video,
 )
+from tests.toy import write_video
 
 
 @pytest.fixture(scope="module")
@@ -423,6 +424,32 @@ def test_what_no_window_sees_is_cold(recognizer, tmp_path):
     assert explanation.heat.max() == 1 and explanation.label == prediction.label()
     last = prediction.windows[-1].last_frame
     assert (explanation.heat[last + 1 :] == 0).all()
+
+
+def test_a_frame_of_a_repeating_video_has_the_mean_of_its_places():
+    """frames 0 1 2 in a clip of 8: 0 1 2 0 1 2 0 1"""
+    places = np.arange(8) % 3
+    heat = HeatOverVideo()
+    heat.add(0, 2, places, np.broadcast_to(places[:, None, None] + 1.0, (8, 2, 2)), places + 1.0)
+    explanation = heat.explanation("a", 3)
+    assert explanation.moments.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert explanation.heat[:, 0, 0].tolist() == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-3)
+
+
+def test_a_short_video_is_explained_where_its_red_is(tmp_path):
+    """Red in the first of five frames, which is the last one of the clip that repeats them."""
+    red, gray = np.zeros((120, 160, 3), np.uint8), np.full((120, 160, 3), 60, np.uint8)
+    red[..., 0] = 255
+    source = write_video(tmp_path / "short.mp4", [red, gray, gray, gray, gray], "libx264")
+    spec = replace(input_spec("r3d_10"), clip_len=16, frame_stride=1)
+    heat = HeatOverVideo()
+    with sliding_clips(source, spec, 8) as (clips, _):
+        for first, last, clip in clips:
+            x = torch.from_numpy(clip.transpose(3, 0, 1, 2)[None] / 255.0).float()
+            maps, moments = explain_clips(SeesRed().eval(), x, 1)
+            heat.add(first, last, clips.shown(first), maps[0], moments[0])
+    moments = heat.explanation("red", 5).moments
+    assert moments[0] == 1 and moments[1:].max() < 0.5
 
 
 # --- drawing
