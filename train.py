@@ -44,10 +44,11 @@ def cli(argv: Sequence[str]) -> int:
     import mypath  # where run_cli sees what is wrong with it
 
     configs = parse_configs(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL)
-    if len(configs) > 1:
+    if len(configs) == 1:
+        main(configs[0])
+        return 0
+    with joined(configs[0].device):
         return train_each(configs)
-    main(configs[0])
-    return 0
 
 
 def train_each(configs: Sequence[TrainConfig]) -> int:

@@ -155,13 +155,14 @@ def _curve(records: list[dict]) -> list[tuple[int, float]]:
 
 def _cost(checkpoint: dict, spec: InputSpec, notes: list[str]) -> tuple[int | None, float | None]:
     """(parameters, GMACs a clip) of the network as the run had it: its classes, options, clip and crop."""
-    options = checkpoint.get("model_options") or {}
     try:
+        options = dict(checkpoint.get("model_options") or {})
         name, num_classes = checkpoint["config"]["model"], len(checkpoint["classes"])
         parameters, macs = _counted(name, num_classes, spec, tuple(sorted(options.items())))
         return parameters, macs / 1e9
-    except (UserError, TypeError, RuntimeError) as error:
-        notes.append(f"its network cannot be built here, so neither parameters nor GMACs: {str(error).splitlines()[0]}")
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        notes.append(f"its network cannot be built here, so neither parameters nor GMACs: {reason}")
         return None, None
 
 
@@ -175,8 +176,8 @@ def _device(run_dir: Path, notes: list[str]) -> str | None:
     """What the run was trained on; runs of before do not say."""
     try:
         settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
-        environment = settings.get("environment") or {}
-        return printable(str(environment["device"])) if environment.get("device") else None
+        device = (settings.get("environment") or {}).get("device")
+        return printable(str(device)) if device else None
     except FileNotFoundError:
         notes.append("no config.json")
     except (OSError, ValueError, AttributeError):
@@ -213,10 +214,11 @@ def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -
             return None
         views = f"windows {record['windows']} apart" if record["windows"] else count(record["num_clips"], "clip")
         bounds = record["interval"]["top1"]
+        leak = record["leak"] or (None if record["training_known"] else "its training list is not known")
         return TestResult(
-            top1=float(record["top1"]),
-            interval=bounds and (float(bounds[0]), float(bounds[1])),
-            leak=record["leak"] or (None if record["training_known"] else "its training list is not known"),
+            top1=_percent(record["top1"]),
+            interval=bounds and (_percent(bounds[0]), _percent(bounds[1])),
+            leak=printable(str(leak)) if leak else None,
             protocol=f"{views} x {count(record['crops'], 'crop')}",
             num_videos=int(record["num_videos"]),
             num_recordings=int(record["interval"]["num_groups"]),
@@ -227,14 +229,17 @@ def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -
         return None
 
 
+RIGHT = {"0": False, "1": True}
+
+
 def _read_videos(path: Path, num_videos: int, notes: list[str]) -> tuple[TestedVideo, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             videos = tuple(
-                TestedVideo(row["video"], row["class"], row["prediction"], row["group"], row["right"] == "1")
+                TestedVideo(row["video"], row["class"], row["prediction"], row["group"], RIGHT[row["right"]])
                 for row in csv.DictReader(file)
             )
-    except (OSError, KeyError, ValueError, csv.Error):
+    except (OSError, KeyError, ValueError, csv.Error):  # a KeyError for a line that is cut, too: its `right` is None
         videos = ()
     if len(videos) != num_videos:
         notes.append("test/videos.csv is missing or damaged: its single videos are not compared")
@@ -358,6 +363,13 @@ def _listed(names: set[str]) -> str:
 def _numbers(records: list[dict], key: str) -> list[float]:
     values = (_number(record.get(key)) for record in records)
     return [value for value in values if value is not None]
+
+
+def _percent(value: object) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 100:
+        raise ValueError(f"{value} is no percentage")
+    return number
 
 
 def _number(value: object) -> float | None:

@@ -27,9 +27,10 @@ _control: dist.ProcessGroup | None = None  # over gloo: what processes tell each
 
 @contextmanager
 def joined(device_name: str) -> Iterator[None]:
-    """Meets the other processes of a torchrun launch. Only the first one's standard output is seen."""
+    """Meets the other processes of a torchrun launch, once for all that is inside. Only the first one's standard output
+    is seen."""
     global _control
-    if processes() == 1:
+    if processes() == 1 or _control is not None:
         yield
         return
     on_gpus = torch.cuda.is_available() and not device_name.startswith("cpu")

@@ -54,7 +54,7 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         status = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except KeyboardInterrupt:
-        status = _fail("Stopped by Ctrl-C.", 128 + signal.SIGINT)
+        status = _say("Stopped by Ctrl-C.", 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as in `... | head`
         sys.stdout = None
         status = 0
@@ -66,20 +66,20 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
 def fail(error: Exception) -> int:
     """Says on stderr what a user can do about it, in one line -> the exit status. A bug of ours is raised again."""
     if isinstance(error, UsageError):
-        return _fail(error, 2)
+        return _say(error, 2)
     if isinstance(error, UserError):
-        return _fail(error, 1)
+        return _say(error, 1)
     if isinstance(error, Stopped):
-        return _fail(error, 128 + error.signum)
+        return _say(error, 128 + error.signum)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
         where = error.filename or "a file of this run"
-        return _fail(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
+        return _say(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
-        return _fail("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
+        return _say("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
     mistake = _mistake_in_mypath(error)
     if mistake is None:
         raise error
-    return _fail(mistake, 1)
+    return _say(mistake, 1)
 
 
 def _mistake_in_mypath(error: Exception) -> str | None:
@@ -117,7 +117,7 @@ def out_of_space(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _fail(error: Exception | str, status: int) -> int:
+def _say(error: Exception | str, status: int) -> int:
     """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
     if is_first():
         print(error, file=sys.stderr)

@@ -97,7 +97,7 @@ def _differences(group: Group) -> str:
         sure = "yes" if interval and (interval[0] > 0 or interval[1] < 0) else "no"
         cells = "".join(f'<td class="number">{text}</td>' for text in (f"{change:+.2f}", bounds, sure))
         rows.append(f'<tr><th scope="row">{escape(run.name)}</th>{cells}</tr>')
-    titles = ("difference", "95 % interval", "0 outside?")
+    titles = ("difference", "95 % interval", "beyond chance?")
     head = '<th scope="col">run</th>' + "".join(f'<th scope="col" class="number">{title}</th>' for title in titles)
     first = escape(group.on_same_videos()[0].name)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"

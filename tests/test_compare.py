@@ -153,6 +153,8 @@ def test_numbers_that_are_none_are_blanks(runs):
         ({"split_hash": "0"}, "test.json is of other videos than the run's own"),
         ({"format": 2}, "test.json is of a newer version"),
         ({"top1": None}, "test.json is damaged"),
+        ({"top1": float("nan")}, "test.json is damaged"),
+        ({"interval": {"top1": [0, float("inf")], "num_groups": 3}}, "test.json is damaged"),
     ],
 )
 def test_a_test_of_other_weights_or_videos_is_not_shown_as_the_runs(runs, changes, note):
@@ -261,6 +263,13 @@ def test_the_difference_of_two_runs_is_that_of_the_same_videos(runs):
     assert run.name == "mc3_10-toy-000"
     assert change == pytest.approx(-100 / 3)
     assert low < change < high <= 0
+
+
+def test_a_table_of_videos_whose_last_line_is_cut_is_not_used(runs):
+    path = runs / "mc3_10-toy-000" / "test" / "videos.csv"
+    path.write_text(path.read_text().rstrip().rsplit(",", 6)[0])
+    run = read_run(runs / "mc3_10-toy-000", "r")
+    assert run.test.videos == () and len(run.notes) == 1
 
 
 def test_runs_with_other_answers_missing_are_not_compared_by_video(runs):

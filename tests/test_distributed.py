@@ -134,6 +134,15 @@ def test_two_processes_train_as_one(toy_project, norm_free):
 
 
 @pytest.mark.slow
+def test_several_networks_are_trained_one_after_the_other_by_the_same_processes(toy_project):
+    flags = ("--dataset=toy", "--clip-len=4", "--crop-size=32", "--device=cpu", "--batch-size=3", "--epochs=1")
+    out = finish(torchrun(toy_project, 2, TRAIN, *flags, "--model", "mc3_10", "r3d_10"))
+    assert out.count("Done in") == 2 and out.count("python compare.py ") == 1, out
+    for name in ("mc3_10-toy-000", "r3d_10-toy-000"):
+        assert [record["epoch"] for record in read_metrics(toy_project.runs / name)] == [0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "clips_a_step"), [(3, 6), (5, 10)])  # five processes share a last step of two
 def test_three_and_five_processes_train_as_one(toy_project, norm_free, processes, clips_a_step):
     check_training(toy_project, processes, clips_a_step)
