@@ -59,7 +59,10 @@ def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow
     part that a list gives, and without videos that it does not name. Says which those are."""
     rows = list(rows)
     if source.list is None:
-        return [_changed(row, row.label, group_of(source, row.label, row.stem), row.given) for row in rows]
+        groups = [group_of(source, row.label, row.stem) for row in rows]
+        return [
+            row if row.group == group else replace(row, group=group) for row, group in zip(rows, groups, strict=True)
+        ]
     if not source.list.is_file() and all(row.quality for row in rows):
         return rows  # the list was there when they were made, and the manifest has what it said
 

@@ -9,16 +9,15 @@ it was.
 """
 
 import argparse
+import glob
 import hashlib
 import json
 import os
+import shlex
 import shutil
-import tarfile
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,28 +30,22 @@ from dataloaders.frame_store import (
     PACK_NAME,
     PARTIAL_PACK_NAME,
     REPACK,
-    TAR_BLOCK,
     check_manifest,
     is_packed,
-    read_file,
     read_index,
     read_pack,
-    volume_name,
 )
 from dataloaders.locks import only_one_run
 from dataloaders.manifest import VideoRow
 from dataloaders.preprocess import size
-from dataloaders.settings import DEFAULT_SIZE
-from dataloaders.source import find_source
+from dataloaders.settings import DEFAULT_SIZE, FrameSize
+from dataloaders.source import DataSource, find_source
+from dataloaders.volumes import READERS, Volume, plan_volumes, write_volume
 from engine.console import count, duration, gigabytes, progress
 from engine.errors import ROOT, Stopped, UserError, run_cli
 from engine.runs import write_whole
 
 VOLUME_GIGABYTES = 1.0
-MOST_VOLUMES = 256  # each stays open while it is read, and systems allow a process about a thousand files
-READERS = 8  # threads: a file system over a network answers many questions at once
-VIDEOS_AHEAD = 16
-JPEG, JPEG_END, PNG = b"\xff\xd8", b"\xff\xd9", b"\x89PNG"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         import mypath
 
-        frames = find_source(args.dataset, mypath.DATASETS, ROOT).frames_for(args.size or DEFAULT_SIZE)
+        frames = frames_of(find_source(args.dataset, mypath.DATASETS, ROOT), args.size)
     output = Path(args.output).expanduser().resolve() if args.output else frames.with_name(f"{frames.name}-packed")
     pack(frames, output, args.volume_gb or VOLUME_GIGABYTES)
 
@@ -89,6 +82,23 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def frames_of(source: DataSource, asked: FrameSize | None) -> Path:
+    """The folder of its frames. Raises UserError where there are none of this size, and names those that there are."""
+    frames = source.frames_for(asked or DEFAULT_SIZE)
+    if frames.is_dir():
+        return frames
+    beside = sorted(source.frames.parent.glob(f"{glob.escape(source.frames.name)}*"))
+    others = [folder for folder in beside if folder.is_dir() and not is_packed(folder)]
+    if others:
+        there = " and ".join(str(folder) for folder in others)
+        raise UserError(
+            f"There are no frames in {frames}, but in {there}: name the ones to pack by --frames or --size."
+        )
+    raise UserError(
+        f"There are no frames in {frames}. Extract them first: python -m dataloaders.preprocess --dataset {source.name}"
+    )
+
+
 def _gigabytes(text: str) -> float:
     try:
         value = float(text)
@@ -97,16 +107,6 @@ def _gigabytes(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"'{text}' is no number of gigabytes above 0")
     return value
-
-
-@dataclass(frozen=True)
-class Volume:
-    """One tar file to be: its videos, where each frame's JPEG will lie in it, and its size."""
-
-    name: str
-    rows: list[VideoRow]
-    entries: np.ndarray  # of INDEX_DTYPE, a frame each
-    num_bytes: int
 
 
 def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> None:
@@ -148,7 +148,7 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
         _finish(frames, output, volumes, done, manifest_hash)
     print(
         f"Packed and read back in {duration(time.monotonic() - start)}. To train on it: python train.py --frames "
-        f"{output} ...; the frames in {frames} are no longer needed for that."
+        f"{shlex.quote(str(output))} ...; the frames in {frames} are no longer needed for that."
     )
 
 
@@ -198,51 +198,6 @@ def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
         return list(progress(pool.map(sizes_of, rows), len(rows), "Looking at frames", "videos"))
 
 
-def plan_volumes(rows: Sequence[VideoRow], sizes: Sequence[np.ndarray], volume_gb: float) -> list[Volume]:
-    """Which videos go into which file, in the manifest's order, each whole. The same frames give the same plan."""
-    rooms = [_padded(lengths) + _header_lengths(row) for row, lengths in zip(rows, sizes, strict=True)]
-    needs = [int(room.sum()) for room in rooms]
-    most = max(volume_gb * 1e9, sum(needs) / (MOST_VOLUMES - 1) + max(needs))
-    volumes, videos, entries, end = [], [], [], 0
-
-    def close() -> None:
-        nonlocal videos, entries, end
-        length = -(-(end + 2 * TAR_BLOCK) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE  # as tar ends its files
-        volumes.append(Volume(volume_name(len(volumes)), videos, np.concatenate(entries), length))
-        videos, entries, end = [], [], 0
-
-    for row, lengths, room, need in zip(rows, sizes, rooms, needs, strict=True):
-        if videos and end + need > most:
-            close()
-        part = np.empty(len(lengths), INDEX_DTYPE)
-        part["offset"] = end + np.cumsum(room) - _padded(lengths)
-        part["size"] = lengths
-        part["volume"] = len(volumes)
-        videos.append(row)
-        entries.append(part)
-        end += need
-    close()
-    return volumes
-
-
-def _padded(lengths: np.ndarray) -> np.ndarray:
-    return -(-lengths.astype(np.int64) // TAR_BLOCK) * TAR_BLOCK
-
-
-def _header_lengths(row: VideoRow) -> np.ndarray | int:
-    longest = f"{row.folder}/{row.frame_name(row.num_frames - 1)}".encode("utf-8", "surrogateescape")
-    if len(longest) <= tarfile.LENGTH_NAME:
-        return TAR_BLOCK
-    return np.array([len(_header(row, index, 0)) for index in range(row.num_frames)], np.int64)
-
-
-def _header(row: VideoRow, index: int, length: int) -> bytes:
-    """What tar has in front of a file: the same for the same frame, whoever packs it and when."""
-    info = tarfile.TarInfo(f"{row.folder}/{row.frame_name(index)}")
-    info.size = length
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-
-
 def _done_volumes(output: Path, volumes: Sequence[Volume], manifest_hash: str) -> list[dict]:
     """What an interrupted run of the same plan has left whole; anything else of it is deleted."""
     try:
@@ -279,7 +234,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
         for volume in progress(todo, len(todo), "Packing", "files"):
             temporary = output / f".{volume.name}.tmp"
             try:
-                written = _write_volume(frames, temporary, volume)
+                written = write_volume(frames, temporary, volume)
                 if _hash(temporary) != written:
                     raise UserError(f"{temporary} does not read back as it was written: is that disk failing?")
                 temporary.replace(output / volume.name)
@@ -291,63 +246,6 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
     except (KeyboardInterrupt, Stopped):
         print(f"{len(done)} of {count(len(volumes), 'file')} are packed; the same command goes on from there.")
         raise
-
-
-def _write_volume(frames: Path, path: Path, volume: Volume) -> str:
-    """Writes one tar file; returns its SHA-256."""
-    checksum = hashlib.sha256()
-    with path.open("wb") as file:
-        place = iter(volume.entries)
-        for row, contents in _read_videos(frames, volume.rows):
-            for index, content in enumerate(contents):
-                entry = next(place)
-                _check_frame(frames, row, index, content, int(entry["size"]))
-                member = _header(row, index, len(content)) + content + bytes(-len(content) % TAR_BLOCK)
-                file.write(member)
-                checksum.update(member)
-        end = bytes(volume.num_bytes - file.tell())
-        file.write(end)
-        checksum.update(end)
-        file.flush()
-        os.fsync(file.fileno())
-        if hasattr(os, "posix_fadvise"):  # so that it is read back from the disk, not from memory
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert path.stat().st_size == volume.num_bytes
-    return checksum.hexdigest()
-
-
-def _read_videos(frames: Path, rows: Sequence[VideoRow]) -> Iterator[tuple[VideoRow, list[bytes]]]:
-    """The JPEGs of each video, read a few videos ahead."""
-
-    def read(row: VideoRow) -> list[bytes]:
-        return [read_file(str(frames / row.folder / row.frame_name(index))) for index in range(row.num_frames)]
-
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="pack")
-    ahead: deque = deque()
-    try:
-        for row in rows:
-            ahead.append((row, pool.submit(read, row)))
-            if len(ahead) > VIDEOS_AHEAD:
-                first, contents = ahead.popleft()
-                yield first, contents.result()
-        while ahead:
-            first, contents = ahead.popleft()
-            yield first, contents.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _check_frame(frames: Path, row: VideoRow, index: int, content: bytes, planned: int) -> None:
-    """A cut or foreign file is found here, and not in the tenth epoch. (To decode all would take an epoch's time.)"""
-    path = frames / row.folder / row.frame_name(index)
-    if len(content) != planned:
-        raise UserError(f"The frame {path} has changed while it was packed. Let the other program end first.")
-    if row.quality:
-        is_whole = content.startswith(JPEG) and content.endswith(JPEG_END)
-    else:  # other programs may write PNG, or more behind the picture
-        is_whole = content.startswith((JPEG, PNG))
-    if not is_whole:
-        raise UserError(f"The frame {path} is damaged. Preprocess again first.")
 
 
 def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[dict], manifest_hash: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dataloaders import manifest
 from dataloaders.listed import listed_videos, read_video_list
-from dataloaders.lists import SUFFIXES, check_files, class_file
+from dataloaders.lists import SUFFIXES, check_files
 from dataloaders.manifest import VideoRow
 from dataloaders.naming import group_of, layout_of
 from dataloaders.settings import DEFAULT_SIZE, FrameSize, size_name
@@ -319,11 +319,9 @@ def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: 
 
 
 def changed_since(source: DataSource, seconds: float) -> bool:
-    """Whether the list, the file of its classes, or a folder of the videos is younger than a time: something was added
-    or taken away."""
+    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
     if source.list is not None:
-        files = [source.list, class_file(source.list, source.classes)] if source.list.is_file() else []
-        return any(file.stat().st_mtime > seconds for file in files if file is not None and file.is_file())
+        return source.list.is_file() and source.list.stat().st_mtime > seconds
     if not source.videos.is_dir():
         return False
     folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]

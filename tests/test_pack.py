@@ -1,6 +1,7 @@
 """Packs: the same JPEGs in a few tar files, and clips that are the same to the last bit."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,11 +19,12 @@ from dataloaders import pack as module
 from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames
 from dataloaders.frame_store import INDEX_DTYPE
 from dataloaders.loader import ClipLoader
-from dataloaders.pack import main, pack, plan_volumes, verify
+from dataloaders.pack import main, pack, verify
 from dataloaders.preprocess import preprocess
 from dataloaders.ready import ensure_frames
 from dataloaders.settings import Settings
 from dataloaders.source import DataSource, with_frames
+from dataloaders.volumes import MOST_VOLUMES, plan_volumes
 from engine.errors import ROOT, UserError
 from network.registry import InputSpec
 from tests.conftest import TOY_SIZE
@@ -183,8 +185,8 @@ def test_packing_again_does_nothing_and_another_data_set_does_not_go_in(toy_fram
 
 def test_a_killed_packing_goes_on_to_the_same_pack(toy_source, toy_frames, toy_pack, tmp_path, capsys):
     output = tmp_path / "packed"
-    code = "import sys, time; from dataloaders import pack; inside = pack._write_volume\n"
-    code += "pack._write_volume = lambda *args: (time.sleep(0.1), inside(*args))[1]; pack.main(sys.argv[1:])"
+    code = "import sys, time; from dataloaders import pack; inside = pack.write_volume\n"
+    code += "pack.write_volume = lambda *args: (time.sleep(0.1), inside(*args))[1]; pack.main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "--frames", toy_frames, "--output", output, "--volume-gb", str(SMALL)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
@@ -324,7 +326,7 @@ def test_many_videos_do_not_make_more_files_than_a_process_may_open(toy_frames):
     rows = manifest.read_manifest(toy_frames)[:1] * 5000
     volumes = plan_volumes(rows, [np.full(20, 1000, np.uint32)] * 5000, 1e-6)
 
-    assert 100 < len(volumes) <= module.MOST_VOLUMES
+    assert 100 < len(volumes) <= MOST_VOLUMES
     assert sum(len(volume.entries) for volume in volumes) == 100_000
 
 
@@ -365,6 +367,34 @@ def test_a_run_that_waited_for_another_leaves_its_pack_alone(toy_frames, tmp_pat
     monkeypatch.setattr(module, "_write_volumes", once(module._write_volumes))
     pack(toy_frames, output, SMALL)
     assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_a_file_that_does_not_read_back_as_it_was_written_is_no_part_of_a_pack(toy_frames, tmp_path, monkeypatch):
+    write = module.write_volume
+
+    def write_to_a_failing_disk(frames, path, volume):
+        written = write(frames, path, volume)
+        with path.open("r+b") as file:
+            file.seek(volume.num_bytes // 2)
+            byte = file.read(1)
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte[0] ^ 1]))
+        return written
+
+    monkeypatch.setattr(module, "write_volume", write_to_a_failing_disk)
+    with pytest.raises(UserError, match="does not read back as it was written: is that disk failing"):
+        pack(toy_frames, tmp_path / "packed", SMALL)
+    assert not list((tmp_path / "packed").glob("*frames-*"))
+
+
+def test_frames_of_another_size_are_named(toy_source, toy_frames, tmp_path):
+    shutil.copytree(toy_frames, tmp_path / "mine-80x60")
+    source = replace(toy_source, frames=tmp_path / "mine")
+    assert module.frames_of(source, TOY_SIZE) == tmp_path / "mine-80x60"
+    with pytest.raises(UserError, match=r"no frames in .*mine, but in .*mine-80x60: name the ones to pack"):
+        module.frames_of(source, None)
+    with pytest.raises(UserError, match="Extract them first"):
+        module.frames_of(replace(source, frames=tmp_path / "other"), None)
 
 
 def once(function):
