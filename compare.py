@@ -16,10 +16,11 @@ from pathlib import Path
 
 from engine.charts import draw_charts
 from engine.checkpoint import find_checkpoint
-from engine.comparison import Group, RunResult, group_runs, printable, read_run
+from engine.comparison import RunResult, printable, read_run
 from engine.console import count
 from engine.drawing import save_picture
 from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.groups import Group, group_runs
 from engine.page import write_page
 from engine.runs import shown, write_whole
 from engine.tables import group_lines, group_markdown, runs_csv

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.comparison import Group, RunResult
+from engine.comparison import RunResult
 from engine.drawing import fitting
+from engine.groups import Group
 from engine.marks import Dot, Line, Mark, Text, to_pixels
 
 WIDTH, HEIGHT = 460, 330  # of one chart

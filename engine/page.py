@@ -9,8 +9,9 @@ from pathlib import Path
 from string import Template
 
 from engine.charts import HEIGHT, WIDTH, cost_chart, curve_chart
-from engine.comparison import Group, RunResult
+from engine.comparison import RunResult
 from engine.console import count
+from engine.groups import Group
 from engine.marks import SERIES, to_svg
 from engine.tables import COLUMNS, LEFT
 

@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from engine.comparison import Group, RunResult
+from engine.comparison import RunResult
+from engine.groups import Group
 
 
 @dataclass(frozen=True)

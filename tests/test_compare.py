@@ -20,9 +20,10 @@ import evaluate
 import mypath
 import train
 from engine.charts import Axis, cost_chart, curve_chart
-from engine.comparison import group_runs, read_run
+from engine.comparison import read_run
 from engine.config import TrainConfig
 from engine.errors import ROOT, UsageError, UserError
+from engine.groups import group_runs
 from engine.marks import Dot, Line, Text
 from engine.tables import COLUMNS
 from network import create_model
@@ -276,6 +277,7 @@ def test_runs_with_other_answers_missing_are_not_compared_by_video(runs):
     (runs / "mc3_10-toy-000" / "test" / "videos.csv").unlink()
     group = only_group(runs)
     assert (group.hard_videos(), group.differences()) == ([], [])
+    assert group.about() == []  # nothing says that the videos are others
 
 
 # charts and page
