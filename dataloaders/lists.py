@@ -98,7 +98,11 @@ def check_files(listed: VideoList, root: Path) -> None:
     hint = f"Paths count from {root}."
     if first is listed.videos[0]:
         hint += " A first line that names the columns says at least path and label."
-    if " " in first.video and not (root / first.video).exists():
+    if re.search(r" \d+$", first.video) and first.label.isdecimal():
+        hint += (
+            " A list of frame folders (path, number of frames, label) is none of videos: give the frames as --frames."
+        )
+    elif " " in first.video and not (root / first.video).exists():
         hint += " A label of several words needs a comma or a tab before it."
     elif "\\" in first.video:
         hint += " Write / between folders."

@@ -112,7 +112,7 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
     extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
     extracted = [folder for folder in extracted if folder.is_dir()]
     if extracted:
-        return replace(source, layout=layout_of(_extracted_names(extracted[0])))
+        return with_lists(replace(source, layout=layout_of(_extracted_names(extracted[0]))))
     if listed:
         raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
     if "/" in name or "\\" in name or name.startswith("."):
@@ -196,13 +196,14 @@ def detect_layout(videos: Path) -> str:
 
 def with_lists(source: DataSource) -> DataSource:
     """The same data set with the folder that really holds its official lists: the one that was named, or one in it;
-    where none is named for HMDB51, which has no rule to do without, one among the videos or beside them."""
+    where none is named for HMDB51, which has no rule to do without, one among the videos, beside them or beside the
+    frames."""
     if source.layout not in ("ucf101", "hmdb51"):
         return source
     if source.splits is not None:
         return replace(source, splits=find_lists(source.layout, source.splits) or source.splits)
     if source.layout == "hmdb51":
-        return replace(source, splits=find_lists("hmdb51", source.videos, source.videos.parent))
+        return replace(source, splits=find_lists("hmdb51", source.videos, source.videos.parent, source.frames.parent))
     return source
 
 

@@ -82,9 +82,10 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
         )
 
     if asked is None and split in OFFICIAL and any(video.given for video in videos):
+        who = "list divides" if source.list else "folders divide"
         notes.append(
-            f"The folders divide these videos; by their names they are of {source.layout}, and its split {split} is "
-            "taken. --split given keeps to the folders."
+            f"The {who} these videos, which by their names are of {source.layout}: its split {split} is taken. "
+            "--split given keeps to what is there."
         )
     if "val" not in parts.values() and val == "auto":
         notes += _hold_out_validation(source, videos, parts)
@@ -103,9 +104,10 @@ def _ucf101_parts(source: DataSource, videos: Sequence[Video], split: str) -> tu
 def _hmdb51_parts(source: DataSource, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
     if source.splits is None:
         raise UserError(
-            f"The splits of HMDB51 are in its list files, and there are none in {source.videos} or beside it. Fetch "
-            "test_train_splits.rar and unpack it (python -m dataloaders.download hmdb51 --lists-only does both), or "
-            "name its folder in mypath.py's 'splits'; without lists: --split random, which keeps films whole."
+            f"The splits of HMDB51 are in its list files, and there are none in {source.videos}, beside it or beside "
+            f"{source.frames}. Fetch test_train_splits.rar and unpack it (python -m dataloaders.download hmdb51 "
+            "--lists-only does both), or name its folder in mypath.py's 'splits'; without lists: --split random, which "
+            "keeps films whole."
         )
     return _listed_parts(source, videos, read_hmdb51_lists(source.splits, split))
 

@@ -153,6 +153,7 @@ def test_classes_that_are_numbers_have_the_order_of_the_numbers(tmp_path):
         ("a.avi run\nno.avi run\nnor.avi run\n", r"line 2: there is no file no.avi \(and 1 more of 3\). Paths"),
         ("clip,verb\na.avi,run\n", "line 1: there is no file clip. .*A first line that names the columns says"),
         ("a.avi air drumming\n", "line 1: there is no file a.avi air. .*A label of several words needs a comma"),
+        ("more/x 300 7\n", "line 1: there is no file more/x 300. .*A list of frame folders .* is none of videos: give"),
         ("more run\n", "line 1: more is a folder. .*--frames"),
         ("a.avi,run\nb.avi\n", "line 2: no label in 'b.avi'. A line is one of: path label"),
         ("a.avi,run,anna,dev\n", "line 1: the split 'dev' is not one of train, val, test"),

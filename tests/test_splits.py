@@ -293,7 +293,7 @@ def test_divided_folders_of_ucf101_have_its_split_1_and_it_is_said():
     ]
     split = split_videos(source, videos)
     assert split.name == "1" and split.videos("test")[0] == "train/Biking/v_Biking_g01_c01.avi"
-    assert len(split.notes) == 1 and "its split 1 is taken. --split given keeps to the folders" in split.notes[0]
+    assert len(split.notes) == 1 and "of ucf101: its split 1 is taken. --split given" in split.notes[0]
     assert split_videos(source, videos, "1").notes == []
     given = split_videos(source, videos, "given")
     assert given.notes == [] and all(video.startswith("test/") for video in given.videos("test"))

@@ -62,6 +62,15 @@ def test_hmdb51_finds_its_lists_among_its_videos_or_beside_them(tmp_path, place)
     assert named.splits == source.splits == tmp_path / place
 
 
+def test_frames_of_hmdb51_without_their_videos_find_the_lists_beside_them(tmp_path):
+    names = [name.removesuffix(".avi") for name in HMDB_NAMES]
+    make_files(tmp_path / "h-frames", *(f"{name}/image_00001.jpg" for name in names))
+    write_hmdb_lists_of(tmp_path / "testTrainMulti_7030_splits")
+    source = find_source("h", {}, ROOT, str(tmp_path / "h-frames"))
+
+    assert source.layout == "hmdb51" and source.splits == tmp_path / "testTrainMulti_7030_splits"
+
+
 def write_hmdb_lists_of(folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("brush_hair", "wave"):
