@@ -61,8 +61,17 @@ def cost_chart(group: Group) -> list[Mark]:
             marks.append(Line([(across, low), (across, high)], number, 2))
         marks.append(Dot(x.at(run.gmacs), y.at(top1), number, 6))
     places = [(x.at(run.gmacs), y.at(values[run.name][0])) for run in shown]
-    for run, (left, up) in zip(shown, _apart(places), strict=True):
-        marks.append(Text(str(group.runs.index(run) + 1), left + 10, up, "text", 13, bold=True))
+    return marks + _labels(group, shown, places)
+
+
+def _labels(group: Group, runs: Sequence[RunResult], places: list[tuple[float, float]]) -> list[Mark]:
+    """Each run's number, right of its place; one that had to give way to another has a line to where it belongs."""
+    marks: list[Mark] = []
+    for run, (x, y), (left, up) in zip(runs, places, _apart(places), strict=True):
+        number = group.runs.index(run)
+        if abs(up - y) > 3:
+            marks.append(Line([(x, y), (left + 10, up)], number))
+        marks.append(Text(str(number + 1), left + 12, up, "text", 13, bold=True))
     return marks
 
 
@@ -93,9 +102,7 @@ def curve_chart(group: Group) -> list[Mark]:
         line = [(x.at(epoch), y.at(top1)) for epoch, top1 in run.curve]
         marks.append(Line(line, number, 2) if len(line) > 1 else Dot(*line[0], number, 3))
     ends = [(x.at(run.curve[-1][0]), y.at(run.curve[-1][1])) for run in shown]
-    for run, (left, up) in zip(shown, _apart(ends), strict=True):
-        marks.append(Text(str(group.runs.index(run) + 1), left + 6, up, "text", 13, bold=True))
-    return marks
+    return marks + _labels(group, shown, ends)
 
 
 def _percent_axis(values: Sequence[float]) -> Axis:

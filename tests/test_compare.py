@@ -308,7 +308,9 @@ def test_a_dot_stands_where_accuracy_and_cost_say_and_its_line_is_the_interval(r
     assert set(dots) == {0, 1} and dots[0].y == dots[1].y
     order = sorted((0, 1), key=lambda number: group.runs[number].gmacs)
     assert dots[order[0]].x < dots[order[1]].x
-    [interval_line] = [mark for mark in marks if isinstance(mark, Line) and isinstance(mark.colour, int)]
+    [interval_line] = [
+        mark for mark in marks if isinstance(mark, Line) and isinstance(mark.colour, int) and mark.width == 2
+    ]
     number = [run.model for run in group.runs].index("r3d_10")
     assert interval_line.colour == number
     (left, down), (right, up) = interval_line.points
