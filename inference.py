@@ -121,20 +121,21 @@ def classify_all(args: argparse.Namespace, recognizer: "Recognizer", sources: So
     def read(video: Path) -> Iterator[tuple]:
         yield evenly_spaced_clips(video, recognizer.input_spec, NUM_CLIPS)
 
-    reading = read_ahead(videos, read, threads=2, waiting=1)
-    for video, found in progress(reading, len(videos), "Recognising", "videos"):
-        try:
-            [clips] = found
-            prediction = recognizer.classify_clips(video, *clips)
+    with read_ahead(videos, read, threads=2, waiting=1) as reading:
+        for video, found in progress(reading, len(videos), "Recognising", "videos"):
+            try:
+                [clips] = found
+                prediction = recognizer.classify_clips(video, *clips)
+            except UserError as error:
+                refused.append(error)
+                if table:
+                    table.refuse(video, error)
+                continue
             if table:
                 table.add(prediction)
             else:
                 label, (_, probability) = prediction.label(args.threshold), prediction.top(1)[0]
                 print(f"{shown(video)}: {label} {100 * probability:.1f} %", flush=True)
-        except UserError as error:
-            refused.append(error)
-            if table:
-                table.refuse(video, error)
     if table:
         table.close()
         print(f"-> {shown(args.csv)}")

@@ -144,8 +144,8 @@ def read_videos(videos: Sequence[tuple[Path, Described]], describer: Describer, 
     def read(item: tuple[Path, Described]) -> Iterable:
         return cut_windows(item[0], describer.spec, STEP)
 
-    reading = read_ahead(videos, read, args.workers, waiting=2 * args.batch_size)
-    return sum(1 for _, clips in reading for _ in clips)
+    with read_ahead(videos, read, args.workers, waiting=2 * args.batch_size) as reading:
+        return sum(1 for _, clips in reading for _ in clips)
 
 
 def read_frames(frame_set: FrameSet, describer: Describer, args: argparse.Namespace) -> int:

@@ -127,21 +127,21 @@ def describe_videos(
         except UserError as error:
             yield error
 
-    reading = read_ahead(todo, read, workers, waiting=2 * batch_size)
-    for (_, entry), clips in watch(reading, len(todo)):
-        video = Pending(entry)
-        for clip in clips:
-            if isinstance(clip, UserError):
-                refused.append(clip)
-                writer.refuse(entry.video, str(clip))
-                break
-            batch.append((video, clip))
-            video.num_windows += 1
-            if len(batch) == batch_size:
-                flush()
-        else:
-            video.is_read = True
-            settle(video)
+    with read_ahead(todo, read, workers, waiting=2 * batch_size) as reading:
+        for (_, entry), clips in watch(reading, len(todo)):
+            video = Pending(entry)
+            for clip in clips:
+                if isinstance(clip, UserError):
+                    refused.append(clip)
+                    writer.refuse(entry.video, str(clip))
+                    break
+                batch.append((video, clip))
+                video.num_windows += 1
+                if len(batch) == batch_size:
+                    flush()
+            else:
+                video.is_read = True
+                settle(video)
     flush()
     return refused
 

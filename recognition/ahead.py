@@ -3,6 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
 from queue import Full, Queue
 from typing import TypeVar
 
@@ -10,39 +12,38 @@ Item = TypeVar("Item")
 Piece = TypeVar("Piece")
 
 
+@contextmanager
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item], Iterable[Piece]], threads: int, waiting: int
-) -> Iterator[tuple[Item, Iterator[Piece]]]:
+) -> Iterator[Iterator[tuple[Item, Iterator[Piece]]]]:
     """Each item, in order, with the pieces that read(item) gives; the next items are read by threads meanwhile.
 
     waiting: how many pieces of an item may lie there unread, so that a video of hours takes no more memory than one of
     minutes. What read raises is raised where the pieces are iterated over. Pieces must be taken before the next item
-    is; those that were not are left out.
+    is; those that were not are left out. After the with statement no thread is left, however it ended.
     """
     ahead: deque[tuple[Item, _Reading]] = deque()
+
+    def in_order() -> Iterator[tuple[Item, Iterator[Piece]]]:
+        left = iter(items)
+        while True:
+            for item in islice(left, threads + 1 - len(ahead)):
+                ahead.append((item, _Reading(waiting)))
+                pool.submit(ahead[-1][1].fill, read, item)
+            if not ahead:
+                return
+            item, reading = ahead[0]
+            yield item, reading.pieces()
+            reading.is_wanted = False  # its thread may still wait for room
+            ahead.popleft()
+
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for item in items:
-                reading = _Reading(waiting)
-                pool.submit(reading.fill, read, item)
-                ahead.append((item, reading))
-                if len(ahead) > threads:
-                    yield from _first(ahead)
-            while ahead:
-                yield from _first(ahead)
+            yield in_order()
         finally:
             for _, reading in ahead:
                 reading.is_wanted = False
             pool.shutdown(cancel_futures=True)
-
-
-def _first(ahead: deque) -> Iterator[tuple[Item, Iterator[Piece]]]:
-    item, reading = ahead[0]
-    try:
-        yield item, reading.pieces()
-    finally:
-        reading.is_wanted = False  # its thread may still wait for room
-        ahead.popleft()
 
 
 class _Reading:
