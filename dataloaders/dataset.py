@@ -201,7 +201,7 @@ class ClipSource:
             if image.shape != (height, width, 3):
                 raise UserError(
                     f"The frame {self.store.place(row, index)} is {image.shape[1]}x{image.shape[0]}, not "
-                    f"{width}x{height} as the manifest says. {self.store.advice}"
+                    f"{width}x{height} as the manifest says. {self.store.advice(row)}"
                 )
             yield image
 

@@ -19,6 +19,10 @@ from dataloaders.manifest import VideoRow
 from engine.errors import UserError
 
 REDO = "Delete its folder (or the whole frames folder), and preprocess again."
+REMAKE = (
+    "Make its video's frames again with the program that made them; or delete their folder, and manifest.csv, which is "
+    "then made anew without it."
+)
 REPACK = "Copy the pack anew, or delete its folder and pack again; python -m dataloaders.pack --verify DIR checks one."
 
 PACK_NAME = "pack.json"  # written last: where it is, the pack is whole
@@ -40,8 +44,7 @@ class FrameStore(Protocol):
         """Where a frame lies, for a message."""
         ...
 
-    @property
-    def advice(self) -> str:
+    def advice(self, row: VideoRow) -> str:
         """What to do about a frame that is not as it should be."""
         ...
 
@@ -60,33 +63,39 @@ def read_frames(store: FrameStore, row: VideoRow, indices: Sequence[int]) -> Ite
     for index, content in zip(indices, store.read(row, indices), strict=True):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if len(content) else None
         if image is None:
-            raise UserError(f"The frame {store.place(row, index)} is damaged. {store.advice}")
+            raise UserError(f"The frame {store.place(row, index)} is damaged. {store.advice(row)}")
         yield image
 
 
 class FrameFolders:
     """<frames>/<folder of the video>/00001.jpg"""
 
-    advice = REDO
-
     def __init__(self, frames: Path):
         self.frames = frames
+
+    def advice(self, row: VideoRow) -> str:
+        return redo(row)
 
     def read(self, row: VideoRow, indices: Sequence[int]) -> Iterator[bytes]:
         folder = os.path.join(self.frames, row.folder)  # noqa: PTH118 (pathlib takes as long as reading does)
         for index in indices:
-            yield read_file(f"{folder}{os.sep}{row.frame_name(index)}")
+            yield read_file(f"{folder}{os.sep}{row.frame_name(index)}", row)
 
     def place(self, row: VideoRow, index: int) -> str:
         return str(self.frames / row.folder / row.frame_name(index))
 
 
-def read_file(path: str) -> bytes:
+def redo(row: VideoRow) -> str:
+    """What to do about a frame that is missing or damaged."""
+    return REDO if row.quality else REMAKE
+
+
+def read_file(path: str, row: VideoRow) -> bytes:
     """A frame's file. A third of the time of np.fromfile, which asks the file system more often."""
     try:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except FileNotFoundError as error:
-        raise UserError(f"The frame {path} is missing, though the manifest lists it. {REDO}") from error
+        raise UserError(f"The frame {path} is missing, though the manifest lists it. {redo(row)}") from error
     try:
         parts = []
         while part := os.read(file, 1 << 18):
@@ -103,8 +112,6 @@ class PackedFrames:
     manifest of another pack can not give another frame.
     """
 
-    advice = REPACK
-
     def __init__(self, frames: Path, rows: Sequence[VideoRow]):
         self.frames = frames
         self.pack = read_pack(frames)
@@ -113,6 +120,9 @@ class PackedFrames:
         self.starts = dict(zip([row.folder for row in rows], starts.tolist(), strict=True))
         self.num_frames = int(lengths.sum())
         self._open()
+
+    def advice(self, row: VideoRow) -> str:
+        return REPACK
 
     def _open(self) -> None:
         self.index = read_index(self.frames, self.num_frames)

@@ -34,6 +34,7 @@ from dataloaders.frame_store import (
     is_packed,
     read_index,
     read_pack,
+    redo,
 )
 from dataloaders.locks import only_one_run
 from dataloaders.manifest import VideoRow
@@ -191,7 +192,7 @@ def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
         sizes = [found.get(row.frame_name(index), 0) for index in range(row.num_frames)]
         if 0 in sizes:
             path = frames / row.folder / row.frame_name(sizes.index(0))
-            raise UserError(f"The frame {path} is {'empty' if path.exists() else 'missing'}. Preprocess again first.")
+            raise UserError(f"The frame {path} is {'empty' if path.exists() else 'missing'}. {redo(row)}")
         return np.array(sizes, np.uint32)
 
     with ThreadPoolExecutor(READERS) as pool:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.frame_store import INDEX_DTYPE, TAR_BLOCK, read_file, volume_name
+from dataloaders.frame_store import INDEX_DTYPE, TAR_BLOCK, read_file, redo, volume_name
 from dataloaders.manifest import VideoRow
 from engine.errors import UserError
 
@@ -103,7 +103,7 @@ def _read_videos(frames: Path, rows: Sequence[VideoRow]) -> Iterator[tuple[Video
     """The JPEGs of each video, read a few videos ahead."""
 
     def read(row: VideoRow) -> list[bytes]:
-        return [read_file(str(frames / row.folder / row.frame_name(index))) for index in range(row.num_frames)]
+        return [read_file(str(frames / row.folder / row.frame_name(index)), row) for index in range(row.num_frames)]
 
     pool = ThreadPoolExecutor(READERS, thread_name_prefix="pack")
     ahead: deque = deque()
@@ -130,4 +130,4 @@ def _check_frame(frames: Path, row: VideoRow, index: int, content: bytes, planne
     else:  # other programs may write PNG, or more behind the picture
         is_whole = content.startswith((JPEG, PNG))
     if not is_whole:
-        raise UserError(f"The frame {path} is damaged. Preprocess again first.")
+        raise UserError(f"The frame {path} is damaged. {redo(row)}")

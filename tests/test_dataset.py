@@ -273,7 +273,7 @@ def test_only_the_frames_of_the_clip_are_read(toy_set, monkeypatch):
     """Trap 11: all frames of a video loaded to use 16."""
     read = []
     inside = frame_store.read_file
-    monkeypatch.setattr(frame_store, "read_file", lambda path: read.append(path) or inside(path))
+    monkeypatch.setattr(frame_store, "read_file", lambda path, row: read.append(path) or inside(path, row))
 
     load(TrainDataset(toy_set, SPEC), 0)
 
@@ -341,6 +341,27 @@ def test_frames_made_elsewhere_are_adopted_and_resized(tmp_path):
         clips, _, _ = load(dataset, position)
         assert [frames_of(clip) for clip in clips] == [list(range(start, start + 16, 2)) for start in (0, 5)]
     assert manifest.is_complete(tmp_path / "frames")  # indexed once
+
+
+@pytest.mark.parametrize("damage", ["missing", "text"])
+def test_a_bad_frame_made_elsewhere_is_not_to_be_preprocessed_again(tmp_path, damage):
+    for name in ("run/a", "walk/b"):
+        (tmp_path / name).mkdir(parents=True)
+        for index in range(20):
+            cv2.imwrite(str(tmp_path / name / f"{index}.jpg"), frame_naming(index)[..., ::-1])
+    source = DataSource("mine", tmp_path, tmp_path, frames_given=True)
+    frame_set = open_frames(source, SPEC, "random")
+    (tmp_path / "run/a/7.jpg").unlink() if damage == "missing" else (tmp_path / "run/a/7.jpg").write_text("no picture")
+    with pytest.raises(
+        UserError, match="run/a/7.jpg is (missing|damaged).* Make its video's frames again with"
+    ) as error:
+        list(frame_set.read_frames(frame_set.rows[0], [7]))
+    assert "reprocess" not in str(error.value)
+
+    shutil.rmtree(tmp_path / "run/a")  # as it says
+    (tmp_path / manifest.NAME).unlink()
+    (tmp_path / "run").rmdir()
+    assert [row.video for row in open_frames(source, SPEC, "random").rows] == ["walk/b"]
 
 
 def test_a_rate_that_nobody_knows_is_said_where_the_model_asks_for_one(tmp_path, toy_set, capsys):

@@ -40,7 +40,7 @@ def test_cached_clips_are_the_same_and_no_frame_is_decoded_twice(toy_set, monkey
     expected = [samples(dataset, 0, 4) for dataset in plain]
     decoded = Counter()
     inside = frame_store.read_file
-    monkeypatch.setattr(frame_store, "read_file", lambda path: decoded.update([path]) or inside(path))
+    monkeypatch.setattr(frame_store, "read_file", lambda path, row: decoded.update([path]) or inside(path, row))
 
     for dataset, expected_samples in zip(plain, expected, strict=True):
         dataset.keep_decoded()
@@ -91,7 +91,7 @@ def test_a_damaged_frame_is_an_error_each_time_it_is_asked_for(toy_set, monkeypa
     dataset.keep_decoded()
     out = np.empty(dataset.clip_shape, np.uint8)
     with monkeypatch.context() as patch:
-        patch.setattr(frame_store, "read_file", lambda path: b"\xff\xd8 no picture")
+        patch.setattr(frame_store, "read_file", lambda path, row: b"\xff\xd8 no picture")
         for _ in range(2):
             with pytest.raises(UserError, match="The frame .* is damaged"):
                 dataset.load(0, 0, out)

@@ -232,9 +232,8 @@ def test_a_bad_frame_is_found_when_it_is_packed(toy_frames, tmp_path, damage):
     if damage != "missing":
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"no picture"}[damage])
 
-    with pytest.raises(
-        UserError, match=f"The frame {path} is {damage if damage in ('missing', 'empty') else 'damaged'}"
-    ):
+    what = damage if damage in ("missing", "empty") else "damaged"
+    with pytest.raises(UserError, match=f"The frame {path} is {what}. Delete its folder .*, and preprocess again"):
         pack(frames, tmp_path / "packed")
 
 
