@@ -112,7 +112,7 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
     extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
     extracted = [folder for folder in extracted if folder.is_dir()]
     if extracted:
-        return with_lists(replace(source, layout=layout_of(_extracted_names(extracted[0]))))
+        return _with_layout_of_frames(source, extracted[0])
     if listed:
         raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
     if "/" in name or "\\" in name or name.startswith("."):
@@ -207,10 +207,16 @@ def with_lists(source: DataSource) -> DataSource:
     return source
 
 
-def _extracted_names(frames: Path) -> list[str]:
+def _with_layout_of_frames(source: DataSource, frames: Path) -> DataSource:
+    """Where nothing but the frames is left. A list that said its split has left that in the manifest."""
     if (frames / manifest.NAME).is_file():
-        return [Path(row.video).stem for row in manifest.read_manifest(frames)]
-    return [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
+        rows = manifest.read_manifest(frames)
+        if source.list is not None and any(row.given for row in rows):
+            return source
+        names = [Path(row.video).stem for row in rows]
+    else:
+        names = [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
+    return with_lists(replace(source, layout=layout_of(names)))
 
 
 def find_videos(source: DataSource, empty_too: bool = False) -> list[SourceVideo]:

@@ -324,6 +324,23 @@ def test_a_pack_has_the_labels_groups_and_splits_that_its_list_has_now(own_list,
         assert np.array_equal(images[row.video], next(iter(folders.read_frames(row, [0]))))
 
 
+def test_frames_whose_list_is_gone_keep_its_split(tmp_path):
+    lines = []
+    for number, part in enumerate(("train", "val", "test", "train")):
+        for label, name in enumerate(("Biking", "Diving")):
+            path = f"v_{name}_g{number + 1:02d}_c01.avi"  # UCF101's names, divided in another way
+            write_naming_video(tmp_path / path, 6, label)
+            lines.append(f"{path},{name},,{part}")
+    address = write_list(tmp_path, "\n".join(lines))
+    ensure_frames(find_source(address, {}, ROOT), TOY_SIZE)
+    before = open_frames(find_source(address, {}, ROOT), SPEC)
+    Path(address).unlink()
+
+    after = open_frames(find_source(address, {}, ROOT), SPEC)
+    assert before.split.name == after.split.name == "given" and before.split.hash == after.split.hash
+    assert [row.group for row in before.rows] == [row.group for row in after.rows]
+
+
 def test_groups_given_in_mypath_after_the_extraction_hold(own_list):
     own_list.write_text("".join(f"{line.rsplit(',', 2)[0]}\n" for line in own_list.read_text().splitlines()[1:]))
     for person in ("anna", "ben", "carl"):
