@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -335,36 +336,38 @@ def test_nothing_half_written_stays_after_a_failure(recognizer, video, tmp_path,
     assert (tmp_path / "out.mp4").read_bytes() == b"of an earlier run"
 
 
-@pytest.fixture
-def small_disk():
-    """A file of this process may have so many bytes: writing more fails as on a full disk."""
+@contextmanager
+def small_disk(size):
+    """A file of this process may have so many bytes: writing more fails as on a full disk. Not longer than it must,
+    since the tests' own output may be a file, too."""
     resource = pytest.importorskip("resource")  # not on Windows
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("output", ["out.mp4", "out.mkv", "out.gif"])
-def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(
-    checkpoint, tmp_path, capsys, monkeypatch, small_disk, output
-):
+def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch, output):
     source = make_video(tmp_path / "clip.mp4", 60)
-    small_disk(4000)
     argv = [source, "--checkpoint", checkpoint, "--output", tmp_path / output]
-    status, _, err = run(argv, capsys, monkeypatch)
+    with small_disk(4000):
+        status, _, err = run(argv, capsys, monkeypatch)
     assert status == 1 and err == f"{tmp_path / output} cannot be written: File too large.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_a_table_that_cannot_be_written_ends_the_run(checkpoint, tmp_path, capsys, monkeypatch, small_disk):
+def test_a_table_that_cannot_be_written_ends_the_run(checkpoint, tmp_path, capsys, monkeypatch):
     (tmp_path / "in").mkdir()
     for number in range(8):
         make_video(tmp_path / f"in/{number}.mp4", 12)
     (tmp_path / "in/broken.mp4").write_text("no video")
-    small_disk(500)
     argv = [tmp_path / "in", "--checkpoint", checkpoint, "--csv", tmp_path / "a.csv"]
     threads = threading.active_count()
-    status, _, err = run(argv, capsys, monkeypatch)
+    with small_disk(500):
+        status, _, err = run(argv, capsys, monkeypatch)
     assert status == 1 and err == f"{tmp_path / 'a.csv'} cannot be written: File too large.\n"
     assert threading.active_count() == threads, "none is left that would keep the program"
     assert not (tmp_path / "a.csv").exists()
