@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import cv2  # noqa: F401  # isort: skip  before av: the X libraries that PyAV brings, loaded first, make a window of OpenCV hang
 import av
 import numpy as np
 import torch

@@ -15,9 +15,18 @@ def same_file(left: Path, right: Path) -> bool:
     return left.exists() and right.exists() and left.samefile(right)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name; None where there is none, or where it may not be looked at."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 def check_writable(path: Path) -> None:
     """Makes the folder and tries to create a file in it."""
-    if path.is_dir():
+    if identity(path) and path.is_dir():
         raise UsageError(f"{shown(path)} is a folder, and a file is to be written there. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

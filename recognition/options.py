@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.arguments import positive
 from engine.errors import UsageError
 from network.weights import known_weights, model_named_by
-from recognition.files import check_writable, shown
+from recognition.files import check_writable, identity, shown
 from recognition.prediction import TOP
 from recognition.sources import Sources
 from recognition.video_writer import FORMATS, check_codecs, video_format
@@ -125,9 +125,9 @@ def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoint: Path | 
     if checkpoint:
         read.append(checkpoint)
 
-    identities = {(stat.st_dev, stat.st_ino) for stat in (path.stat() for path in read if path.exists())}
+    identities = {identity(path) for path in read} - {None}
     for path in written:
-        if path.exists() and (path.stat().st_dev, path.stat().st_ino) in identities:
+        if identity(path) in identities:
             raise UsageError(f"{shown(path)} would be written over, and it is read here. Choose another name.")
     if len({path.absolute() for path in written}) < len(written):
         raise UsageError(f"--output, --json and --csv need names of their own; {shown(written[-1])} is there twice.")

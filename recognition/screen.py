@@ -1,6 +1,7 @@
 """A window on the screen, through OpenCV."""
 
 import os
+import subprocess
 import sys
 import time
 
@@ -13,11 +14,18 @@ KEYS = (ord("q"), 27)  # q and Esc close the window
 
 
 def check_screen() -> None:
-    """Raises UserError where no window can be opened. Asked for first: without a display Qt ends the program."""
+    """Raises UserError where no window can be opened."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise UserError("--show needs a screen, and there is none (DISPLAY is not set). Use --output FILE instead.")
     if "NONE" in _gui():
         raise UserError("--show needs an OpenCV that opens windows. Do: pip install opencv-python")
+    try:  # in a process of its own: where the screen does not answer, Qt ends the process or waits for ever
+        subprocess.run(
+            [sys.executable, "-c", "import cv2; cv2.namedWindow('check')"], check=True, capture_output=True, timeout=30
+        )
+    except subprocess.SubprocessError as error:
+        screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or "it"
+        raise UserError(f"--show needs a screen, and {screen} opens no window. Use --output FILE instead.") from error
 
 
 def _gui() -> str:

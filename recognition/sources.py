@@ -1,5 +1,6 @@
 """What SOURCE can name: a file, a folder of videos, a camera, a stream; and videos opened with messages that help."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,15 +39,27 @@ def find_sources(names: Sequence[str]) -> Sources:
     videos, from_folder = [], False
     for name in names:
         path = Path(name)
-        if not path.is_dir():
+        if not _is_folder(path):
             videos.append((path, Path(path.name)))
             continue
         from_folder = True
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _may_be_video(file.relative_to(path)))
+        files = (Path(folder) / name for folder, _, names in os.walk(path, onerror=_unreadable) for name in names)
+        found = sorted(file for file in files if file.is_file() and _may_be_video(file.relative_to(path)))
         if not found:
             raise UserError(f"There is no video in the folder {shown(path)} (hidden files do not count).")
         videos += [(file, file.relative_to(path)) for file in found]
     return Sources(videos, from_folder=from_folder)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # what is above it may not be entered; said when it is opened
+        return False
+
+
+def _unreadable(error: OSError) -> None:
+    raise UserError(f"The folder {shown(error.filename)} cannot be read: {error.strerror}.") from error
 
 
 def is_live(name: str) -> bool:
@@ -60,8 +73,12 @@ def _may_be_video(relative: Path) -> bool:
 @contextmanager
 def open_video(path: Path) -> Iterator[VideoReader]:
     """An open video. What is wrong with it, found now or while it is read, becomes a UserError with its name."""
-    if not path.exists():
-        raise UserError(f"There is no file {shown(path)}.")
+    try:
+        path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {shown(path)}.") from error
+    except OSError as error:  # a folder above it may not be entered
+        raise UserError(f"{shown(path)} cannot be read: {error.strerror}.") from error
     if not path.is_file():
         raise UserError(
             f"{shown(path)} is {'a folder' if path.is_dir() else 'no regular file'}. Here a video file is needed."

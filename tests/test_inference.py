@@ -612,6 +612,17 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_work(checkpoint, vid
     assert status == 1 and err.endswith("out.mp4 cannot be written: Permission denied. Choose another folder.\n")
 
 
+@pytest.mark.skipif(os.geteuid() == 0 if hasattr(os, "geteuid") else True, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(checkpoint, video, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in/closed").mkdir(parents=True)
+    (tmp_path / "in/clip.mp4").write_bytes(video.read_bytes())
+    (tmp_path / "in/closed").chmod(0)
+    status, _, err = run([tmp_path / "in", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and err == f"The folder {tmp_path / 'in/closed'} cannot be read: Permission denied.\n"
+    status, _, err = run([tmp_path / "in/closed/x.mp4", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and err == f"{tmp_path / 'in/closed/x.mp4'} cannot be read: Permission denied.\n"
+
+
 def test_the_library_refuses_to_write_over_its_source(recognizer, video):
     with pytest.raises(UsageError, match="would be written over"):
         annotate(video, recognizer.predict(video), video)

@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
@@ -14,7 +16,7 @@ import torch
 import torch.nn as nn
 
 from dataloaders.dataset import EvalDataset, open_frames
-from engine.errors import UserError
+from engine.errors import ROOT, UserError
 from inference import Recognizer
 from network import create_model, input_spec, list_models
 from network.freezing import Freezable
@@ -487,6 +489,23 @@ def test_without_a_screen_show_says_so(checkpoint, video, capsys, monkeypatch): 
     with pytest.raises(UserError):
         check_screen()
     assert "DISPLAY" not in os.environ
+
+
+@pytest.mark.skipif(not shutil.which("Xvfb"), reason="needs a screen, if only in memory")
+def test_show_opens_a_window_and_closes_it(checkpoint, video):  # noqa: F811
+    """In a process of its own, as a user starts it: what is imported first decides whether OpenCV's window hangs."""
+    reading, writing = os.pipe()
+    screen = subprocess.Popen(["Xvfb", "-displayfd", str(writing)], pass_fds=[writing], stderr=subprocess.DEVNULL)
+    try:
+        display = f":{os.read(reading, 20).decode().strip()}"
+        argv = [sys.executable, "inference.py", str(video), "--checkpoint", str(checkpoint), "--show"]
+        done = subprocess.run(argv, capture_output=True, timeout=120, env={**os.environ, "DISPLAY": display}, cwd=ROOT)
+        assert done.returncode == 0 and b" window" in done.stdout, done
+    finally:
+        screen.kill()
+        screen.wait()
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "DISPLAY": display}, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and f"{display} opens no window" in done.stderr
 
 
 def test_a_diverged_network_is_an_error(tmp_path, video):  # noqa: F811
