@@ -15,7 +15,7 @@ demo: $(READY)
 	@$(VENV)/bin/python demo.py
 
 test: $(READY)
-	@$(VENV)/bin/python -m pytest
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY) $(KERAS)/.installed
 	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m slow

@@ -33,6 +33,12 @@ SETTINGS = {"dataset": "toy", "epochs": 2, "batch_size": 6, "crop_size": 32, "cl
 PATHS = ("best.pth", "config.json", "metrics.jsonl", "test.json", "test/videos.csv")
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch) -> None:
+    """Tables are as wide as the terminal, and where tests run in several processes there is none."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, toy_source, toy_frames) -> Path:
     """Two runs of two networks on the toy data set, trained and tested: <folder>/r3d_10-toy-000, mc3_10-toy-000."""
