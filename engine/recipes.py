@@ -1,6 +1,6 @@
 """Settings that go together, as --recipe NAME. What the command line says wins over them, they over the model's own.
 
-docs/training.md says what each of them brought when it was measured.
+docs/training.md says what is measured of them, and what is not yet.
 """
 
 from engine.errors import UsageError
