@@ -148,7 +148,7 @@ def _decode_into(
     try:
         for way in _ways(video, every, fps):
             num_frames = num_bytes = 0
-            stored = last = None
+            stored = last = pixels = None
             try:
                 with VideoReader(video) as reader:
                     for frame in way(reader, alive):
@@ -157,7 +157,9 @@ def _decode_into(
                             stored = stored_size(size, reader.width, reader.height)
                         if frame is not last:
                             # BGR, as cv2 encodes it; the resize that Caffe's C3D used
-                            pixels = cv2.resize(to_array(frame, "bgr24"), stored, interpolation=cv2.INTER_LINEAR)
+                            pixels = cv2.resize(
+                                to_array(frame, "bgr24"), stored, dst=pixels, interpolation=cv2.INTER_LINEAR
+                            )
                             last = frame
                         num_frames += 1
                         num_bytes += folder.add(num_frames, pixels, parameters)

@@ -47,6 +47,7 @@ class Extractor:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.process: subprocess.Popen | None = None
+        self.watch: Watch | None = None  # over the process, as long as it lives
         self.killed = False
 
     def extract(self, video: Path, folder: Path, known: Path | None = None, **settings) -> Extracted:
@@ -55,17 +56,17 @@ class Extractor:
         if self.process is None or self.process.poll() is not None:  # it may have died while it was idle
             self.close()
             self.start()
-        with Watch(self.process, self.limits, video) as watch:
+        with self.watch.over(video):
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.write(
                     json.dumps({"video": video, "folder": folder, "known": known, **settings}, default=str) + "\n"
                 )
                 self.process.stdin.flush()
             while (answer := self.process.stdout.readline()) == ".\n":
-                watch.alive()
+                self.watch.alive()
         if not answer.endswith("\n"):
             last_words = self._last_words()  # waits until it is dead, so that no other job is given to it
-            return Extracted(refused=watch.reason or f"the decoder crashed on it ({last_words})")
+            return Extracted(refused=self.watch.reason or f"the decoder crashed on it ({last_words})")
         answer = json.loads(answer)
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])
@@ -81,6 +82,7 @@ class Extractor:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            self.watch.end()
             with contextlib.suppress(BrokenPipeError):  # a job that it never read
                 self.process.stdin.close()
             self.process.stdout.close()
@@ -99,6 +101,7 @@ class Extractor:
             env={**os.environ, **KEEP_MEMORY},
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its workers
         )
+        self.watch = Watch(self.process, self.limits)
         if self.killed:
             self.process.kill()
         if self.process.stdout.readline() != "ready\n":
@@ -114,41 +117,57 @@ class Extractor:
 
 
 class Watch:
-    """While a video is extracted: kills the worker when a limit is passed, and has the reason."""
+    """Kills a worker when the video that it is at passes a limit, and has the reason. One thread for all its videos:
+    starting one for each would keep the worker waiting."""
 
-    def __init__(self, process: subprocess.Popen, limits: Limits, video: Path):
+    def __init__(self, process: subprocess.Popen, limits: Limits):
         self.process, self.limits = process, limits
-        self.num_bytes = video.stat().st_size if video.exists() else 0
         self.reason = ""
-        self.start = self.last = time.monotonic()
-        self.done = threading.Event()
+        self.is_over = False  # a video
+        self.lock = threading.Lock()  # so that it is not the next video which is cut off
+        self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+
+    @contextlib.contextmanager
+    def over(self, video: Path) -> Iterator[None]:
+        """While this video is extracted."""
+        with self.lock:
+            self.num_bytes = video.stat().st_size if video.exists() else 0
+            self.start = self.last = time.monotonic()
+            self.is_over = True
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.is_over = False
 
     def alive(self) -> None:
         self.last = time.monotonic()
 
-    def __enter__(self) -> "Watch":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.done.set()
+    def end(self) -> None:
+        self.ended.set()
         self.thread.join()
 
     def _watch(self) -> None:
-        longest = self.limits.seconds_for(self.num_bytes)
-        while not self.done.wait(min(1.0, self.limits.stall / 4, longest / 4)):
-            now = time.monotonic()
-            if now - self.last > self.limits.stall:
-                self.reason = f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}"
-            elif now - self.start > longest:
-                self.reason = (
-                    f"it was not done after {duration(longest)}, which is more than any whole video of "
-                    f"{gigabytes(self.num_bytes)} takes"
-                )
-            if self.reason:
-                self.process.kill()
-                return
+        while not self.ended.wait(min(1.0, self.limits.stall / 4, self.limits.seconds / 4)):
+            with self.lock:
+                self.reason = self._limit_passed() if self.is_over else ""
+                if self.reason:
+                    self.process.kill()
+                    self.process.wait()  # so that no other job is given to it
+                    return
+
+    def _limit_passed(self) -> str:
+        now, longest = time.monotonic(), self.limits.seconds_for(self.num_bytes)
+        if now - self.last > self.limits.stall:
+            return f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}"
+        if now - self.start > longest:
+            return (
+                f"it was not done after {duration(longest)}, which is more than any whole video of "
+                f"{gigabytes(self.num_bytes)} takes"
+            )
+        return ""
 
 
 @dataclass(frozen=True)

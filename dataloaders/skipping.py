@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 import av
 from av.bitstream import BitStreamFilterContext
 
-from dataloaders.mpeg4 import B_PICTURE, read_pictures
+from dataloaders.mpeg4 import B_PICTURE, PICTURE_START, read_kinds
 from dataloaders.sampling import Irregular
 from dataloaders.video import VideoReader
 
-PICTURE_START = b"\x00\x00\x01\xb6"
 SMALL = 16  # bytes; more than a picture that is not coded has
 MOST_BYTES = 256 << 20  # of a file whose packets are held in memory
 
@@ -28,21 +27,26 @@ def wanted_frames(reader: VideoReader, wanted: Callable[[int], bool]) -> Iterato
     decoder = reader.stream.codec_context
     if decoder.name != "mpeg4" or reader.path.stat().st_size > MOST_BYTES:
         raise Irregular
-    packets = _one_picture_each(reader)
-    kinds = [picture.kind for picture in read_pictures(decoder.extradata or b"", [bytes(packet) for packet in packets])]
+    packets, contents = _one_picture_each(reader)
+    kinds = read_kinds(decoder.extradata or b"", contents)
     places = _places_shown(kinds)
-    skipped = [kind == B_PICTURE and not wanted(place) for kind, place in zip(kinds, places, strict=True)]
-    expected = sorted((number for number, skip in enumerate(skipped) if not skip), key=places.__getitem__)
+    is_shown_b = [kind == B_PICTURE and wanted(place) for kind, place in zip(kinds, places, strict=True)]
+    decoded = [number for number, kind in enumerate(kinds) if kind != B_PICTURE or is_shown_b[number]]
+    expected = sorted(decoded, key=places.__getitem__)
 
     num_frames = 0
+    decoder.skip_frame = "NONREF"  # the decoder then passes over B-frames, and over nothing else
     for number, packet in enumerate([*packets, None]):
         if packet is not None:
-            decoder.skip_frame = "NONREF" if skipped[number] else "DEFAULT"
+            if is_shown_b[number]:
+                decoder.skip_frame = "DEFAULT"
             packet.pts = packet.dts = number  # so that a frame says which packet it was
         try:
             frames = decoder.decode(packet)
         except av.error.FFmpegError as error:
             raise Irregular from error
+        if packet is not None and is_shown_b[number]:
+            decoder.skip_frame = "NONREF"
         for frame in frames:
             if num_frames == len(expected) or frame.pts != expected[num_frames] or frame.is_corrupt:
                 raise Irregular
@@ -52,33 +56,44 @@ def wanted_frames(reader: VideoReader, wanted: Callable[[int], bool]) -> Iterato
         raise Irregular
 
 
-def _one_picture_each(reader: VideoReader) -> list[av.Packet]:
-    """The packets, each with one picture. AVI cannot store pictures in another order than they are shown, so DivX and
-    XviD put a P- and a B-frame into one packet; behind that, and behind the B-frames that follow, stands a packet of a
-    few bytes, a picture that is not coded.
+def _one_picture_each(reader: VideoReader) -> tuple[list[av.Packet], list[bytes]]:
+    """The packets, each with one picture, and what they hold. AVI cannot store pictures in another order than they are
+    shown, so DivX and XviD put a P- and a B-frame into one packet; behind that, and behind the B-frames that follow,
+    stands a packet of a few bytes, a picture that is not coded.
 
     I  PB  B  -  PB  -      becomes      I  P  B  B  P  B
     """
     filter_ = BitStreamFilterContext("mpeg4_unpack_bframes", reader.stream)
-    packets, num_packed, is_owing = [], 0, False
+    packets, contents = [], []
+    owed = None  # the B-frame that comes out with the next packet
     for packet in reader.packets():
-        if packet.size:
-            content = bytes(packet)
-            num_pictures = content.count(PICTURE_START)
-            if packet.is_corrupt or packet.is_discard or not 1 <= num_pictures <= 2:
+        if not packet.size:
+            continue
+        content = bytes(packet)
+        if packet.is_corrupt or packet.is_discard:
+            raise Irregular
+        unpacked = filter_.filter(packet)
+        if len(unpacked) != 1:
+            raise Irregular
+        size = unpacked[0].size
+        if owed is not None:
+            contents.append(owed)
+            owed = content if len(content) > SMALL else None
+            if content.count(PICTURE_START) != 1 or (owed and not _is_b_frame(owed)):
                 raise Irregular
-            if is_owing:
-                if num_pictures != 1 or (packet.size > SMALL and not _is_b_frame(content)):
-                    raise Irregular
-                is_owing = packet.size > SMALL
-            else:
-                is_owing = num_pictures == 2
-            num_packed += 1
-            packets += filter_.filter(packet)
-    packets += filter_.filter(None)
-    if reader.num_damaged or len(packets) != num_packed:
+        elif size < len(content):  # it is cut before the second picture
+            contents.append(content[:size])
+            owed = content[size:]
+            if owed.count(PICTURE_START) != 1:
+                raise Irregular
+        else:
+            contents.append(content)
+        if size != len(contents[-1]):
+            raise Irregular
+        packets += unpacked
+    if reader.num_damaged or filter_.filter(None):
         raise Irregular
-    return packets
+    return packets, contents
 
 
 def _is_b_frame(content: bytes) -> bool:
