@@ -46,7 +46,7 @@ class Answerer:
         self.fast = self._lowered(x[:1])
         try:
             low = self._low(x).float().softmax(1).cpu().numpy()
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # an operation that bf16 does not have, among others
             self._stay_exact(f"cannot run in bf16 ({str(error).splitlines()[0]})")
             return exact
         difference = float(np.abs(low - exact).max())
