@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +122,16 @@ def read_index(folder: Path) -> dict | None:
         raise UserError(f"{path} is damaged ({error}). Extract anew into another --output.") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise UserError(f"{path} was written by another version of this program. Extract anew into another --output.")
+    videos = index.get("videos")
+    if not isinstance(videos, list) or not all(map(_is_entry, videos)):
+        raise UserError(f"{path} is damaged (its list of videos is not whole). Extract anew into another --output.")
     return index
+
+
+def _is_entry(line: object) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("video"), str):
+        return False
+    return "refused" in line or line.keys() == {field.name for field in fields(Described)}
 
 
 def check_same(folder: Path, earlier: dict, settings: dict) -> None:

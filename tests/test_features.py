@@ -345,9 +345,10 @@ def test_an_index_without_its_files_is_refused(videos, checkpoint, tmp_path, cap
     (out / "Run/v_Run_g02_c01.npy").unlink()
     with pytest.raises(UserError, match=r"lists 1 file that are not there \(first: Run/v_Run_g02_c01.npy\)"):
         list_features(out)
-    (out / "index.json").write_text("{")
-    with pytest.raises(UserError, match="index.json is damaged"):
-        list_features(out)
+    for damage in ("{", '{"format": 1}', '{"format": 1, "videos": [{"video": "Run/v_Run_g02_c01.avi"}]}'):
+        (out / "index.json").write_text(damage)
+        with pytest.raises(UserError, match="index.json is damaged"):
+            list_features(out)
 
 
 def test_descriptors_of_a_network_that_has_seen_the_test_list_are_refused(tmp_path, capsys, monkeypatch):
