@@ -18,6 +18,14 @@ NO_VIDEO_SUFFIXES = frozenset(
     ".gz .bz2 .xz .md5 .sha256 .part .tmp .ds_store".split()
 )
 
+# What FFmpeg may open a file as. It would also take playlists, which make it open other files and addresses, texts,
+# which it shows as a film of their letters, and single pictures.
+CONTAINERS = (
+    "amv,apng,asf,av1,avi,avs2,avs3,bink,cavsvideo,dhav,dirac,dnxhd,dv,evc,film_cpk,flic,flv,gif,gxf,h261,h263,h264,hevc,"
+    "ivf,kux,m4v,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mtv,mxf,nsv,nut,nuv,obu,ogg,pmp,rm,roq,smk,swf,thp,vc1,"
+    "vc1test,vivo,vvc,wtv,xmv,yuv4mpegpipe"
+)
+
 
 class VideoError(UserError):
     """This file cannot be used as a video. The message is the reason, without the file's name."""
@@ -52,7 +60,11 @@ class VideoReader:
         self.num_damaged = 0
         try:
             # Some files carry titles that are not UTF-8: no reason to refuse their pictures.
-            self.container = av.open(str(path), metadata_errors="replace")
+            self.container = av.open(
+                str(self.path.absolute()),  # FFmpeg would read the name 12:30.mp4 as an address
+                container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+                metadata_errors="replace",
+            )
         except av.error.FFmpegError as error:
             if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EIO, errno.ENOMEM):
                 raise

@@ -87,8 +87,7 @@ def open_video(path: Path) -> Iterator[VideoReader]:
         raise UserError(f"{shown(path)} is no video: that is not how the name of one ends.")
 
     try:
-        # absolute: FFmpeg would read the name 12:30.mp4 as an address
-        with VideoReader(path.absolute()) as reader:
+        with VideoReader(path) as reader:
             yield reader
     except VideoError as error:
         raise UserError(f"{shown(path)} cannot be used as a video: {error}.") from error

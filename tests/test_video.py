@@ -5,7 +5,17 @@ import pytest
 from dataloaders.video import VideoError, VideoReader, decode_frames, is_video_name, to_array
 from tests.toy import frames_of, naming_video, read_naming, write_naming_video, write_video
 
-CODECS = [("clip.avi", "mpeg4"), ("clip.mp4", "libx264"), ("clip.mkv", "libx264"), ("clip.webm", "libvpx")]
+CODECS = [
+    ("clip.avi", "mpeg4"),
+    ("clip.mp4", "libx264"),
+    ("clip.mkv", "libx264"),
+    ("clip.webm", "libvpx"),
+    ("clip.ts", "libx264"),
+    ("clip.mpg", "mpeg2video"),
+    ("clip.flv", "flv"),
+    ("clip.wmv", "wmv2"),
+    ("clip.h264", "libx264"),
+]
 
 
 @pytest.mark.parametrize(("name", "codec"), CODECS)
@@ -126,6 +136,34 @@ def test_what_is_no_video_is_refused_with_the_reason(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8", "list.ffconcat", "list"])
+@pytest.mark.parametrize("kind", ["ffconcat", "hls", "hls with an address"])
+def test_a_playlist_opens_no_other_file(tmp_path, name, kind):
+    other = write_naming_video(tmp_path / "other.ts", 10, codec="libx264")
+    content = {
+        "ffconcat": "ffconcat version 1.0\nfile other.ts\n",
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nother.ts\n#EXT-X-ENDLIST\n",
+        "hls with an address": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{other}\n#EXT-X-ENDLIST\n",
+    }[kind]
+    (tmp_path / name).write_text(content)
+
+    with pytest.raises(VideoError, match="not a video that can be opened"):
+        list(decode_frames(tmp_path / name))
+
+
+def test_a_text_and_a_picture_are_no_videos_whatever_their_names(tmp_path):
+    (tmp_path / "text.nfo").write_text("letters, not pictures\n" * 100)
+    with av.open(str(tmp_path / "picture.png"), "w") as container:
+        stream = container.add_stream("png")
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(next(iter(naming_video(1))), format="rgb24")))
+    (tmp_path / "picture.png").rename(tmp_path / "picture.avi")
+
+    for path in (tmp_path / "text.nfo", tmp_path / "picture.avi"):
+        with pytest.raises(VideoError, match="not a video that can be opened"):
+            list(decode_frames(path))
+
+
 def test_a_header_without_frames_is_refused(tmp_path):
     path = write_naming_video(tmp_path / "clip.mkv", 20, codec="libx264")
     path.write_bytes(path.read_bytes()[:800])
@@ -149,12 +187,16 @@ def test_a_missing_file_is_an_error_of_the_disk_and_not_a_bad_video(tmp_path):
         "-dash.avi",
         "Übung 体操.avi",
         "a'b\"c;&#?.avi",
+        "12:30.avi",
+        "http:.avi",
     ],
 )
-def test_awkward_names_are_read_like_others(tmp_path, name):
+def test_awkward_names_are_read_like_others(tmp_path, monkeypatch, name):
     path = write_naming_video(tmp_path / "odd folder" / "x.avi", 4).rename(tmp_path / "odd folder" / name)
+    monkeypatch.chdir(path.parent)
 
     assert frames_of(decode_frames(path)) == [0, 1, 2, 3]
+    assert frames_of(decode_frames(name)) == [0, 1, 2, 3]
 
 
 def test_metadata_that_is_no_utf8_does_not_spoil_a_video(tmp_path):
