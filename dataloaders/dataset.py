@@ -13,6 +13,7 @@ import numpy as np
 
 from dataloaders import manifest
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
+from dataloaders.crops import cut_offsets, random_crop_offset
 from dataloaders.frame_cache import FrameCache, check_memory
 from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
 from dataloaders.listed import with_groups
@@ -20,7 +21,6 @@ from dataloaders.manifest import VideoRow
 from dataloaders.naming import class_names
 from dataloaders.source import DataSource
 from dataloaders.splits import Split, split_videos
-from dataloaders.transforms import crop_offsets, random_crop_offset
 from engine.errors import UserError
 from network.registry import InputSpec
 
@@ -162,11 +162,12 @@ class ClipSource:
         return len(self.rows)
 
     def read_clips(self, number: int, views: Sequence[tuple[np.ndarray, tuple[int, int]]], out: np.ndarray) -> None:
-        """Fills out (N, T, S, S, 3) uint8 RGB with N views of video `number`, each (frame indices, (top, left)).
+        """Fills out (N, T, h, w, 3) uint8 RGB with N views of video `number`, each (frame indices, (top, left)); (w, h)
+        is the spec's cut_size.
 
         A frame that is wanted several times (clips overlap, short videos repeat, crops share it) is decoded once.
         """
-        size = self.spec.crop_size
+        width, height = self.spec.cut_size
         places: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for view, (indices, _) in enumerate(views):
             for place, index in enumerate(indices.tolist()):
@@ -176,7 +177,7 @@ class ClipSource:
         for index, image in zip(indices, self._images(number, indices), strict=True):
             for view, place in places[index]:
                 top, left = views[view][1]
-                out[view, place] = image[top : top + size, left : left + size]
+                out[view, place] = image[top : top + height, left : left + width]
 
     def keep_decoded(self) -> None:
         """From now on no frame is decoded twice (--cache ram)."""
@@ -278,12 +279,12 @@ class EvalDataset(ClipSource):
     ):
         super().__init__(frame_set, part, spec)
         self.num_clips, self.crops, self.order = num_clips, crops, order
-        self.clip_shape = (num_clips * crops, spec.read_len, spec.crop_size, spec.crop_size, 3)
+        self.clip_shape = (num_clips * crops, spec.read_len, *spec.cut_size[::-1], 3)
 
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
-        """Fills out (N, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
+        """Fills out (N, T, h, w, 3) uint8; returns (label, position). The epoch makes no difference."""
         row = self.rows[position]
-        offsets = crop_offsets(*frame_size(row, self.spec), self.spec.crop_size, self.crops)
+        offsets = cut_offsets(*frame_size(row, self.spec), self.spec, self.crops)
         views = []
         for clip, start in enumerate(uniform_starts(row.num_frames, self.spans[position], self.num_clips)):
             indices = clip_indices(start, self.spec.read_len, self.steps[position], row.num_frames)

@@ -1,29 +1,10 @@
-"""Crop on the CPU; flip and normalise on the device."""
+"""Flip and normalise on the device."""
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 from network.registry import InputSpec
-
-
-def crop_offsets(width: int, height: int, size: int, crops: int = 1) -> list[tuple[int, int]]:
-    """(top, left) of the centre crop, or of three crops spread over the longer side.
-
-    The centre of 171x128 for 112 is (8, 29), rounded down as in Caffe's C3D.
-    """
-    top, left = (height - size) // 2, (width - size) // 2
-    if crops == 1:
-        return [(top, left)]
-    if width >= height:
-        return [(top, 0), (top, left), (top, width - size)]
-    return [(0, left), (top, left), (height - size, left)]
-
-
-def random_crop_offset(width: int, height: int, size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(top, left), each drawn evenly from all that fit."""
-    return int(rng.integers(0, height - size + 1)), int(rng.integers(0, width - size + 1))
 
 
 def to_model_input(clips: torch.Tensor, spec: InputSpec, flip: torch.Tensor | None = None) -> torch.Tensor:
@@ -35,7 +16,11 @@ def to_model_input(clips: torch.Tensor, spec: InputSpec, flip: torch.Tensor | No
     """
     if flip is not None:
         clips = torch.where(flip[:, None, None, None, None], clips.flip(3), clips)
-    mean, std = _mean_and_std(spec, clips.device)
+    return normalise(clips, spec, *_mean_and_std(spec, clips.device))
+
+
+def normalise(clips: torch.Tensor, spec: InputSpec, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """to_model_input with the mean and std that pixel_scale gives, where they lie on the device already."""
     x = clips.permute(0, 4, 1, 2, 3).float()  # (B, 3, T, H, W), channels_last_3d as it comes
     if spec.input == "rgb":
         return (x - mean) / std
@@ -46,9 +31,14 @@ def to_model_input(clips: torch.Tensor, spec: InputSpec, flip: torch.Tensor | No
     return torch.cat([(x[:, :, :-1] - mean) / std, changes], dim=1)  # (B, 6, T, H, W)
 
 
+def pixel_scale(spec: InputSpec, device: torch.device | str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and std for values of 0 to 255, each (3, 1, 1, 1)."""
+    mean = torch.tensor(spec.mean, device=device).view(3, 1, 1, 1) * 255
+    std = torch.tensor(spec.std, device=device).view(3, 1, 1, 1) * 255
+    return mean, std
+
+
 @lru_cache(maxsize=8)  # a tensor made from Python numbers in every step would make the device wait
 def _mean_and_std(spec: InputSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode(False):  # the cached tensors serve training and evaluation
-        mean = torch.tensor(spec.mean, device=device).view(3, 1, 1, 1) * 255
-        std = torch.tensor(spec.std, device=device).view(3, 1, 1, 1) * 255
-    return mean, std
+        return pixel_scale(spec, device)

@@ -3,8 +3,8 @@
 import numpy as np
 
 from dataloaders.clips import clip_indices, window_starts
+from dataloaders.crops import cut_offsets
 from dataloaders.dataset import ClipSource, FrameSet, disturb, frame_size
-from dataloaders.transforms import crop_offsets
 from engine.errors import UserError
 from network.registry import InputSpec
 
@@ -21,7 +21,7 @@ class WindowDataset(ClipSource):
     ):
         super().__init__(frame_set, part, spec)
         self.crops, self.order = crops, order
-        self.clip_shape = (crops, spec.read_len, spec.crop_size, spec.crop_size, 3)
+        self.clip_shape = (crops, spec.read_len, *spec.cut_size[::-1], 3)
         self.starts = []  # of each video's windows, in stored frames
         for row, span in zip(self.rows, self.spans, strict=True):
             if window_step % row.every:
@@ -38,11 +38,11 @@ class WindowDataset(ClipSource):
         return len(self.videos)
 
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
-        """Fills out (crops, T, S, S, 3) uint8; returns (label, position). The epoch makes no difference."""
+        """Fills out (crops, T, h, w, 3) uint8; returns (label, position). The epoch makes no difference."""
         number = int(self.videos[position])
         row, window = self.rows[number], position - int(self.firsts[number])
         indices = clip_indices(self.starts[number][window], self.spec.read_len, self.steps[number], row.num_frames)
         indices = disturb(indices, self.order, seed=(number, window))
-        offsets = crop_offsets(*frame_size(row, self.spec), self.spec.crop_size, self.crops)
+        offsets = cut_offsets(*frame_size(row, self.spec), self.spec, self.crops)
         self.read_clips(number, [(indices, offset) for offset in offsets], out)
         return int(self.labels[number]), position

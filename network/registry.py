@@ -72,6 +72,11 @@ class InputSpec:
         """Source frames from a clip's first to its last, both counted."""
         return (self.read_len - 1) * self.frame_stride + 1
 
+    @property
+    def cut_size(self) -> tuple[int, int]:
+        """(width, height) of what is cut out of each frame before it is handed over."""
+        return self.crop_size, self.crop_size
+
     def to_dict(self) -> dict:
         """Plain lists and numbers, as checkpoints and config.json hold it."""
         values = asdict(self)
@@ -80,6 +85,16 @@ class InputSpec:
     @classmethod
     def from_dict(cls, values: dict) -> "InputSpec":
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+@dataclass(frozen=True)
+class WholeFrameSpec(InputSpec):
+    """The input of an exported file, which has the resize and the crop inside: frames as they are stored, whole. Where
+    they keep their aspect they differ in size, and a batch cannot: then it is their middle square."""
+
+    @property
+    def cut_size(self) -> tuple[int, int]:
+        return (min(self.resize), min(self.resize)) if self.keep_aspect else self.resize
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataloaders.transforms import crop_offsets
+from dataloaders.crops import crop_offsets
 from dataloaders.video import VideoReader, to_array
 from engine.errors import UsageError, UserError
 from network import InputSpec

@@ -1,5 +1,6 @@
 """Windows that slide over a video: each frame is prepared once and kept while a window needs it."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 
 from dataloaders.clips import clip_indices, clip_span, clip_step, uniform_starts
+from dataloaders.crops import cut_offsets
 from dataloaders.settings import stored_size
-from dataloaders.transforms import crop_offsets
 from dataloaders.video import VideoReader, to_array
 from network import InputSpec
 from recognition.sources import expected_frames, open_video, watch
@@ -99,12 +100,12 @@ class Clock:
 def evenly_spaced_clips(
     video: Path, spec: InputSpec, num_clips: int
 ) -> tuple[list[tuple[int, int]], np.ndarray, Clock]:
-    """The clips that evaluation takes of a video: (first, last) frame of each, and (N, T, S, S, 3) uint8.
+    """The clips that evaluation takes of a video: (first, last) frame of each, and (N, T, h, w, 3) uint8.
 
     How many frames there are is known at the end. Until then all are kept, prepared; a video with too many of them is
     decoded a second time.
     """
-    size = spec.crop_size**2 * 3
+    size = math.prod(spec.cut_size) * 3
     kept: list[np.ndarray] = []
     with open_video(video) as reader:
         clock = Clock(reader, reader)
@@ -139,17 +140,18 @@ def sliding_clips(
 
 
 def prepare_frame(frame: av.VideoFrame, spec: InputSpec) -> np.ndarray:
-    """A decoded frame -> (S, S, 3) uint8 RGB, resized as preprocessing does it and cropped as evaluation does it."""
+    """A decoded frame -> (h, w, 3) uint8 RGB, resized as preprocessing does it and cut as evaluation does it."""
     return prepare_pixels(to_array(frame, "bgr24"), spec)
 
 
 def prepare_pixels(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """(H, W, 3) uint8 BGR -> (S, S, 3) uint8 RGB"""
+    """(H, W, 3) uint8 BGR -> (h, w, 3) uint8 RGB; (w, h) is spec.cut_size, the network's square or, for an exported
+    file, which cuts that out itself, more."""
     size = resized(spec, *pixels.shape[1::-1])
     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
-    [(top, left)] = crop_offsets(*size, spec.crop_size)
-    crop = pixels[top : top + spec.crop_size, left : left + spec.crop_size]
-    return cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
+    [(top, left)] = cut_offsets(*size, spec)
+    width, height = spec.cut_size
+    return cv2.cvtColor(pixels[top : top + height, left : left + width], cv2.COLOR_BGR2RGB)
 
 
 def resized(spec: InputSpec, width: int, height: int) -> tuple[int, int]:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from dataloaders import build_loaders, frame_store, manifest
+from dataloaders.crops import random_crop_offset
 from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess import Settings, preprocess
 from dataloaders.source import DataSource, find_source, with_frames
-from dataloaders.transforms import random_crop_offset, to_model_input
+from dataloaders.transforms import to_model_input
 from engine.checks import check_parts
 from engine.errors import ROOT, UserError
 from network.registry import InputSpec

@@ -10,11 +10,11 @@ import torch
 import demo
 import mypath
 import train
+from dataloaders.crops import crop_offsets
 from dataloaders.dataset import EvalDataset, open_frames
 from dataloaders.demo import HEIGHT, OPPOSITE, WIDTH, object_boxes
 from dataloaders.loader import ClipLoader
 from dataloaders.source import find_source
-from dataloaders.transforms import crop_offsets
 from dataloaders.video import decode_frames
 from engine.checkpoint import load_model
 from engine.errors import ROOT
