@@ -39,7 +39,7 @@ from recognition.files import shown, write_json
 from recognition.live import LiveRecognition
 from recognition.options import STRIDE, TIMEOUT, only_classifies, parse_args, plan_outputs
 from recognition.precision import Answerer
-from recognition.prediction import Prediction, Window, frame_time, report
+from recognition.prediction import Prediction, assemble, report
 from recognition.screen import check_screen
 from recognition.sources import Sources, find_sources
 from recognition.table import AnswerTable
@@ -299,14 +299,9 @@ class Recognizer:
     def _prediction(
         self, video: str | Path, clock: Clock, places: Sequence[tuple[int, int]], probs: Sequence[np.ndarray]
     ) -> Prediction:
-        fps, times = clock.reader.fps, clock.times
-        windows = [
-            Window(first, last, frame_time(first, fps, times), frame_time(last + 1, fps, times), p)
-            for (first, last), p in zip(places, probs, strict=True)
-        ]
-        mean = np.mean(probs, axis=0, dtype=np.float64)
-        return Prediction(
-            str(video), fps, clock.num_frames, clock.reader.num_damaged, self.classes, mean, windows, times
+        reader = clock.reader
+        return assemble(
+            str(video), reader.fps, clock.times, clock.num_frames, reader.num_damaged, self.classes, places, probs
         )
 
 

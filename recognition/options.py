@@ -48,17 +48,23 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     live.add_argument("--timeout", type=seconds, metavar="S", help=f"lost after so many (default: {TIMEOUT:g})")
     args = parser.parse_args(argv)
 
+    check_network(args)
+    args.explain = args.explain or args.explain_class is not None
+    return args
+
+
+def check_network(args: argparse.Namespace, checkpoint: str = "--checkpoint FILE") -> None:
+    """Raises UsageError where it is not clear which network is meant. A name of weights may bring its network's."""
     if args.weights and not args.model:
         args.model = model_named_by(args.weights)
     if not args.checkpoint and not args.model:
-        raise UsageError("Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.")
+        raise UsageError(f"Which network? Give {checkpoint}, or --model NAME with --weights NAME or FILE.")
     if args.checkpoint and (args.model or args.weights or args.labels):
+        given = checkpoint.split()[0]
         flag = "--model" if args.model else "--weights" if args.weights else "--labels"
-        raise UsageError(f"--checkpoint brings network, weights and class names. Leave {flag} out, or --checkpoint.")
+        raise UsageError(f"{given} brings network, weights and class names. Leave {flag} out, or {given}.")
     if args.model and not args.weights:
         raise UsageError(f"--model {args.model} needs --weights {' or '.join([*known_weights(args.model), 'FILE'])}.")
-    args.explain = args.explain or args.explain_class is not None
-    return args
 
 
 def fraction(text: str) -> float:

@@ -140,6 +140,25 @@ class Prediction:
         }
 
 
+def assemble(
+    video: str,
+    fps: float | None,
+    times: np.ndarray | None,
+    num_frames: int,
+    num_damaged: int,
+    classes: list[str],
+    places: Sequence[tuple[int, int]],
+    probabilities: Sequence[np.ndarray],
+) -> Prediction:
+    """The answer from the (first_frame, last_frame) of each window and what the network says of it, (num_classes,)."""
+    windows = [
+        Window(first, last, frame_time(first, fps, times), frame_time(last + 1, fps, times), p)
+        for (first, last), p in zip(places, probabilities, strict=True)
+    ]
+    mean = np.mean(probabilities, axis=0, dtype=np.float64)
+    return Prediction(video, fps, num_frames, num_damaged, classes, mean, windows, times)
+
+
 def frame_time(frame: int, fps: float | None, times: np.ndarray | None) -> float | None:
     """Seconds from the first frame; the frame after the last one lasts as long as the others in the mean."""
     if times is None:

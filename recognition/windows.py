@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import cv2
@@ -14,8 +15,10 @@ from dataloaders.clips import clip_indices, clip_span, clip_step, uniform_starts
 from dataloaders.crops import cut_offsets
 from dataloaders.settings import stored_size
 from dataloaders.video import VideoReader, to_array
-from network import InputSpec
 from recognition.sources import expected_frames, open_video, watch
+
+if TYPE_CHECKING:  # a process that only decodes loads no torch
+    from network import InputSpec
 
 KEPT = 1_000_000_000  # bytes of prepared frames that one video may take; beyond that it is decoded twice
 
@@ -98,7 +101,7 @@ class Clock:
 
 
 def evenly_spaced_clips(
-    video: Path, spec: InputSpec, num_clips: int
+    video: Path, spec: "InputSpec", num_clips: int
 ) -> tuple[list[tuple[int, int]], np.ndarray, Clock]:
     """The clips that evaluation takes of a video: (first, last) frame of each, and (N, T, h, w, 3) uint8.
 
@@ -122,29 +125,36 @@ def evenly_spaced_clips(
     return [(start, min(start + span, clock.num_frames) - 1) for start in starts], clips, clock
 
 
-def read_frames(video: Path, spec: InputSpec, wanted: set[int]) -> dict[int, np.ndarray]:
+def read_frames(video: Path, spec: "InputSpec", wanted: set[int]) -> dict[int, np.ndarray]:
     with open_video(video) as reader:
         return {index: prepare_frame(frame, spec) for index, frame in enumerate(reader) if index in wanted}
 
 
 @contextmanager
 def sliding_clips(
-    video: Path, spec: InputSpec, stride: int, what: str = "Recognising", show_progress: bool = False
+    video: Path, spec: "InputSpec", stride: int, what: str = "Recognising", show_progress: bool = False
 ) -> Iterator[tuple[SlidingClips, Clock]]:
     """The windows of an open video, and the clock that knows its length and times when they are through."""
     with open_video(video) as reader:
         frames = watch(reader, expected_frames(reader), f"{what} {video.name}", show_progress)
-        clock = Clock(reader, frames)
-        step = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
-        yield SlidingClips(clock, lambda frame: prepare_frame(frame, spec), spec.read_len, step, stride), clock
+        yield slide_over(reader, frames, spec, stride)
 
 
-def prepare_frame(frame: av.VideoFrame, spec: InputSpec) -> np.ndarray:
+def slide_over(
+    reader: VideoReader, frames: Iterable[av.VideoFrame], spec: "InputSpec", stride: int
+) -> tuple[SlidingClips, Clock]:
+    """The same for frames that come from a reader by way of something that looks at them."""
+    clock = Clock(reader, frames)
+    step = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
+    return SlidingClips(clock, lambda frame: prepare_frame(frame, spec), spec.read_len, step, stride), clock
+
+
+def prepare_frame(frame: av.VideoFrame, spec: "InputSpec") -> np.ndarray:
     """A decoded frame -> (h, w, 3) uint8 RGB, resized as preprocessing does it and cut as evaluation does it."""
     return prepare_pixels(to_array(frame, "bgr24"), spec)
 
 
-def prepare_pixels(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
+def prepare_pixels(pixels: np.ndarray, spec: "InputSpec") -> np.ndarray:
     """(H, W, 3) uint8 BGR -> (h, w, 3) uint8 RGB; (w, h) is spec.cut_size, the network's square or, for an exported
     file, which cuts that out itself, more."""
     size = resized(spec, *pixels.shape[1::-1])
@@ -154,7 +164,7 @@ def prepare_pixels(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
     return cv2.cvtColor(pixels[top : top + height, left : left + width], cv2.COLOR_BGR2RGB)
 
 
-def resized(spec: InputSpec, width: int, height: int) -> tuple[int, int]:
+def resized(spec: "InputSpec", width: int, height: int) -> tuple[int, int]:
     """(width, height) of the frames from which the network's square is cut."""
     return stored_size(min(spec.resize) if spec.keep_aspect else spec.resize, width, height)
 

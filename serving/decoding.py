@@ -1,0 +1,141 @@
+"""The server's side of a decoding process: start, windows, kill, replace."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dataloaders.extractor import KEEP_MEMORY
+from engine.errors import ROOT
+from network import InputSpec
+from serving.decoder import HEADER, PLACE
+from serving.limits import Limits, Refused
+
+CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # as a damaged video may make a decoder end
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a video when it is through; see Prediction."""
+
+    fps: float | None
+    num_frames: int
+    num_damaged: int
+    times: np.ndarray | None
+
+
+class DecoderDied(Exception):
+    """The process ended, and not because of the video's data."""
+
+
+class Decoder:
+    """A process that decodes. One thread calls the others; kill() may come from any."""
+
+    def __init__(self, spec: InputSpec, limits: Limits):
+        width, height = spec.cut_size
+        self.shape = (spec.read_len, height, width, 3)
+        derived = {"read_len": spec.read_len, "cut_size": spec.cut_size}
+        self.known = json.dumps({"spec": spec.to_dict() | derived, "limits": asdict(limits)})
+        self.process: subprocess.Popen | None = None
+        self.facts: Facts | None = None  # of the video whose windows came last
+
+    def start(self) -> None:
+        """Starts the process where none runs. Raises DecoderDied where that fails."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        self.close()
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "serving.decoder", self.known],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            cwd=ROOT,
+            env={**os.environ, **KEEP_MEMORY},
+            start_new_session=True,  # Ctrl-C reaches the server alone, which then ends its decoders
+        )
+        if self._read()[0] != b"R":
+            raise DecoderDied(f"The decoding process does not start ({self._last_words()}).")
+
+    def windows(self, path: Path, stride: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """(first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; then .facts are there.
+
+        Raises Refused for what is wrong with the video, DecoderDied where the process was killed or has a bug. Left
+        before its end, it kills the process: what is still in the pipe belongs to nobody.
+        """
+        self.start()
+        self.facts = None
+        kind = b"W"
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.write(json.dumps({"path": str(path), "stride": stride}).encode() + b"\n")
+                self.process.stdin.flush()
+            while True:
+                kind, content = self._read()
+                if kind != b"W":
+                    break
+                clip = np.frombuffer(content, np.uint8, offset=PLACE.size).reshape(self.shape)
+                yield *PLACE.unpack_from(content), clip
+        finally:
+            if kind == b"W":
+                self.kill()
+        if kind == b"":
+            raise self._death()
+        content = json.loads(content)
+        if kind == b"X":
+            said = (
+                f"This video cannot be taken: {content['reason']}."
+                if content["unfit"]
+                else (f"This cannot be used as a video: {content['reason']}.")
+            )
+            raise Refused(422 if content["unfit"] else 415, said)
+        times = content.pop("times")
+        self.facts = Facts(**content, times=None if times is None else np.array(times))
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+
+    def close(self) -> None:
+        if self.process is None:
+            return
+        self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):  # a job that it never read
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.errors.close()
+        self.process = None
+
+    def _read(self) -> tuple[bytes, bytearray]:
+        """The next message; kind b"" where the process is dead."""
+        header = self.process.stdout.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return b"", bytearray()
+        kind, length = HEADER.unpack(header)
+        content = bytearray(length)
+        if self.process.stdout.readinto(content) < length:
+            return b"", bytearray()
+        return kind, content
+
+    def _death(self) -> Exception:
+        how = self._last_words()
+        if how in CRASHES:
+            return Refused(415, f"This cannot be used as a video: the decoder crashed on it ({how}).")
+        return DecoderDied(f"The decoding process ended while it was at work ({how}).")
+
+    def _last_words(self) -> str:
+        """How the process ended: SIGSEGV, or the last line of a traceback."""
+        status = self.process.wait()
+        if status < 0:
+            return signal.Signals(-status).name
+        self.errors.seek(0)
+        return self.errors.read().strip().rpartition("\n")[2] or f"status {status}"

@@ -1,0 +1,86 @@
+"""What the service answers, for its OpenAPI document: the keys of Prediction.to_dict, and of /model and /health."""
+
+from pydantic import BaseModel, Field
+
+
+class Likely(BaseModel):
+    label: str
+    probability: float
+
+
+class Segment(BaseModel):
+    """The label from one frame to another. Seconds are null where the video does not say its frame rate."""
+
+    start: float | None
+    end: float | None
+    first_frame: int
+    last_frame: int
+    label: str
+    probability: float
+
+
+class WindowAnswer(Segment):
+    top: list[Likely]
+
+
+class Answer(BaseModel):
+    """The answer on one video, as `inference.py --json` writes it."""
+
+    video: str = Field(description="the file's name as the client gave it, shortened")
+    fps: float | None
+    num_frames: int
+    num_damaged: int = Field(description="places that could not be decoded")
+    seconds: float | None
+    classes: list[str]
+    label: str = Field(description="'uncertain' where no class reaches the threshold")
+    top: list[Likely] = Field(description="of the video as a whole, the mean over its windows")
+    timeline: list[Segment] = Field(description="without gaps, from the first frame to the last")
+    windows: list[WindowAnswer]
+
+
+class Spec(BaseModel):
+    clip_len: int
+    frame_stride: int
+    fps: float | None
+    resize: tuple[int, int]
+    crop_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input: str
+    keep_aspect: bool
+
+
+class RequestLimits(BaseModel):
+    max_bytes: int
+    max_seconds: float
+    max_pixels: int
+    timeout: float
+    upload_timeout: float
+    queue: int
+
+
+class ModelInfo(BaseModel):
+    model: str
+    dataset: str | None
+    classes: list[str]
+    input_spec: Spec
+    stride: int = Field(description="frames from one window to the next, where a request does not say")
+    batch_size: int
+    device: str
+    limits: RequestLimits
+
+
+class Health(BaseModel):
+    status: str
+    there: int = Field(description="requests that are being uploaded, waiting, or at work")
+    working: int = Field(description="of these, at work")
+    waiting: int = Field(description="of these, not at work yet")
+    queue: int = Field(description="how many may wait; beyond that the answer is 503")
+    decoders: int
+    answered: int
+    refused: int
+    failed: int
+
+
+class Problem(BaseModel):
+    detail: str

@@ -1,0 +1,223 @@
+"""Requests on their way from the uploaded file to the answer: waiting room, decoders, network."""
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from network import InputSpec
+from recognition.prediction import assemble
+from serving.batcher import Batcher
+from serving.decoding import Decoder
+from serving.limits import Gone, Limits, Refused
+
+
+class Network(Protocol):
+    """What of a Recognizer is used here."""
+
+    classes: list[str]
+    input_spec: InputSpec
+    stride: int
+    batch_size: int
+
+    def probabilities(self, clips: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a client asks of its video. name: as the client calls it, for the answer only."""
+
+    path: Path
+    name: str
+    stride: int
+    top: int
+    threshold: float
+
+
+@dataclass
+class Job:
+    """A question that waits or is at work. .answer becomes the JSON text, or what went wrong."""
+
+    question: Question
+    answer: Future = field(default_factory=Future)
+    decoder: Decoder | None = None  # while it is at work
+    ended: Exception | None = None  # why it was stopped
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    num_windows: int = 0
+    num_frames: int = 0
+
+    def stop(self, why: Exception) -> None:
+        """Ends it at once, wherever it is; nothing where it has its answer."""
+        with self.lock:
+            self.ended = self.ended or why
+            if self.decoder is not None:
+                self.decoder.kill()
+        self.answer.cancel()  # while it waits
+
+    @contextmanager
+    def at_work(self, decoder: Decoder, timeout: float) -> Iterator[None]:
+        """While a decoder is its own, it is stopped after `timeout` seconds."""
+        too_late = f"There was no answer after {timeout:g} s, the limit of this server. Send a shorter video."
+        timer = threading.Timer(timeout, self.stop, [Refused(504, too_late)])
+        timer.daemon = True
+        timer.start()
+        try:
+            with self.lock:
+                if self.ended:
+                    raise self.ended
+                self.decoder = decoder
+            yield
+        finally:
+            timer.cancel()
+            with self.lock:
+                self.decoder = None
+
+
+class Service:
+    """A network, the processes that decode for it, and how many requests may be there at a time.
+
+    decoders   videos that are decoded at the same time
+    waiting    requests beyond those that may be there, being uploaded or waiting
+    """
+
+    def __init__(self, network: Network, limits: Limits, decoders: int = 2, waiting: int = 32):
+        self.network, self.limits = network, limits
+        self.num_decoders, self.max_waiting = decoders, waiting
+        self.num_there = self.num_answered = self.num_refused = self.num_failed = 0
+        self.seconds_each = 1.0  # of a decoder, for a request, as of late
+        self.stopping = False
+        self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.working: set[Decoder] = set()
+        self.batcher = Batcher(network.probabilities, network.batch_size)
+        self.decoders = [Decoder(network.input_spec, limits) for _ in range(decoders)]
+        self.threads = [
+            threading.Thread(target=self._work, args=(d,), name="decoder", daemon=True) for d in self.decoders
+        ]
+        try:
+            for decoder in self.decoders:
+                decoder.start()
+        except BaseException:
+            for decoder in self.decoders:
+                decoder.close()
+            raise
+        for thread in self.threads:
+            thread.start()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place for one request, from before its upload until its answer. Raises Refused (503) where all are taken.
+
+        Taken on the event loop only."""
+        if self.num_there >= self.num_decoders + self.max_waiting:
+            wait = self.retry_after()
+            raise Refused(
+                503,
+                f"{self.num_there} requests are waiting or at work, and there is no room for more. "
+                f"Try again in {wait} s.",
+                retry_after=wait,
+            )
+        self.num_there += 1
+        try:
+            yield
+        finally:
+            self.num_there -= 1
+
+    def retry_after(self) -> int:
+        """Seconds until a place is likely to be free."""
+        return int(min(max(1.0, self.seconds_each / self.num_decoders), 60.0) + 0.5)
+
+    def submit(self, question: Question) -> Job:
+        job = Job(question)
+        self.jobs.put(job)
+        return job
+
+    def close(self) -> None:
+        """Ends threads and processes; who still waits for an answer is told so."""
+        self.stopping = True
+        for _ in self.threads:
+            self.jobs.put(None)
+        for decoder in self.decoders:
+            decoder.kill()
+        for thread in self.threads:
+            thread.join()
+        self.batcher.close()
+
+    def _work(self, decoder: Decoder) -> None:
+        """A thread with a decoder of its own: one job after the other."""
+        try:
+            while (job := self.jobs.get()) is not None:
+                if self.stopping:
+                    job.stop(Gone())
+                if not job.answer.set_running_or_notify_cancel():
+                    continue
+                start = time.monotonic()
+                self.working.add(decoder)
+                try:
+                    answer = self._answer(job, decoder)
+                except BaseException as error:  # raised again in the handler of the request
+                    job.answer.set_exception(job.ended or error)
+                else:
+                    job.answer.set_result(answer)
+                    self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
+                finally:
+                    self.working.discard(decoder)
+        finally:
+            decoder.close()
+
+    def _answer(self, job: Job, decoder: Decoder) -> bytes:
+        question = job.question
+        with job.at_work(decoder, self.limits.timeout):
+            places, probs = self._through_the_network(job, decoder)
+        facts = decoder.facts
+        job.num_windows, job.num_frames = len(places), facts.num_frames
+        prediction = assemble(
+            question.name,
+            facts.fps,
+            facts.times,
+            facts.num_frames,
+            facts.num_damaged,
+            self.network.classes,
+            places,
+            probs,
+        )
+        content = prediction.to_dict(question.top, question.threshold)
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+
+    def _through_the_network(self, job: Job, decoder: Decoder) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+        """Windows go to the network as they come, a bounded number ahead of its answers: a long video does not take
+        more memory than a short one, and several requests take turns."""
+        named = min(job.question.top, len(self.network.classes))
+        ahead: deque[Future] = deque()
+        places, probs = [], []
+        try:
+            with closing(decoder.windows(job.question.path, job.question.stride)) as windows:
+                for first, last, clip in windows:
+                    if (len(places) + 1) * named > self.limits.max_named:
+                        raise Refused(422, _too_much(self.limits.max_named, named))
+                    ahead.append(self.batcher.submit(clip))
+                    places.append((first, last))
+                    if len(ahead) >= 2 * self.network.batch_size:
+                        probs.append(ahead.popleft().result())
+                    if job.ended:
+                        raise job.ended
+            probs += [future.result() for future in ahead]
+        finally:
+            for future in ahead:
+                future.cancel()
+        return places, probs
+
+
+def _too_much(most: int, named: int) -> str:
+    return (
+        f"The answer would have more than {most:,} probabilities, {named} for each window. Ask for a larger stride, or "
+        "for a smaller top."
+    )
