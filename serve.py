@@ -9,8 +9,11 @@ interface, the limits, and what to put in front of it.
 """
 
 import argparse
+import os
 import socket
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.console import count
 from engine.errors import UserError, run_cli
@@ -18,6 +21,9 @@ from inference import Recognizer, load_recognizer
 from serving.options import check_installed, limits_of, parse_args
 from serving.service import Service
 from serving.uploads import upload_folder
+
+if TYPE_CHECKING:  # needed here only, and imported at use
+    import uvicorn
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,26 +34,31 @@ def main(argv: Sequence[str]) -> None:
         service = Service(recognizer, limits_of(args), args.decoders, args.queue)
         try:
             with upload_folder() as folder:
-                serve(service, about(args, recognizer), folder, sock)
+                server = web_server(service, about(args, recognizer), folder)
+                what = f"{about(args, recognizer)['model']} ({count(len(recognizer.classes), 'class')})"
+                print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
+                server.run(sockets=[sock])
         finally:
             service.close()
 
 
-def serve(service: Service, about: dict, folder, sock: socket.socket) -> None:
-    """Until Ctrl-C or SIGTERM: then what runs is finished, and nothing new taken."""
+def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
+    """Runs until Ctrl-C or SIGTERM: then what is there is finished, and nothing new taken."""
     import uvicorn
 
     from serving.app import create_app
 
-    app = create_app(service, about, folder)
     longest = service.limits.timeout + service.limits.upload_timeout
-    config = uvicorn.Config(
-        app, http="h11", ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=longest
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(service, about, folder),
+            http="h11",
+            ws="none",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=round(longest),
+        )
     )
-    host, port = sock.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"Serving {about['model']}, {count(len(about['classes']), 'class')}, on {address} (Ctrl-C ends)", flush=True)
-    uvicorn.Server(config).run(sockets=[sock])
 
 
 def about(args: argparse.Namespace, recognizer: Recognizer) -> dict:
@@ -64,12 +75,21 @@ def about(args: argparse.Namespace, recognizer: Recognizer) -> dict:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Before the network is loaded, which may take long: a taken port is said at once."""
+    """The address is taken before the network is loaded, which may take long: a port in use is said at once."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        if os.name == "posix":  # elsewhere it would mean that two may have the same port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(place)
     except OSError as error:
-        raise UserError(f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another --port.") from error
+        raise UserError(f"Cannot listen on {host}, port {port}: {error.strerror}.") from error
+    return sock
+
+
+def address(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 if __name__ == "__main__":

@@ -12,14 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from engine.console import count, gigabytes
+from engine.console import count
 from engine.errors import UserError, unknown_name
 from recognition.prediction import TOP
 from serving.limits import Gone, Refused
 from serving.page import load_page
 from serving.schema import Answer, Health, ModelInfo, Problem, RequestLimits
 from serving.service import Job, Question, Service
-from serving.uploads import FIELD, Body, receive_upload, stored
+from serving.uploads import FIELD, Body, megabytes, receive_upload, stored
 
 LINGER = 5.0, 32 << 20  # seconds and bytes for which a refused upload is still read
 PARAMETERS = ("top", "threshold", "stride")
@@ -60,7 +60,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     async def health() -> dict:
         working = len(service.working)
         return {
-            "status": "stopping" if service.stopping else "ok",
+            "status": "ok",
             "there": service.num_there,
             "working": working,
             "waiting": max(service.num_there - working, 0),
@@ -100,7 +100,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
             answer = await finished(job, body)
         service.num_answered += 1
         seconds = time.monotonic() - start
-        say(f"200 {upload.name}: {gigabytes(upload.num_bytes)}, {count(job.num_frames, 'frame')}, {seconds:.2f} s")
+        say(f"200 {upload.name}: {megabytes(upload.num_bytes)}, {count(job.num_frames, 'frame')}, {seconds:.2f} s")
         return Response(answer, media_type="application/json")
 
     @app.exception_handler(UserError)

@@ -45,13 +45,15 @@ class Decoder:
         derived = {"read_len": spec.read_len, "cut_size": spec.cut_size}
         self.known = json.dumps({"spec": spec.to_dict() | derived, "limits": asdict(limits)})
         self.process: subprocess.Popen | None = None
+        self.killed = False  # it may still be dying
         self.facts: Facts | None = None  # of the video whose windows came last
 
     def start(self) -> None:
         """Starts the process where none runs. Raises DecoderDied where that fails."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.process.poll() is None and not self.killed:
             return
         self.close()
+        self.killed = False
         self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "serving.decoder", self.known],
@@ -101,6 +103,7 @@ class Decoder:
         self.facts = Facts(**content, times=None if times is None else np.array(times))
 
     def kill(self) -> None:
+        self.killed = True
         if self.process is not None:
             self.process.kill()
 

@@ -1,5 +1,6 @@
 """Requests on their way from the uploaded file to the answer: waiting room, decoders, network."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -8,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import numpy as np
 from network import InputSpec
 from recognition.prediction import assemble
 from serving.batcher import Batcher
-from serving.decoding import Decoder
+from serving.decoding import Decoder, DecoderDied
 from serving.limits import Gone, Limits, Refused
 
 
@@ -43,43 +44,50 @@ class Question:
     threshold: float
 
 
-@dataclass
 class Job:
     """A question that waits or is at work. .answer becomes the JSON text, or what went wrong."""
 
-    question: Question
-    answer: Future = field(default_factory=Future)
-    decoder: Decoder | None = None  # while it is at work
-    ended: Exception | None = None  # why it was stopped
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    num_windows: int = 0
-    num_frames: int = 0
+    def __init__(self, question: Question):
+        self.question = question
+        self.answer: Future[bytes] = Future()
+        self.num_windows = self.num_frames = 0
+        self._decoder: Decoder | None = None  # while it is at work
+        self._lock = threading.Lock()
+
+    def finish(self, answer: bytes | BaseException) -> None:
+        """Nothing where it has an answer already."""
+        with self._lock:
+            if self.answer.done():
+                return
+            if isinstance(answer, BaseException):
+                self.answer.set_exception(answer)
+            else:
+                self.answer.set_result(answer)
 
     def stop(self, why: Exception) -> None:
         """Ends it at once, wherever it is; nothing where it has its answer."""
-        with self.lock:
-            self.ended = self.ended or why
-            if self.decoder is not None:
-                self.decoder.kill()
-        self.answer.cancel()  # while it waits
+        self.finish(why)
+        with self._lock:
+            if self._decoder is not None:
+                self._decoder.kill()
 
     @contextmanager
     def at_work(self, decoder: Decoder, timeout: float) -> Iterator[None]:
-        """While a decoder is its own, it is stopped after `timeout` seconds."""
+        """While a decoder is its own. It is stopped after `timeout` seconds."""
         too_late = f"There was no answer after {timeout:g} s, the limit of this server. Send a shorter video."
         timer = threading.Timer(timeout, self.stop, [Refused(504, too_late)])
         timer.daemon = True
+        with self._lock:
+            self._decoder = decoder
         timer.start()
         try:
-            with self.lock:
-                if self.ended:
-                    raise self.ended
-                self.decoder = decoder
+            if self.answer.done():
+                raise Gone
             yield
         finally:
             timer.cancel()
-            with self.lock:
-                self.decoder = None
+            with self._lock:
+                self._decoder = None
 
 
 class Service:
@@ -143,6 +151,9 @@ class Service:
     def close(self) -> None:
         """Ends threads and processes; who still waits for an answer is told so."""
         self.stopping = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.jobs.get_nowait().stop(Gone())
         for _ in self.threads:
             self.jobs.put(None)
         for decoder in self.decoders:
@@ -155,21 +166,18 @@ class Service:
         """A thread with a decoder of its own: one job after the other."""
         try:
             while (job := self.jobs.get()) is not None:
-                if self.stopping:
-                    job.stop(Gone())
-                if not job.answer.set_running_or_notify_cancel():
+                if job.answer.done():  # stopped while it waited
                     continue
                 start = time.monotonic()
                 self.working.add(decoder)
                 try:
-                    answer = self._answer(job, decoder)
+                    job.finish(self._answer(job, decoder))
                 except BaseException as error:  # raised again in the handler of the request
-                    job.answer.set_exception(job.ended or error)
-                else:
-                    job.answer.set_result(answer)
-                    self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
-                finally:
-                    self.working.discard(decoder)
+                    job.finish(error)
+                self.working.discard(decoder)
+                with contextlib.suppress(DecoderDied, OSError):  # said to the next request, if it still fails then
+                    decoder.start()
+                self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
         finally:
             decoder.close()
 
@@ -207,8 +215,8 @@ class Service:
                     places.append((first, last))
                     if len(ahead) >= 2 * self.network.batch_size:
                         probs.append(ahead.popleft().result())
-                    if job.ended:
-                        raise job.ended
+                    if job.answer.done():
+                        raise Gone
             probs += [future.result() for future in ahead]
         finally:
             for future in ahead:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from engine.console import gigabytes
 from serving.limits import Gone, Limits, Refused
 
 FIELD = "video"
@@ -104,7 +103,8 @@ def stored(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows, as long as a killed decoder has it open
+            path.unlink(missing_ok=True)
 
 
 async def receive_upload(body: Body, path: Path, limits: Limits) -> Upload:
@@ -235,7 +235,11 @@ class FormSink:
 
 
 def too_large(limits: Limits) -> Refused:
-    return Refused(413, f"The file is larger than {gigabytes(limits.max_bytes)}, the limit of this server.")
+    return Refused(413, f"The file is larger than {megabytes(limits.max_bytes)}, the limit of this server.")
+
+
+def megabytes(num_bytes: int) -> str:
+    return f"{round(num_bytes / 1e6, 1):,g} MB"
 
 
 def printable(text: str, length: int = NAME_LENGTH) -> str:

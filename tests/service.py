@@ -1,0 +1,52 @@
+"""A service that runs for a test: the real server, decoders and network, in a thread of this process."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+import serve
+from serving.limits import Limits
+from serving.service import Network, Service
+from serving.uploads import upload_folder
+
+
+@dataclass(frozen=True)
+class Running:
+    service: Service
+    client: httpx.Client
+    address: str
+    folder: Path  # of the uploads
+
+    def send(self, video: Path | bytes, name: str = "clip.mp4", **parameters) -> httpx.Response:
+        content = video if isinstance(video, bytes) else video.read_bytes()
+        return self.client.post("/predict", files={"video": (name, content)}, params=parameters)
+
+
+@contextmanager
+def running(network: Network, limits: Limits | None = None, decoders: int = 1, waiting: int = 8) -> Iterator[Running]:
+    """The service of a network, on a free port of this machine, until the end of the with statement."""
+    about = {
+        "model": "r3d_10",
+        "dataset": None,
+        "classes": network.classes,
+        "input_spec": network.input_spec.to_dict(),
+        "stride": network.stride,
+        "batch_size": network.batch_size,
+        "device": "cpu",
+    }
+    service = Service(network, limits or Limits(), decoders, waiting)
+    with serve.listen("127.0.0.1", 0) as sock, upload_folder() as folder:
+        server = serve.web_server(service, about, folder)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        try:
+            with httpx.Client(base_url=serve.address(sock), timeout=30) as client:
+                yield Running(service, client, serve.address(sock), folder)
+        finally:
+            server.should_exit = True
+            thread.join()
+            service.close()

@@ -1,0 +1,430 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
+
+from engine.checkpoint import save_checkpoint
+from engine.errors import ROOT, UserError
+from inference import Recognizer
+from recognition.prediction import Prediction
+from serving import options, schema, uploads
+from serving.batcher import Batcher
+from serving.limits import Limits
+from tests.service import Running, running
+from tests.test_inference import CLASSES, content_of
+from tests.toy import naming_video, write_naming_video, write_video
+
+LIMITS = Limits(max_bytes=300_000, max_seconds=8, max_pixels=200 * 150, max_named=1000)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "best.pth"
+    save_checkpoint(path, content_of())
+    return path
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoint) -> Recognizer:
+    return Recognizer(checkpoint, device="cpu", stride=3, amp="off", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("videos")
+    names = ("clip.mp4", "clip.avi", "short.mkv", "long.mp4")
+    lengths = (20, 33, 3, 180)
+    return [write_naming_video(folder / name, n, n % 3) for name, n in zip(names, lengths, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def server(recognizer):
+    with running(recognizer, LIMITS, decoders=2) as server:
+        yield server
+
+
+class Gate:
+    """A network that answers when it is let."""
+
+    def __init__(self, recognizer: Recognizer):
+        self.recognizer, self.open = recognizer, threading.Event()
+        self.classes, self.input_spec = recognizer.classes, recognizer.input_spec
+        self.stride, self.batch_size = recognizer.stride, recognizer.batch_size
+        self.asked = threading.Event()
+
+    def probabilities(self, clips: np.ndarray) -> np.ndarray:
+        self.asked.set()
+        assert self.open.wait(30)
+        return self.recognizer.probabilities(clips)
+
+
+@pytest.fixture
+def gate(recognizer):
+    gate = Gate(recognizer)
+    yield gate
+    gate.open.set()
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def assert_same(answer: dict, prediction: Prediction, name: str, top: int = 5, threshold: float = 0.0) -> None:
+    expected = prediction.to_dict(top, threshold)
+    assert list(answer) == list(expected)
+    assert answer["video"] == name
+    for key in ("top", "timeline", "windows"):
+        assert len(answer[key]) == len(expected[key])
+        for ours, theirs in zip(answer[key], expected[key], strict=True):
+            assert flat(ours) == pytest.approx(flat(theirs), abs=1e-5)
+    rest = set(expected) - {"video", "top", "timeline", "windows"}
+    assert {key: answer[key] for key in rest} == {key: expected[key] for key in rest}
+
+
+def flat(entry: dict) -> dict:
+    """Labels as numbers, so that approx takes all of it."""
+    top = {f"{i} {likely['label']}": likely["probability"] for i, likely in enumerate(entry.get("top", ()))}
+    return {**{k: v for k, v in entry.items() if k not in ("top", "label")}, **top, entry["label"]: 1}
+
+
+# --- the answer
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_the_answer_is_that_of_the_command_line(server, recognizer, videos, number):
+    answer = server.send(videos[number], videos[number].name)
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
+    assert_same(answer.json(), recognizer.predict(videos[number]), videos[number].name)
+
+
+def test_parameters_are_those_of_the_command_line(server, checkpoint, videos):
+    answer = server.send(videos[0], top=2, threshold=0.99, stride=5).json()
+    other = Recognizer(checkpoint, device="cpu", stride=5, amp="off")
+    assert_same(answer, other.predict(videos[0]), "clip.mp4", top=2, threshold=0.99)
+    assert answer["label"] == "uncertain" and len(answer["windows"]) == 3
+
+
+def test_the_body_may_be_the_video_itself(server, recognizer, videos):
+    for kind in ("video/mp4", "application/octet-stream"):
+        answer = server.client.post("/predict", content=videos[0].read_bytes(), headers={"content-type": kind})
+        assert_same(answer.json(), recognizer.predict(videos[0]), "video")
+
+
+def test_requests_at_the_same_time_get_each_its_own_answer(server, recognizer, videos):
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: server.send(videos[number % 4]), range(8)))
+    for number, answer in enumerate(answers):
+        assert_same(answer.json(), recognizer.predict(videos[number % 4]), "clip.mp4")
+
+
+def test_windows_of_several_requests_go_through_the_network_together():
+    sizes, begun, may_go_on = [], threading.Event(), threading.Event()
+
+    def probabilities(clips: np.ndarray) -> np.ndarray:
+        sizes.append(len(clips))
+        begun.set()
+        assert may_go_on.wait(20)
+        return clips.reshape(len(clips), -1)[:, :1].astype(np.float32)
+
+    batcher = Batcher(probabilities, batch_size=4)
+    futures = [batcher.submit(np.full((1, 2, 2, 3), 0, np.uint8))]
+    assert begun.wait(20)
+    futures += [batcher.submit(np.full((1, 2, 2, 3), number, np.uint8)) for number in range(1, 8)]
+    futures[2].cancel()  # its client went away
+    may_go_on.set()
+    batcher.close()
+    assert sizes == [1, 4, 2]
+    assert [future.result()[0] for i, future in enumerate(futures) if i != 2] == [0, 1, 3, 4, 5, 6, 7]
+
+
+def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
+    answer = server.send(videos[0]).json()
+    assert schema.Answer.model_validate(answer).model_dump() == answer
+    paths = server.client.get("/openapi.json").json()["paths"]
+    assert set(paths) == {"/predict", "/health", "/model"}
+    assert set(paths["/predict"]["post"]["responses"]) >= {"200", "400", "408", "413", "415", "422", "503", "504"}
+    assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
+
+    model = server.client.get("/model").json()
+    assert (model["model"], model["classes"]) == ("r3d_10", CLASSES)
+    assert model["input_spec"] == recognizer.input_spec.to_dict()
+    assert model["limits"]["max_bytes"] == LIMITS.max_bytes
+    health = server.client.get("/health").json()
+    assert (health["status"], health["there"], health["working"], health["queue"]) == ("ok", 0, 0, 8)
+    assert health["answered"] > 0
+
+
+# --- what is refused
+
+
+def form(content: bytes, name: str = "video", file: str | None = '"clip.mp4"') -> dict:
+    disposition = f'form-data; name="{name}"' + (f"; filename={file}" if file else "")
+    body = b"--x\r\nContent-Disposition: " + disposition.encode() + b"\r\n\r\n" + content + b"\r\n--x--\r\n"
+    return {"content": body, "headers": {"content-type": "multipart/form-data; boundary=x"}}
+
+
+PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
+RAW = {"content-type": "video/mp4"}
+
+
+@pytest.mark.parametrize(
+    ("query", "request_", "status", "says"),
+    [
+        ("", {"data": {"a": "b"}}, 415, "The body is 'application/x-www-form-urlencoded'. Send multipart/form-data"),
+        ("", {}, 415, "The body is ''."),
+        ("", form(b"", "film"), 400, "Unknown field 'film'."),
+        ("", form(b"clip.mp4", file=None), 400, "The field 'video' is no file: curl -F video=@clip.mp4 (with the @)"),
+        ("", {**form(b""), "content": form(b"")["content"][:-4]}, 400, "The form is cut off"),
+        ("", {**form(b""), "content": b"no form at all"}, 400, "The form cannot be read"),
+        ("", {**form(b""), "headers": {"content-type": "multipart/form-data"}}, 400, "names no boundary"),
+        ("", {**form(b""), "content": b"--x--\r\n"}, 400, "The form has no field 'video'"),
+        ("", {"files": [("video", ("a.mp4", b"a")), ("video", ("b.mp4", b"b"))]}, 400, "more than one field 'video'"),
+        ("", form(b""), 415, "This cannot be used as a video: the file is empty (0 bytes)."),
+        ("", form(b"a text, and long enough\n" * 50), 415, "it is not a video that can be opened."),
+        ("", form(PLAYLIST), 415, "it is not a video that can be opened."),
+        ("", {"content": b"", "headers": {**RAW, "content-encoding": "gzip"}}, 415, "without Content-Encoding"),
+        ("", {"content": b"0" * 400_000, "headers": RAW}, 413, "The file is larger than 0.3 MB, the limit of this"),
+        ("", {"content": iter([b"0" * 200_000] * 2), "headers": RAW}, 413, "The file is larger than 0.3 MB"),
+        ("", {"files": {"video": b"0" * 310_000}}, 413, "The file is larger than 0.3 MB"),
+        ("?top=0", form(b""), 422, "top: Input should be greater than or equal to 1, but is '0'."),
+        ("?threshold=2", form(b""), 422, "threshold: Input should be less than or equal to 1, but is '2'."),
+        ("?stride=x", form(b""), 422, "stride: Input should be a valid integer"),
+        ("?tpo=3", form(b""), 422, "Unknown parameter 'tpo'. Did you mean 'top'?"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(server, query, request_, status, says):
+    answer = server.client.post(f"/predict{query}", **request_)
+    assert answer.status_code == status
+    detail = answer.json()["detail"]
+    assert says in detail and "\n" not in detail
+    assert str(server.folder) not in detail
+    assert list(server.folder.iterdir()) == []
+
+
+def test_other_addresses_and_methods_are_refused_alike(server):
+    assert server.client.get("/predict").status_code == 405
+    assert server.client.post("/nothing", content=b"x" * 1000).json() == {"detail": "Not Found"}
+
+
+def test_a_file_that_breaks_off_is_answered_or_refused(server, videos):
+    content = videos[1].read_bytes()
+    assert server.send(content[: len(content) // 2]).json()["num_damaged"] >= 0
+    assert server.send(videos[0].read_bytes()[:600]).status_code == 415
+
+
+def test_a_picture_is_refused_by_its_header(server, tmp_path):
+    """A few bytes may claim to be a picture of any size."""
+    write_video(tmp_path / "large.mp4", naming_video(3, size=(400, 300)))
+    answer = server.send(tmp_path / "large.mp4")
+    assert answer.status_code == 422
+    assert "its pictures are 400x300, and this server takes at most 30,000 pixels a picture" in answer.json()["detail"]
+
+
+def test_a_picture_is_refused_where_the_header_is_not_believed(server, tmp_path):
+    """The stream changes to a larger picture behind its first frames, which a header cannot tell."""
+    small = write_video(tmp_path / "small.h264", naming_video(3), "libx264")
+    large = write_video(tmp_path / "large.h264", naming_video(3, size=(400, 300)), "libx264")
+    answer = server.send(small.read_bytes() + large.read_bytes())
+    assert answer.status_code == 422 and "400x300" in answer.json()["detail"]
+
+
+def test_a_long_video_is_refused_by_its_header_and_by_its_frames(server, tmp_path):
+    write_naming_video(tmp_path / "long.mp4", 240, size=(32, 32))
+    answer = server.send(tmp_path / "long.mp4")
+    assert answer.status_code == 422 and "it lasts 10 s, and this server takes at most 8 s" in answer.json()["detail"]
+    write_naming_video(tmp_path / "long.h264", 240, size=(32, 32), codec="libx264")  # a stream without a duration
+    answer = server.send(tmp_path / "long.h264")
+    assert answer.status_code == 422 and "it has more than 200 frames, at 25 a second" in answer.json()["detail"]
+
+
+def test_an_answer_has_a_largest_size(server, videos):
+    """180 frames, 174 windows, 6 classes"""
+    assert server.send(videos[3], stride=1, top=5).status_code == 200
+    answer = server.send(videos[3], stride=1, top=100)
+    assert answer.status_code == 422
+    assert "more than 1,000 probabilities, 6 for each window. Ask for a larger stride" in answer.json()["detail"]
+
+
+def test_an_upload_without_end_is_cut(server):
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        while sent < 1 << 30:
+            sent += 1 << 16
+            yield bytes(1 << 16)
+
+    answer = server.client.post("/predict", content=endless(), headers=RAW)
+    assert answer.status_code == 413 and sent < 1 << 28
+    assert list(server.folder.iterdir()) == []
+
+
+def test_no_name_of_a_client_touches_the_disk(gate, videos):
+    """../ and the like are only echoed, without what a terminal or a log would act on."""
+    with running(gate) as server, ThreadPoolExecutor() as pool:
+        for name, shown in [
+            ("../../../etc/passwd", "../../../etc/passwd"),
+            ("/etc/cron.d/x\x1b[2J.mp4", "/etc/cron.d/x\ufffd[2J.mp4"),
+            ("Übung <b>.mp4", "Übung <b>.mp4"),
+            ("a" * 500, "a" * 117 + "..."),
+        ]:
+            gate.open.clear()
+            gate.asked.clear()
+            answer = pool.submit(httpx.post, f"{server.address}/predict", timeout=30, **form(
+                videos[0].read_bytes(), file=f'"{name}"'
+            ))  # fmt: skip
+            assert gate.asked.wait(20)
+            [path] = server.folder.iterdir()
+            assert len(path.name) == 32 and set(path.name) <= set("0123456789abcdef")
+            gate.open.set()
+            assert answer.result().json()["video"] == shown
+        assert list(server.folder.iterdir()) == []
+
+
+# --- time, places, and processes that end
+
+
+def raw_request(server: Running, content: bytes, length: int | None = None) -> socket.socket:
+    """A client of which we hold the line."""
+    host, port = server.address.removeprefix("http://").split(":")
+    line = socket.create_connection((host, int(port)), timeout=20)
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: {length or len(content)}"
+    line.sendall(head.encode() + b"\r\n\r\n" + content)
+    return line
+
+
+def test_a_full_queue_is_503_with_retry_after(gate, videos):
+    with running(gate, decoders=1, waiting=1) as server, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(server.send, videos[0]) for _ in range(2)]
+        wait_until(lambda: server.service.num_there == 2)
+        refused = server.send(videos[0])
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) >= 1
+        assert "2 requests are waiting or at work" in refused.json()["detail"]
+        gate.open.set()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert server.send(videos[0]).status_code == 200
+
+
+def test_a_killed_decoder_costs_its_own_request_only(gate, videos):
+    with running(gate) as server, ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.send, videos[3], stride=1)  # more windows than are read ahead: it is at work
+        assert gate.asked.wait(20)
+        [decoder] = server.service.decoders
+        before = decoder.process.pid
+        os.kill(before, signal.SIGKILL)
+        gate.open.set()
+        assert answer.result().status_code == 500
+        assert answer.result().json() == {"detail": "Something went wrong in the server. Its log has the reason."}
+        assert server.send(videos[3]).status_code == 200
+        assert decoder.process.pid != before
+        assert server.client.get("/health").json()["failed"] == 1
+
+
+def test_a_crash_on_a_video_is_the_videos_fault(gate, videos):
+    with running(gate) as server, ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.send, videos[3], stride=1)
+        assert gate.asked.wait(20)
+        os.kill(server.service.decoders[0].process.pid, signal.SIGSEGV)
+        gate.open.set()
+        assert answer.result().status_code == 415
+        assert "the decoder crashed on it (SIGSEGV)" in answer.result().json()["detail"]
+
+
+def test_work_ends_when_the_client_goes_away(gate, videos):
+    with running(gate, decoders=1) as server:
+        lines = [raw_request(server, videos[3].read_bytes()) for _ in range(2)]  # one at work, one waiting
+        assert gate.asked.wait(20)
+        wait_until(lambda: server.service.num_there == 2 and len(list(server.folder.iterdir())) == 2)
+        half = raw_request(server, b"0" * 1000, 2000)  # and one that is still being sent
+        wait_until(lambda: server.service.num_there == 3)
+        for line in [*lines, half]:
+            line.close()
+        wait_until(lambda: server.service.num_there == 0)
+        assert list(server.folder.iterdir()) == []
+        gate.open.set()
+        assert server.send(videos[0]).status_code == 200
+
+
+def test_work_and_uploads_that_take_too_long_are_ended(gate, videos):
+    with running(gate, Limits(timeout=0.3, upload_timeout=0.3)) as server:
+        answer = server.send(videos[3], stride=1)
+        assert answer.status_code == 504 and "no answer after 0.3 s" in answer.json()["detail"]
+        with raw_request(server, b"0" * 1000, 2000) as line:
+            answer = b""
+            while b'"}' not in answer:
+                answer += line.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408") and b"The upload was not through after 0.3 s" in answer
+        assert list(server.folder.iterdir()) == []
+        gate.open.set()
+        assert server.send(videos[0]).status_code == 200
+
+
+def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, capfd):
+    gate = Gate(recognizer)
+    gate.probabilities = lambda clips: clips["no such thing"]
+    with running(gate) as server:
+        answer = server.send(videos[0])
+        assert answer.status_code == 500
+        assert answer.json() == {"detail": "Something went wrong in the server. Its log has the reason."}
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_decoding_loads_no_torch():
+    code = "import sys, serving.decoder; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# --- the command line
+
+
+def test_a_killed_server_leaves_nothing_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name in (f"{ended.pid}-left", f"{os.getppid()}-used", "other"):
+        (tmp_path / f"video-serve-{name}").mkdir()
+    with uploads.upload_folder() as folder:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+            [f"video-serve-{os.getppid()}-used", "video-serve-other", folder.name]
+        )
+    assert not folder.exists()
+
+
+def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos, recognizer, tmp_path):
+    command = [sys.executable, "serve.py", str(checkpoint), "--port", "0", "--device", "cpu", "--amp", "off"]
+    env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--stride", "3"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        first = process.stdout.readline()
+        assert "(6 classes) on http://127.0.0.1:" in first
+        address = first.split()[-3].rstrip(";")
+        answer = httpx.post(f"{address}/predict", files={"video": videos[0].read_bytes()}, timeout=30)
+        assert_same(answer.json(), recognizer.predict(videos[0]), "upload")
+        assert len(list(tmp_path.glob("video-serve-*"))) == 1
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143 and err == "Stopped by SIGTERM.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(UserError, match="uvicorn, which is not installed: pip install fastapi uvicorn python-multi"):
+        options.check_installed()
