@@ -21,7 +21,6 @@ from dataloaders.dataset import open_frames
 from dataloaders.ready import ensure_frames
 from dataloaders.source import DataSource, find_source
 from descriptors.extraction import Describer, describe_data_set, describe_videos
-from descriptors.layers import layer_reader
 from descriptors.options import STEP, parse_args
 from descriptors.pooling import pool_windows
 from descriptors.protocol import (
@@ -33,12 +32,13 @@ from descriptors.protocol import (
     run_split,
     seen_in_training,
 )
+from descriptors.reading import LayerReader
 from descriptors.store import FORMAT, Described, FeatureWriter
 from descriptors.svm import load_svm, save_svm
 from engine.checkpoint import find_checkpoint, load_model
 from engine.confusion import confusion_csv, draw_confusion
 from engine.console import count, progress
-from engine.device import pick_amp, pick_device, place
+from engine.device import pick_device, place
 from engine.drawing import save_picture
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.published import pretraining_of
@@ -48,6 +48,7 @@ from engine.statistics import mean_and_deviation
 from network import InputSpec, create_model, input_spec
 from network.freezing import Freezable
 from network.weights import known_weights, load_into, model_named_by, read_weights
+from recognition.precision import pick_precision
 from recognition.prediction import likeliest
 from recognition.sources import find_sources
 
@@ -118,6 +119,7 @@ def load_describer(args: argparse.Namespace, layer: str | None = None, **how) ->
         name, weights = args.model, str(args.weights)
         pretraining = pretraining_of({"weights": args.weights})
     device = pick_device(args.device)
+    precision = pick_precision(args.amp, device)
     settings = {
         "format": FORMAT,
         "model": name,
@@ -130,14 +132,14 @@ def load_describer(args: argparse.Namespace, layer: str | None = None, **how) ->
         "pooling": getattr(args, "pooling", "mean"),
         "norm": getattr(args, "norm", "after"),
         "per_window": getattr(args, "per_window", False),
+        "precision": str(precision or torch.float32).removeprefix("torch."),
         "input_spec": spec.to_dict(),
     } | how
     model = place(model.eval(), device)
     describer = Describer(
-        layer_reader(model, layer),
+        LayerReader(model, layer, device, precision),
         spec,
         device,
-        pick_amp("auto", device),
         settings["pooling"],
         settings["norm"],
         settings["per_window"],

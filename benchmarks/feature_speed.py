@@ -36,13 +36,15 @@ from dataloaders.loader import ClipLoader
 from dataloaders.source import find_source
 from dataloaders.windows import WindowDataset
 from descriptors.extraction import Describer, cut_windows, describe_data_set, describe_videos
-from descriptors.layers import LAYERS, layer_reader
-from descriptors.store import Described, FeatureWriter
+from descriptors.layers import LAYERS
+from descriptors.reading import LayerReader
+from descriptors.store import SETTINGS, Described, FeatureWriter
 from engine.arguments import positive
-from engine.device import device_name, pick_amp, pick_device, place
+from engine.device import device_name, pick_device, place
 from engine.errors import run_cli
 from network import create_model, input_spec
 from recognition.ahead import read_ahead
+from recognition.precision import pick_precision
 
 NUM_CLASSES, STEP = 101, 8
 
@@ -57,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workers", type=positive, default=min(num_processors(), 8))
     parser.add_argument("--rounds", type=positive, default=2)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--amp", default="auto", choices=("auto", "off", "bf16"))
     args = parser.parse_args(argv)
     device = pick_device(args.device)
     where = device_name(device) if device.type == "cuda" else f"{processor()}, {device_name(device)}"
@@ -72,7 +75,7 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
     spec = input_spec(name)
     torch.manual_seed(0)
     model = place(create_model(name, NUM_CLASSES).eval(), device)
-    describer = Describer(layer_reader(model, args.layer), spec, device, pick_amp("auto", device))
+    describer = Describer(LayerReader(model, args.layer, device, pick_precision(args.amp, device)), spec, device)
     folder.mkdir()
     videos = make_videos(folder / "videos", args.videos, args.num_frames)
     make_frames(folder / "frames", args.videos, args.num_frames, spec.resize)
@@ -81,8 +84,7 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
     outputs = iter(range(1_000_000))
 
     def writer() -> FeatureWriter:
-        settings = dict.fromkeys(("format", "weights_hash", "model", "layer", "step", "pooling", "norm"))
-        settings |= {"per_window": False, "input_spec": spec.to_dict()}
+        settings = dict.fromkeys(SETTINGS) | {"per_window": False, "input_spec": spec.to_dict()}
         return FeatureWriter(folder / f"out{next(outputs)}", settings)
 
     def from_videos() -> int:

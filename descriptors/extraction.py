@@ -13,7 +13,6 @@ from dataloaders.transforms import to_model_input
 from dataloaders.windows import WindowDataset
 from descriptors.pooling import pool_windows
 from descriptors.store import Described, FeatureWriter
-from engine.device import autocast
 from engine.errors import UserError
 from network import InputSpec
 from recognition.ahead import read_ahead
@@ -32,12 +31,11 @@ class Pending:
 
 @dataclass(frozen=True)
 class Describer:
-    """read: clips (B, C, T, H, W) -> (B, D), on the device; see layers.layer_reader."""
+    """read: clips (B, C, T, H, W) -> (B, D) float32, on the device; see reading.LayerReader."""
 
     read: Callable[[torch.Tensor], torch.Tensor]
     spec: InputSpec
     device: torch.device
-    amp: torch.dtype | None = None
     pooling: str = "mean"
     norm: str = "after"
     per_window: bool = False
@@ -45,9 +43,8 @@ class Describer:
     @torch.inference_mode()
     def windows(self, clips: torch.Tensor) -> np.ndarray:
         """(B, T, S, S, 3) uint8 -> (B, D) float32"""
-        with autocast(self.device, self.amp):
-            said = self.read(to_model_input(clips.to(self.device, non_blocking=True), self.spec))
-        values = said.float().cpu().numpy()
+        said = self.read(to_model_input(clips.to(self.device, non_blocking=True), self.spec))
+        values = said.cpu().numpy()
         if not np.isfinite(values).all():
             raise UserError("The network's descriptors are no numbers (NaN): its weights are damaged, or diverged.")
         return values

@@ -72,6 +72,9 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="name of a network, for weights that are no checkpoint of this program")
     parser.add_argument("--weights", help="with --model: a file, or a name such as kinetics400")
     parser.add_argument("--device", default="auto", help="cuda, cuda:1, mps, cpu; auto takes the best there is")
+    parser.add_argument(
+        "--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it"
+    )
     parser.add_argument("--batch-size", type=positive, default=16, help="windows at once (default: 16)")
 
 

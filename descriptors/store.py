@@ -16,7 +16,7 @@ from engine.runs import write_whole
 INDEX, PARTIAL = "index.json", "index.partial.jsonl"
 FORMAT = 1
 # what decides the numbers in a file; those of one folder share all of it
-SETTINGS = ("format", "weights_hash", "model", "layer", "step", "pooling", "norm", "per_window", "input_spec")
+SETTINGS = tuple("format weights_hash model layer step pooling norm per_window precision input_spec".split())
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 
 

@@ -26,10 +26,7 @@ class Answerer:
 
     def __init__(self, model: nn.Module, device: torch.device, amp: str = "auto"):
         self.model, self.device = model, device
-        if amp == "auto" and device.type == "cpu":
-            self.dtype = torch.bfloat16 if cpu_has_bf16() else None
-        else:
-            self.dtype = pick_amp(amp, device)
+        self.dtype = pick_precision(amp, device)
         self.fast: nn.Module | None = None
 
     @torch.inference_mode()
@@ -43,7 +40,7 @@ class Answerer:
     def _first(self, x: torch.Tensor) -> np.ndarray:
         """The answer in low precision if it is float32's, too; else float32's, from now on."""
         exact = _checked(self.model(x))
-        self.fast = self._lowered(x[:1])
+        self.fast = lowered(self.model, self.device, x[:1])
         try:
             low = self._low(x).float().softmax(1).cpu().numpy()
         except RuntimeError as error:  # an operation that bf16 does not have, among others
@@ -57,16 +54,6 @@ class Answerer:
             return exact
         return low
 
-    def _lowered(self, example: torch.Tensor) -> nn.Module:
-        if self.device.type != "cpu":
-            return self.model
-        model = fold_batch_norms(self.model, example)
-        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
-                module.weight.data = module.weight.data.bfloat16().contiguous(memory_format=formats[module.weight.ndim])
-        return model
-
     def _low(self, x: torch.Tensor) -> torch.Tensor:
         with autocast(self.device, self.dtype):
             return self.fast(x)
@@ -74,6 +61,29 @@ class Answerer:
     def _stay_exact(self, why: str) -> None:
         print(f"This network {why}: float32 is used, slower.", file=sys.stderr, flush=True)
         self.dtype, self.fast = None, None
+
+
+def pick_precision(amp: str, device: torch.device) -> torch.dtype | None:
+    """What a network answers in, None for float32. auto: bf16 where the device computes in it, a CPU too."""
+    if amp == "auto" and device.type == "cpu":
+        return torch.bfloat16 if cpu_has_bf16() else None
+    return pick_amp(amp, device)
+
+
+@torch.inference_mode()
+def lowered(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
+    """The network whose autocast answers are fast. On a CPU a copy, with batch norms folded and kernels in bf16.
+
+    example: an input of the model, (B, C, T, H, W) float32
+    """
+    if device.type != "cpu":
+        return model
+    model = fold_batch_norms(model, example)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            module.weight.data = module.weight.data.bfloat16().contiguous(memory_format=formats[module.weight.ndim])
+    return model
 
 
 def cpu_has_bf16() -> bool:

@@ -14,6 +14,7 @@ from descriptors.extraction import cut_windows
 from descriptors.layers import layer_reader
 from descriptors.pooling import pool_windows, unit
 from descriptors.protocol import open_features, run_split
+from descriptors.reading import LayerReader
 from descriptors.store import list_features, load_features
 from descriptors.svm import fit_pca, fit_svm, load_svm, save_svm, search_c
 from engine.checkpoint import save_checkpoint
@@ -25,7 +26,10 @@ SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=1, resize=(80, 60)
 
 
 def run(argv: list, capsys, monkeypatch) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of `python features.py argv`."""
+    """Exit status, standard output and standard error of `python features.py argv`, in float32 unless it says --amp:
+    what is expected is the same on every processor."""
+    if argv[0] in ("extract", "predict") and "--amp" not in argv:
+        argv = [*argv, "--amp", "off"]
     monkeypatch.setattr(sys, "argv", ["features.py", *map(str, argv)])
     with pytest.raises(SystemExit) as ended:
         run_cli(features.main)
@@ -478,3 +482,35 @@ def test_bad_usage_is_one_line(videos, checkpoint, tmp_path, capsys, monkeypatch
     argv = ["extract", videos, "--output", tmp_path / "full", "--checkpoint", checkpoint]
     status, _, err = run(argv, capsys, monkeypatch)
     assert status == 1 and "holds .npy files and no index.json" in err
+
+
+def test_low_precision_says_the_same_within_its_rounding(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    found = {}
+    for amp in ("off", "bf16"):
+        argv = ["extract", videos, "--checkpoint", checkpoint, "--output", tmp_path / amp, "--device", "cpu"]
+        assert run([*argv, "--amp", amp], capsys, monkeypatch)[0] == 0
+        settings, entries = list_features(tmp_path / amp)
+        found[settings["precision"]] = load_features(tmp_path / amp, entries)
+    exact, low = found["float32"], found["bfloat16"]
+    assert 0 < np.linalg.norm(low - exact, axis=1).max() < 0.05  # something else was computed, and the same was said
+    status, _, err = run([*argv[:-2], "--device", "cpu", "--amp", "off"], capsys, monkeypatch)
+    assert status == 1 and "holds descriptors of precision bfloat16, not float32" in err
+
+
+class Wrong(torch.nn.Module):
+    """In low precision another network: as where a kernel has a fault."""
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        features = x.flatten(1)[:, :8]
+        return features.flip(1) if torch.is_autocast_enabled("cpu") else features
+
+    forward = forward_features
+
+
+def test_where_low_precision_says_something_else_float32_stays(capsys):
+    x = torch.rand(2, 3, 1, 4, 4)
+    reader = LayerReader(Wrong().eval(), "pool", torch.device("cpu"), torch.bfloat16)
+    for _ in range(2):
+        assert torch.equal(reader(x), x.flatten(1)[:, :8])
+    err = capsys.readouterr().err
+    assert err.count("float32 is used, slower") == 1 and "describes otherwise in bf16" in err
