@@ -76,10 +76,15 @@ def upload_folder() -> Iterator[Path]:
         if _is_left(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
+    _IN_USE.add(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _IN_USE.discard(folder)
+
+
+_IN_USE: set[Path] = set()  # by this process
 
 
 def _is_left(folder: Path) -> bool:
@@ -93,13 +98,14 @@ def _is_left(folder: Path) -> bool:
         return True
     except OSError:
         return False
-    return int(pid) == os.getpid()  # in a container each server has the same number
+    return int(pid) == os.getpid() and folder not in _IN_USE  # in a container each server has the same number
 
 
 @contextmanager
 def stored(folder: Path) -> Iterator[Path]:
     """A name for a new file, which is removed in the end."""
     path = folder / uuid4().hex
+    folder.mkdir(0o700, exist_ok=True)  # what cleans up /tmp may have taken it after some idle days
     try:
         yield path
     finally:

@@ -395,13 +395,13 @@ def test_a_killed_server_leaves_nothing_for_long(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ended = subprocess.Popen(["true"])
     ended.wait()
-    for name in (f"{ended.pid}-left", f"{os.getppid()}-used", "other"):
+    for name in (f"{ended.pid}-left", f"{os.getpid()}-container", f"{os.getppid()}-used", "other"):
         (tmp_path / f"video-serve-{name}").mkdir()
-    with uploads.upload_folder() as folder:
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-            [f"video-serve-{os.getppid()}-used", "video-serve-other", folder.name]
-        )
-    assert not folder.exists()
+    with uploads.upload_folder() as folder, uploads.upload_folder() as second:
+        assert {path.name for path in tmp_path.iterdir()} == {
+            f"video-serve-{os.getppid()}-used", "video-serve-other", folder.name, second.name
+        }  # fmt: skip
+    assert not folder.exists() and not second.exists()
 
 
 def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos, recognizer, tmp_path):
