@@ -47,12 +47,13 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
     import uvicorn
 
     from serving.app import create_app
+    from serving.connection import connection_for
 
     longest = service.limits.timeout + service.limits.upload_timeout
     return uvicorn.Server(
         uvicorn.Config(
             create_app(service, about, folder),
-            http="h11",
+            http=connection_for(service.limits.upload_timeout),
             ws="none",
             log_level="warning",
             access_log=False,

@@ -1,6 +1,7 @@
 """The HTTP interface: routes, parameters, and how errors become answers."""
 
 import asyncio
+import logging
 import time
 import traceback
 from dataclasses import asdict
@@ -49,6 +50,7 @@ BODY = {
 
 def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     """about: what GET /model says of the network. folder: where uploads lie while they are answered."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is said in our own words
     app = FastAPI(title="Video action recognition", version="1", description="Which action a video shows, and when.")
     page = load_page()
 
@@ -151,6 +153,7 @@ async def finished(job: Job, body: Body) -> bytes:
         gone.cancel()
         job.stop(Gone())
         await asyncio.wait({answer})
+        answer.cancelled() or answer.exception()  # looked at, or asyncio would say that nobody did
 
 
 class LastWord(JSONResponse):

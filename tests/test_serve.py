@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ from inference import Recognizer
 from recognition.prediction import Prediction
 from serving import options, schema, uploads
 from serving.batcher import Batcher
+from serving.decoding import Decoder
 from serving.limits import Limits
 from tests.service import Running, running
 from tests.test_inference import CLASSES, content_of
@@ -300,11 +302,23 @@ def test_no_name_of_a_client_touches_the_disk(gate, videos):
 
 def raw_request(server: Running, content: bytes, length: int | None = None) -> socket.socket:
     """A client of which we hold the line."""
-    host, port = server.address.removeprefix("http://").split(":")
-    line = socket.create_connection((host, int(port)), timeout=20)
+    line = connected(server)
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: {length or len(content)}"
     line.sendall(head.encode() + b"\r\n\r\n" + content)
     return line
+
+
+def connected(server: Running) -> socket.socket:
+    host, port = server.address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def is_left(line: socket.socket) -> bool:
+    """Whether the server ends the connection; it may say nothing before."""
+    try:
+        return line.recv(10_000) == b""
+    except ConnectionResetError:
+        return True
 
 
 def test_a_full_queue_is_503_with_retry_after(gate, videos):
@@ -371,6 +385,42 @@ def test_work_and_uploads_that_take_too_long_are_ended(gate, videos):
         assert list(server.folder.iterdir()) == []
         gate.open.set()
         assert server.send(videos[0]).status_code == 200
+
+
+def test_a_killed_decoder_is_given_no_video(recognizer, videos):
+    """The processor may take its time with the end of a process: it looks alive until then."""
+    decoder = Decoder(recognizer.input_spec, Limits())
+    decoder.start()
+    try:
+        for _ in range(2):
+            windows = decoder.windows(videos[3], stride=1)
+            next(windows)
+            windows.close()  # left before its end, which kills the process
+        assert len(list(decoder.windows(videos[3], stride=1))) == 174
+    finally:
+        decoder.close()
+
+
+def test_who_never_comes_to_the_end_of_a_header_is_left(gate):
+    with running(gate, Limits(upload_timeout=0.3)) as server, connected(server) as line:
+        for _ in range(2):  # the second request of a connection has no more time than the first
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert line.recv(10_000).startswith(b"HTTP/1.1 200")
+        line.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
+        assert is_left(line)
+
+
+def test_who_takes_nothing_of_an_answer_is_left(gate):
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with running(gate, Limits(upload_timeout=0.3)) as server, connected(server) as line:
+        length = len(server.client.get("/openapi.json").content)
+        line.sendall(request * 2000)
+        time.sleep(1)
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while content := line.recv(1 << 20):
+                taken += len(content)
+        assert taken < 2000 * length
 
 
 def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, capfd):
