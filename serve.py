@@ -84,7 +84,9 @@ def listen(host: str, port: int) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)
     except OSError as error:
-        raise UserError(f"Cannot listen on {host}, port {port}: {error.strerror}.") from error
+        raise UserError(
+            f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another --port, or --host."
+        ) from error
     return sock
 
 

@@ -1,6 +1,7 @@
 """The HTTP interface: routes, parameters, and how errors become answers."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import traceback
@@ -198,4 +199,5 @@ class Guard:
 
 def say(text: str) -> None:
     """A line of the log."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+    with contextlib.suppress(OSError):  # its reader may be gone, as in `... | head`; the service goes on
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

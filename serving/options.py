@@ -1,10 +1,10 @@
 """The command line of serve.py."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataloaders.extractor import num_processors
 from engine.arguments import positive
 from engine.errors import UserError
 from recognition.options import STRIDE, check_network, seconds
@@ -33,7 +33,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
     add = limits.add_argument
-    add("--max-size", type=seconds, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
+    add("--max-size", type=megabytes, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
     add("--max-seconds", type=seconds, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
     add("--max-pixels", type=positive, default=DEFAULTS.max_pixels, metavar="N", help="a picture; default: %(default)s")
     add("--timeout", type=seconds, default=DEFAULTS.timeout, metavar="S", help="for the answer (default: %(default)g)")
@@ -54,13 +54,23 @@ def limits_of(args: argparse.Namespace) -> Limits:
 
 
 def default_decoders() -> int:
-    return min(max(os.cpu_count() or 1, 2), 8)
+    return min(max(num_processors(), 2), 8)
 
 
 def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
     return int(text)
+
+
+def megabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of megabytes greater than 0")
+    return value
 
 
 def number(text: str) -> int:

@@ -16,6 +16,7 @@ from engine.errors import ROOT
 from network import __main__ as network_main
 from network import create_model, freeze, list_models
 from network.registry import MODELS
+from serving import options as serving_options
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -26,6 +27,7 @@ PARSERS = {
     "features.py": features.parse_args,
     "compare.py": compare.parse_args,
     "inference.py": inference.parse_args,
+    "serve.py": serving_options.parse_args,
     "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.download": download.parse_args,
     "-m dataloaders.pack": pack.parse_args,

@@ -15,8 +15,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
 
+import serve
 from engine.checkpoint import save_checkpoint
-from engine.errors import ROOT, UserError
+from engine.errors import ROOT, UsageError, UserError
 from inference import Recognizer
 from recognition.prediction import Prediction
 from serving import options, schema, uploads
@@ -468,6 +469,30 @@ def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos,
         _, err = process.communicate(timeout=30)
     assert process.returncode == 143 and err == "Stopped by SIGTERM.\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "Give CHECKPOINT, or --model NAME with --weights"),
+        (["run", "--weights", "a.pth", "--model", "c3d"], "CHECKPOINT brings network, weights and class names"),
+        (["run", "--port", "99999"], "'99999' is no port: a whole number up to 65535"),
+        (["run", "--max-size", "0"], "'0' is not a number of megabytes greater than 0"),
+        (["run", "--queue", "-1"], "'-1' is not a whole number of at least 0"),
+    ],
+)
+def test_a_wrong_command_line_is_said_in_one_line(argv, says, capsys):
+    with pytest.raises((UsageError, SystemExit)) as ended:
+        options.parse_args(argv)
+    assert says in (str(ended.value) if isinstance(ended.value, UsageError) else capsys.readouterr().err)
+
+
+def test_a_port_in_use_is_said_before_the_network_is_loaded():
+    with serve.listen("127.0.0.1", 0) as sock:
+        sock.listen()
+        port = sock.getsockname()[1]
+        with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {port}: .* Choose another --port"):
+            serve.main(["no such run", "--port", str(port)])
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

@@ -1,0 +1,24 @@
+# The service in a container:
+#     docker build -t video-action-recognition .                          for processors
+#     docker build -t video-action-recognition --build-arg DEVICE=cuda .  for NVIDIA GPUs; then run with --gpus all
+#     docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/run:/app/run:ro" video-action-recognition r3d_18-ucf101-000
+FROM python:3.11-slim
+ARG DEVICE=cpu
+WORKDIR /app
+
+# Of what is tested together, what serving needs; OpenCV without windows, whose libraries a slim image does not have.
+COPY requirements.txt .
+RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|onnxruntime|fastapi|uvicorn|python-multipart)==' \
+        requirements.txt | sed 's/^opencv-python=/opencv-python-headless=/' > serving.txt
+# On Linux the package index has builds with CUDA; those for processors alone are much smaller.
+RUN if [ "$DEVICE" = cpu ]; then \
+        pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu $(grep -E '^torch' serving.txt); \
+    fi && pip install --no-cache-dir -r serving.txt
+
+COPY . .
+RUN useradd --create-home serve
+USER serve
+EXPOSE 8000
+HEALTHCHECK --start-period=60s --interval=30s --timeout=10s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
+ENTRYPOINT ["python", "serve.py", "--host", "0.0.0.0", "--port", "8000"]
