@@ -44,7 +44,7 @@ def running(network: Network, limits: Limits | None = None, decoders: int = 1, w
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
-            with httpx.Client(base_url=serve.address(sock), timeout=30) as client:
+            with httpx.Client(base_url=serve.address(sock), timeout=60) as client:
                 yield Running(service, client, serve.address(sock), folder)
         finally:
             server.should_exit = True
