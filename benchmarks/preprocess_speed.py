@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataloaders.extractor import Extractor, num_processors
+from dataloaders.extractor import Extractor, Job, num_processors, work_off
 from dataloaders.video import is_video_name
 from engine.console import count
 
@@ -175,22 +175,22 @@ class Ours:
     """The processes of dataloaders.preprocess, started already, as they are in all but a run's first second."""
 
     def __init__(self, cores: int):
-        self.idle: queue.SimpleQueue[Extractor] = queue.SimpleQueue()
         self.extractors = [Extractor() for _ in range(cores)]
         for extractor in self.extractors:
             extractor.start()
-            self.idle.put(extractor)
         self.threads = ThreadPoolExecutor(cores)
 
     def extract(self, videos: Sequence[Path], folder: Path, every: int) -> None:
-        def work(number: int) -> None:
-            extractor = self.idle.get()
-            extractor.extract(
-                video=videos[number], folder=folder / str(number), size=SIZE, every=every, quality=QUALITY, fps=None
-            )
-            self.idle.put(extractor)
+        waiting = queue.SimpleQueue()
+        for number, video in enumerate(videos):
+            waiting.put((Job(str(video)), {"video": video, "folder": folder / str(number), "known": None}))
+        settings = {"size": SIZE, "every": every, "quality": QUALITY, "fps": None}
 
-        list(self.threads.map(work, range(len(videos))))
+        def work(extractor: Extractor) -> None:
+            for _, _, result in work_off(extractor, waiting, settings, len(self.extractors)):
+                assert not result.refused, result.refused
+
+        list(self.threads.map(work, self.extractors))
 
     def cpu_seconds(self) -> float:
         return sum(cpu_seconds_of(extractor.process.pid) for extractor in self.extractors) + time.process_time()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,19 +50,30 @@ class Extractor:
         self.process: subprocess.Popen | None = None
         self.watch: Watch | None = None  # over the process, as long as it lives
         self.killed = False
+        self.given: dict | None = None  # the job that the worker has, beside the one that it is at
 
-    def extract(self, video: Path, folder: Path, known: Path | None = None, **settings) -> Extracted:
+    def extract(
+        self, video: Path, folder: Path, known: Path | None = None, following: dict | None = None, **settings
+    ) -> Extracted:
         """extract_video in the worker. Raises the worker's OSError; a worker that dies, or that takes more than the
-        limits allow and is killed, means a refused video."""
+        limits allow and is killed, means a refused video.
+
+        following    arguments of the next call: the worker then begins with it while this answer is still on its way
+        """
+        job = {"video": video, "folder": folder, "known": known, **settings}
         if self.process is None or self.process.poll() is not None:  # it may have died while it was idle
             self.close()
+            if self.given is not None:
+                shutil.rmtree(folder, ignore_errors=True)  # it may have begun
+            self.given = None
             self.start()
         with self.watch.over(video):
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(
-                    json.dumps({"video": video, "folder": folder, "known": known, **settings}, default=str) + "\n"
-                )
-                self.process.stdin.flush()
+            if self.given is None:
+                self._give(job)
+            assert self.given in (None, job), "another job than the one that was announced"
+            self.given = following
+            if following is not None:
+                self._give(following)
             while (answer := self.process.stdout.readline()) == ".\n":
                 self.watch.alive()
         if not answer.endswith("\n"):
@@ -71,6 +83,11 @@ class Extractor:
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])
         return Extracted(**answer)
+
+    def _give(self, job: dict) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(job, default=str) + "\n")
+            self.process.stdin.flush()
 
     def kill(self) -> None:
         """Ends the worker at once, whatever it does, and for good; extract() sees it die."""
@@ -191,16 +208,14 @@ def extract_all(
     results: queue.SimpleQueue = queue.SimpleQueue()
     ending = threading.Event()
     for number, job in enumerate(jobs):
-        waiting.put((job, temporary / str(number)))
+        waiting.put((job, {"video": videos / job.video, "folder": temporary / str(number), "known": job.known}))
 
     def work(extractor: Extractor) -> None:
         try:
-            while not ending.is_set():
-                job, folder = waiting.get_nowait()
-                result = extractor.extract(video=videos / job.video, folder=folder, known=job.known, **settings)
-                results.put((job, folder, result))
-        except queue.Empty:
-            return
+            for job, how, result in work_off(extractor, waiting, settings, len(extractors)):
+                results.put((job, how["folder"], result))
+                if ending.is_set():
+                    return
         except BaseException as error:  # passed to the main thread, which ends the run
             results.put((None, None, error))
         finally:
@@ -222,6 +237,31 @@ def extract_all(
             extractor.kill()
         for thread in threads:
             thread.join()
+
+
+def work_off(
+    extractor: Extractor, waiting: queue.SimpleQueue, settings: dict, num_workers: int
+) -> Iterator[tuple[Job, dict, Extracted]]:
+    """(job, how to extract it) from the queue, until it is empty -> those with the result.
+
+    A worker is given a job ahead, so that it never waits for its owner; but not at the end of the queue, where another
+    worker would have nothing to do meanwhile.
+    """
+
+    def take(num_left: int = 0) -> tuple[Job, dict] | None:
+        with contextlib.suppress(queue.Empty):
+            if waiting.qsize() >= num_left:
+                job, how = waiting.get_nowait()
+                return job, {**how, **settings}
+        return None
+
+    current = take()
+    while current is not None:
+        job, how = current
+        following = take(num_workers)
+        result = extractor.extract(**how, following=following and following[1])
+        yield job, how, result
+        current = following or take()
 
 
 def num_processors() -> int:

@@ -1,68 +1,74 @@
 """What the headers of MPEG-4 part 2 pictures say (ISO/IEC 14496-2, 6.2): enough to know, without decoding it, that a
-B-frame will come out and where."""
+picture will come out and where."""
 
 from collections.abc import Iterable, Iterator
 
 from dataloaders.sampling import Irregular
 
-I_PICTURE, P_PICTURE, B_PICTURE, S_PICTURE = range(4)
+I_PICTURE, P_PICTURE, B_PICTURE, S_PICTURE, NO_PICTURE = range(5)
 START = b"\x00\x00\x01"
 LAYERS = range(0x20, 0x30)  # start codes: video object layer, group of pictures, picture
 GROUP, PICTURE = 0xB3, 0xB6
 PICTURE_START = START + bytes([PICTURE])
-HEADER_BYTES = 64  # more than any of the headers that are read here
 PICTURE_BITS = 64  # of a picture's header that are looked at
 
 
 def read_kinds(setup: bytes, packets: Iterable[bytes]) -> list[int]:
-    """Packets -> I_PICTURE ... of the first picture of each. setup: headers that stand before the packets (extradata).
+    """Packets -> I_PICTURE ... of the first picture of each; NO_PICTURE where it is not coded: nothing comes out, the
+    frame before is shown longer. setup: headers that stand before the packets (extradata).
 
-    Raises Irregular for whatever a plain stream does not have: a packet without a picture, one that is not coded,
-    shapes, broken markers, a B-frame whose time is not between those of the two pictures around it (decoders drop it).
+    Raises Irregular for whatever a plain stream does not have: a packet without a picture, shapes, another frame size,
+    broken markers, a B-frame whose time is not between those of the two pictures around it (decoders drop it).
     """
-    resolution, base = _read_headers(setup, None, 0)  # ticks a second, whole seconds
+    layer, base = _read_headers(setup, None, 0)
+    resolution = _resolution(layer) if layer else 0  # ticks a second
     last_base = 0
-    before = after = None  # times, in ticks, of the last two pictures that are no B-frames
+    before = after = None  # times, in ticks, of the last two pictures that are coded and no B-frames
     kinds = []
     for content in packets:
+        if len(content) == 1:  # DivX's way to say that there is none
+            kinds.append(NO_PICTURE)
+            continue
         place = 0
         if not content.startswith(PICTURE_START):
             place = content.find(PICTURE_START)
             if place < 0:
                 raise Irregular
-            resolution, base = _read_headers(content[:place], resolution, base)
+            layer, base = _read_headers(content[:place], layer, base)
         if not resolution:
-            raise Irregular
-        kind, seconds, ticks = _read_picture(content[place + 4 : place + 4 + PICTURE_BITS // 8], resolution)
-        if kind == B_PICTURE:
-            if before is None or not before < (last_base + seconds) * resolution + ticks < after:
+            if not layer:
                 raise Irregular
-        else:
+            resolution = _resolution(layer)
+        kind, seconds, ticks, is_coded = _read_picture(content[place + 4 : place + 4 + PICTURE_BITS // 8], resolution)
+        if kind != B_PICTURE:
             last_base, base = base, base + seconds
-            before, after = after, base * resolution + ticks
-        kinds.append(kind)
+            before, after = (after, base * resolution + ticks) if is_coded else (None, None)
+        elif not is_coded or before is None or not before < (last_base + seconds) * resolution + ticks < after:
+            raise Irregular
+        kinds.append(kind if is_coded else NO_PICTURE)
     return kinds
 
 
-def _read_headers(content: bytes, resolution: int | None, base: int) -> tuple[int | None, int]:
-    """What stands before a picture -> (ticks a second, time base in whole seconds), as given where it says neither."""
-    for code, bits in _headers(content):
+def _read_headers(content: bytes, layer: bytes | None, base: int) -> tuple[bytes | None, int]:
+    """What stands before a picture -> (header of the video object layer, time base in whole seconds), as given where it
+    says neither."""
+    for code, header in _headers(content):
         if code in LAYERS:
-            found = _resolution(bits)
-            if resolution not in (None, found):
+            if layer not in (None, header):
                 raise Irregular
-            resolution = found
+            layer = header
         elif code == GROUP:
+            bits = Bits(header)
             hours, minutes = bits.take(5), bits.take(6)
             bits.marker()
             base = bits.take(6) + 60 * (minutes + 60 * hours)
         elif code == PICTURE:
             raise Irregular
-    return resolution, base
+    return layer, base
 
 
-def _read_picture(content: bytes, resolution: int) -> tuple[int, int, int]:
-    """What follows a picture's start code -> (kind, whole seconds since the last time base, ticks)
+def _read_picture(content: bytes, resolution: int) -> tuple[int, int, int, bool]:
+    """What follows a picture's start code -> (kind, whole seconds since the last time base, ticks, whether it is coded)
 
     kind 2 bits, a 1 for each second, 0, marker, ticks, marker, whether it is coded
     """
@@ -75,20 +81,23 @@ def _read_picture(content: bytes, resolution: int) -> tuple[int, int, int]:
     if left < 0:
         raise Irregular
     rest = value >> left
-    if not rest & rest >> 1 & rest >> width + 2 & 1:  # not coded (nothing comes out), or a marker that is none
+    if not rest >> 1 & rest >> width + 2 & 1:  # a marker that is none
         raise Irregular
-    return value >> PICTURE_BITS - 2, seconds, rest >> 2 & (1 << width) - 1
+    return value >> PICTURE_BITS - 2, seconds, rest >> 2 & (1 << width) - 1, bool(rest & 1)
 
 
-def _headers(content: bytes) -> Iterator[tuple[int, "Bits"]]:
+def _headers(content: bytes) -> Iterator[tuple[int, bytes]]:
     """(start code, what follows it)"""
     place = content.find(START)
     while place >= 0 and place + 4 <= len(content):
-        yield content[place + 3], Bits(content[place + 4 : place + 4 + HEADER_BYTES])
-        place = content.find(START, place + 4)
+        following = content.find(START, place + 4)
+        yield content[place + 3], content[place + 4 : len(content) if following < 0 else following].rstrip(b"\0")
+        place = following
 
 
-def _resolution(bits: "Bits") -> int:
+def _resolution(layer: bytes) -> int:
+    """Header of a video object layer -> ticks a second"""
+    bits = Bits(layer)
     bits.take(1 + 8)  # random access, type
     if bits.take(1):
         bits.take(4 + 3)  # version, priority

@@ -509,6 +509,35 @@ def test_a_worker_that_dies_between_two_videos_costs_neither(two_videos, tmp_pat
     assert (first.num_frames, second.num_frames) == (6, 8)
 
 
+def test_a_worker_that_dies_with_the_next_video_begun_costs_neither(two_videos, tmp_path):
+    extractor = Extractor()
+    how = {"known": None, "size": TOY_SIZE, "every": 1, "quality": 95}
+    following = {"video": two_videos.videos / "walk/b.avi", "folder": tmp_path / "2", **how}
+    first = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "1", following=following, **how)
+    wait_until((tmp_path / "2/00001.jpg").exists)
+    extractor.process.kill()
+    extractor.process.wait()
+    second = extractor.extract(**following)
+    extractor.close()
+
+    assert (first.num_frames, second.num_frames) == (6, 8)
+    assert len(list((tmp_path / "2").iterdir())) == 8
+
+
+def test_an_announced_video_is_extracted_once(two_videos, tmp_path):
+    extractor = Extractor()
+    how = {"known": None, "size": TOY_SIZE, "every": 1, "quality": 95}
+    following = {"video": two_videos.videos / "walk/b.avi", "folder": tmp_path / "2", **how}
+    first = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "1", following=following, **how)
+    pid = extractor.process.pid
+    second = extractor.extract(**following)  # given again, it would find its folder there, and fail
+    third = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "3", **how)
+    assert extractor.process.pid == pid
+    extractor.close()
+
+    assert [result.num_frames for result in (first, second, third)] == [6, 8, 6]
+
+
 def test_a_fault_of_the_worker_tells_its_last_words(two_videos, tmp_path):
     extractor = Extractor()
     result = extractor.extract(video=two_videos.videos / "run/a.avi", folder=tmp_path / "1", size=(0, 5))

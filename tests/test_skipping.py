@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,50 +32,73 @@ def skipping(path: Path, every: int) -> list[tuple[int, object]]:
         return [(index, to_array(frame)) for index, frame in wanted_frames(reader, lambda i: i % every == 0)]
 
 
+def referred(types: str, wanted: set[int]) -> set[int]:
+    """Wanted frames and those that they refer to: P-frames to the last I or P before, B-frames to the next one too."""
+    needed, new = set(), set(wanted)
+    while new:
+        index = new.pop()
+        needed.add(index)
+        others = [i for i, kind in enumerate(types) if kind != "B"]
+        if types[index] != "I":
+            new.add(max(i for i in others if i < index))
+        if types[index] == "B":
+            new.add(min(i for i in others if i > index))
+        new -= needed
+    return needed
+
+
 @pytest.mark.parametrize("name", ["clip.avi", "clip.mp4", "clip.mkv"])
-@pytest.mark.parametrize("b_frames", [1, 2, 3])
+@pytest.mark.parametrize("b_frames", [0, 1, 2, 3])
 @pytest.mark.parametrize("every", [2, 3, 4, 50])
-def test_frames_without_the_b_frames_between_are_those_of_the_whole_video(tmp_path, monkeypatch, name, b_frames, every):
-    path = write_naming_video(tmp_path / name, 41, b_frames=b_frames, options={"g": "20"})
+def test_only_what_is_wanted_and_referred_to_is_decoded_and_is_as_in_the_whole_video(
+    tmp_path, monkeypatch, name, b_frames, every
+):
+    path = write_naming_video(tmp_path / name, 41, b_frames=b_frames, options={"g": "10"})
     types = picture_types(path)
-    assert "B" in types
+    assert ("B" in types) == (b_frames > 0) and types.count("I") > 2
 
     found = skipping(path, every)
     extract_video(path, tmp_path / "few", SIZE, every=every)
     monkeypatch.setattr(extract, "_without_unwanted", extract._all_decoded)
     extract_video(path, tmp_path / "all", SIZE, every=every)
 
-    unwanted = [i for i, kind in enumerate(types) if kind == "B" and i % every]
-    assert unwanted and not {index for index, _ in found} & set(unwanted)  # they were not decoded
     assert frames_of(pixels for _, pixels in found) == [index for index, _ in found]
-    assert {index for index, _ in found} == set(range(41)) - set(unwanted)
+    assert [index for index, _ in found] == sorted(referred(types, set(range(0, 41, every)))) != list(range(41))
     assert jpegs(tmp_path / "few") == jpegs(tmp_path / "all")
 
 
-def write_packed(path: Path, num_frames: int) -> Path:
-    """As DivX and XviD write AVI files with B-frames: a packet with a P- and a B-frame, then one of a few bytes."""
-    plain = write_naming_video(path.with_suffix(".mkv"), num_frames, b_frames=1)
-    nothing = b"\x00\x00\x01\xb6\x50\x4f"  # a P-frame that is not coded
-    packed: list[bytes] = []
-    owing = False
-    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
-        stream = container.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            content = bytes(packet)
-            is_b = content and content[content.find(PICTURE) + 4] >> 6 == B_PICTURE
-            if is_b and not owing:
-                packed[-1] += content
-            elif content:
-                packed += [nothing] * (owing and not is_b) + [content]
-            owing = bool(is_b)
-        packed[0] = b"\x00\x00\x01\xb2DivX503b1393p" + packed[0]
-        for number, content in enumerate(packed):
+def copy_packets(source: Path, path: Path, change: Callable[[list[bytes]], list[bytes]]) -> Path:
+    """The same stream with other packets."""
+    with av.open(str(source)) as read, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(read.streams.video[0])
+        for number, content in enumerate(change([bytes(packet) for packet in read.demux(video=0) if packet.size])):
             packet = av.Packet(content)
             packet.stream, packet.time_base = stream, Fraction(1, 25)
             packet.pts = packet.dts = number
             packet.is_keyframe = number == 0
             container.mux(packet)
     return path
+
+
+NOTHING = b"\x00\x00\x01\xb6\x50\x4f"  # a P-frame that is not coded
+
+
+def write_packed(path: Path, num_frames: int) -> Path:
+    """As DivX and XviD write AVI files with B-frames: a packet with a P- and a B-frame, then one of a few bytes."""
+
+    def packed(contents: list[bytes]) -> list[bytes]:
+        packed: list[bytes] = []
+        owing = False
+        for content in contents:
+            is_b = content[content.find(PICTURE) + 4] >> 6 == B_PICTURE
+            if is_b and not owing:
+                packed[-1] += content
+            else:
+                packed += [NOTHING] * (owing and not is_b) + [content]
+            owing = is_b
+        return [b"\x00\x00\x01\xb2DivX503b1393p" + packed[0], *packed[1:], *[NOTHING] * owing]
+
+    return copy_packets(write_naming_video(path.with_suffix(".mkv"), num_frames, b_frames=1), path, packed)
 
 
 def test_packets_of_two_pictures_are_taken_apart_first(tmp_path):
@@ -90,8 +114,42 @@ def test_packets_of_two_pictures_are_taken_apart_first(tmp_path):
     assert len(found) < 25
 
 
-def test_a_video_without_b_frames_is_decoded_as_a_whole(tmp_path):
-    with VideoReader(write_naming_video(tmp_path / "clip.avi", 12)) as reader, pytest.raises(Irregular):
+@pytest.mark.parametrize("b_frames", [0, 1])
+def test_packets_without_a_picture_give_no_frame_and_move_none(tmp_path, b_frames):
+    """NOTHING as cameras and XviD write it for a frame that repeats the last; one byte as the DivX files of HMDB51."""
+    plain = write_naming_video(tmp_path / "plain.mkv", 31, b_frames=b_frames, options={"g": "10"})
+    user_data = b"\x00\x00\x01\xb2DivX503b1393"
+    path = copy_packets(
+        plain,
+        tmp_path / "clip.avi",
+        lambda all_: [user_data + all_[0], b"\x7f", *all_[1:10], *[NOTHING] * (not b_frames), *all_[10:]],
+    )
+    with VideoReader(path) as reader:
+        assert frames_of(map(to_array, reader)) == list(range(31))
+
+    found = skipping(path, 4)
+
+    assert frames_of(pixels for _, pixels in found) == [index for index, _ in found]
+    assert set(range(0, 31, 4)) < {index for index, _ in found} < set(range(31))
+
+
+def test_a_stream_that_ends_without_a_picture_is_decoded_as_a_whole(tmp_path):
+    plain = write_naming_video(tmp_path / "plain.mkv", 12)
+    path = copy_packets(plain, tmp_path / "clip.avi", lambda contents: [*contents, NOTHING])
+    with VideoReader(path) as reader, pytest.raises(Irregular):
+        list(wanted_frames(reader, lambda i: i % 4 == 0))
+
+
+def test_a_stream_whose_frame_size_changes_is_decoded_as_a_whole(tmp_path):
+    plain = write_naming_video(tmp_path / "plain.mkv", 12)
+    other = write_naming_video(tmp_path / "other.mkv", 12, size=(96, 72))
+    with av.open(str(other)) as container:
+        setup = container.streams.video[0].codec_context.extradata
+        more = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    path = copy_packets(plain, tmp_path / "clip.avi", lambda contents: [*contents, setup + more[0], *more[1:]])
+    with VideoReader(path) as reader:
+        assert len({(frame.width, frame.height) for frame in reader}) == 2
+    with VideoReader(path) as reader, pytest.raises(Irregular):
         list(wanted_frames(reader, lambda i: i % 4 == 0))
 
 
