@@ -6,8 +6,8 @@ object a line, and writes messages to standard output: a byte that says what it 
     R   ready for jobs                      W   a window: first and last frame, (T, h, w, 3) uint8
     E   the video is through: facts         X   the video is refused: what is wrong with it
 
-The reader may be slow: writing waits for it, so there are never more windows than a pipe holds. No
-torch is loaded here.
+The reader may be slow: writing waits for it, so there are never more windows than a pipe holds. No torch
+is loaded here.
 """
 
 import contextlib

@@ -93,12 +93,9 @@ class Decoder:
             raise self._death()
         content = json.loads(content)
         if kind == b"X":
-            said = (
-                f"This video cannot be taken: {content['reason']}."
-                if content["unfit"]
-                else (f"This cannot be used as a video: {content['reason']}.")
-            )
-            raise Refused(422 if content["unfit"] else 415, said)
+            if content["unfit"]:
+                raise Refused(422, f"This video cannot be taken: {content['reason']}.")
+            raise Refused(415, f"This cannot be used as a video: {content['reason']}.")
         times = content.pop("times")
         self.facts = Facts(**content, times=None if times is None else np.array(times))
 

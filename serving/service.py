@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ class Service:
     """A network, the processes that decode for it, and how many requests may be there at a time.
 
     decoders   videos that are decoded at the same time
-    waiting    requests beyond those that may be there, being uploaded or waiting
+    waiting    requests beyond those that may be there, on their way up or in the queue
     """
 
     def __init__(self, network: Network, limits: Limits, decoders: int = 2, waiting: int = 32):
@@ -111,8 +111,8 @@ class Service:
             threading.Thread(target=self._work, args=(d,), name="decoder", daemon=True) for d in self.decoders
         ]
         try:
-            for decoder in self.decoders:
-                decoder.start()
+            with ThreadPoolExecutor(decoders) as pool:
+                list(pool.map(Decoder.start, self.decoders))
         except BaseException:
             for decoder in self.decoders:
                 decoder.close()
