@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> None:
             with upload_folder() as folder:
                 server = web_server(service, about(args, recognizer), folder)
                 what = f"{about(args, recognizer)['model']} ({count(len(recognizer.classes), 'class')})"
+                sock.listen(server.config.backlog)  # who reads the next line may connect at once
                 print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
                 server.run(sockets=[sock])
         finally:

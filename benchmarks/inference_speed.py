@@ -71,12 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def compare(name: str, video: Path, folder: Path, args: argparse.Namespace) -> None:
-    checkpoint = folder / f"{name}.pth"
-    spec = input_spec(name)
-    torch.manual_seed(0)
-    content = {"model": create_model(name, NUM_CLASSES).state_dict(), "config": {"model": name}}
-    classes = [f"class {number}" for number in range(NUM_CLASSES)]
-    save_checkpoint(checkpoint, {**content, "classes": classes, "input_spec": spec.to_dict()})
+    checkpoint = save_random(name, folder)
 
     def recognizer(amp: str) -> Recognizer:
         return Recognizer(checkpoint, device=args.device, stride=args.stride, amp=amp)
@@ -108,6 +103,16 @@ def compare(name: str, video: Path, folder: Path, args: argparse.Namespace) -> N
             f"| `{name}` | {way} | {1 / per_frame:.1f} | {ratio:.2f} | {limit} | {1 / per_frame / 25:.1f} x |",
             flush=True,
         )
+
+
+def save_random(name: str, folder: Path) -> Path:
+    """A checkpoint of a network with random weights."""
+    checkpoint = folder / f"{name}.pth"
+    torch.manual_seed(0)
+    content = {"model": create_model(name, NUM_CLASSES).state_dict(), "config": {"model": name}}
+    classes = [f"class {number}" for number in range(NUM_CLASSES)]
+    save_checkpoint(checkpoint, {**content, "classes": classes, "input_spec": input_spec(name).to_dict()})
+    return checkpoint
 
 
 def plain(network: torch.nn.Module, recognizer: Recognizer, video: Path, num_windows: int) -> float:
