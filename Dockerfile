@@ -8,8 +8,9 @@ WORKDIR /app
 
 # Of what is tested together, what serving needs; OpenCV without windows, whose libraries a slim image does not have.
 COPY requirements.txt .
-RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|onnxruntime|fastapi|uvicorn|python-multipart)==' \
-        requirements.txt | sed 's/^opencv-python=/opencv-python-headless=/' > serving.txt
+RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|tensorboardX)==' requirements.txt > serving.txt \
+    && grep -E '^(onnxruntime|fastapi|uvicorn|python-multipart)==' requirements.txt >> serving.txt \
+    && sed -i 's/^opencv-python=/opencv-python-headless=/' serving.txt
 # On Linux the package index has builds with CUDA; those for processors alone are much smaller.
 RUN if [ "$DEVICE" = cpu ]; then \
         pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu $(grep -E '^torch' serving.txt); \

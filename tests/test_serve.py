@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -451,8 +452,20 @@ def test_a_killed_server_leaves_nothing_for_long(tmp_path, monkeypatch):
     assert not folder.exists() and not second.exists()
 
 
+def not_in_the_image() -> list[str]:
+    """Modules of what requirements.txt has and the Dockerfile does not install."""
+    lists = re.findall(r"grep -E '\^\(([^)]+)\)=='", (ROOT / "Dockerfile").read_text())
+    installed = {name for names in lists for name in names.split("|")}
+    pinned = set(re.findall(r"^(\S+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
+    assert installed < pinned
+    return sorted({"scikit-learn": "sklearn"}.get(name, name.replace("-", "_")) for name in pinned - installed)
+
+
 def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos, recognizer, tmp_path):
-    command = [sys.executable, "serve.py", str(checkpoint), "--port", "0", "--device", "cpu", "--amp", "off"]
+    """And needs nothing that the image of the Dockerfile has not."""
+    absent = f"import runpy, sys; sys.modules.update(dict.fromkeys({not_in_the_image()}));"
+    command = [sys.executable, "-c", f"{absent} runpy.run_path('serve.py', run_name='__main__')"]
+    command += [str(checkpoint), "--port", "0", "--device", "cpu", "--amp", "off"]
     env = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [*command, "--stride", "3"], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
