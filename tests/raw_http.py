@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 BOUNDARY = b"----------boundary7dc9f4"
 FORM = b"multipart/form-data; boundary=" + BOUNDARY
-PATIENCE = 40.0  # seconds for which an answer is waited for
+PATIENCE = 90.0  # seconds for which an answer is waited for
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import feature_speed
+from benchmarks import feature_speed, serve_load
 from benchmarks.end_to_end import make_frames
 from benchmarks.levers import LEVERS, Variant, clip_shape, levers_for
 from benchmarks.roofline import Machine, layer_costs, limit, measure_machine
@@ -126,6 +126,18 @@ def test_every_model_has_a_limit():
     for name in list_models():
         if not name.startswith(("mvit", "swin")):
             assert limit(layer_costs(name, clip_shape(name), 101), H200, 8, train=True) > 1, name
+
+
+@pytest.mark.slow
+def test_the_service_is_measured_with_clients_beside_its_network(capsys):
+    serve_load.main("--models r3d_10 --clients 1 3 --seconds 1 --rounds 1 --device cpu".split())
+    rows = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| `r3d_10`")]
+    assert [row[0].strip() for row in rows] == ["network", "predict", "1 client", "3 clients"]
+    rates = [float(row[1]) for row in rows]
+    for row, rate in zip(rows, rates, strict=True):
+        assert rate > 0 and float(row[2]) == pytest.approx(2 * rate, abs=0.1)  # windows
+        assert float(row[3]) == pytest.approx(rate / rates[0], abs=0.02)
+        assert float(row[4]) == pytest.approx(rate / rates[1], abs=0.02)
 
 
 def test_descriptors_are_measured_from_videos_and_from_frames(capsys):
