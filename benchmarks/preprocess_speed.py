@@ -40,8 +40,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--videos", type=Path, help="a folder, searched with all below it (default: made here)")
     parser.add_argument("--most", type=int, default=24, help="videos that are used, spread over all (default: 24)")
-    parser.add_argument("--rounds", type=int, default=7, help="the median of so many is shown (default: 7)")
-    parser.add_argument("--times", type=int, default=3, help="how often a turn goes through the videos (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="the median of so many is shown (default: 5)")
+    parser.add_argument("--times", type=int, default=6, help="how often a turn goes through the videos (default: 6)")
     args = parser.parse_args()
 
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # so that the disk is not what is measured

@@ -23,7 +23,7 @@ import numpy as np
 
 from dataloaders.sampling import Irregular, copies, has_constant_rate, resampled
 from dataloaders.settings import FrameSize, stored_size
-from dataloaders.skipping import wanted_frames
+from dataloaders.skipping import may_skip, wanted_frames
 from dataloaders.video import TooLarge, VideoError, VideoReader, shown_size, to_array
 from engine.console import count, gigabytes
 
@@ -230,6 +230,9 @@ def _by_time(reader: VideoReader, alive: Callable[[], None], fps: Fraction) -> I
 
 
 def _without_unwanted(reader: VideoReader, alive: Callable[[], None], rate: Fraction) -> Iterator[av.VideoFrame]:
+    if not may_skip(reader):
+        yield from _all_decoded(reader, alive, rate)
+        return
     for index, frame in wanted_frames(reader, lambda index: copies(index, rate) > 0):
         alive()
         if copies(index, rate):

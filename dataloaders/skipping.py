@@ -27,17 +27,23 @@ SMALL = 16  # bytes; more than a picture that is not coded has
 MOST_BYTES = 256 << 20  # of a file whose packets are held in memory
 
 
+def may_skip(reader: VideoReader) -> bool:
+    """False where wanted_frames would raise Irregular at once, without having read a packet."""
+    return reader.stream.codec_context.name == "mpeg4" and reader.path.stat().st_size <= MOST_BYTES
+
+
 def wanted_frames(reader: VideoReader, wanted: Callable[[int], bool]) -> Iterator[tuple[int, av.VideoFrame]]:
     """(index in the order shown, frame) of all frames for which wanted(index) is true, and of those that they refer to,
     in order.
 
     Raises Irregular, at any moment, where the video must be decoded as a whole.
     """
-    decoder = reader.stream.codec_context
-    if decoder.name != "mpeg4" or reader.path.stat().st_size > MOST_BYTES:
+    if not may_skip(reader):
         raise Irregular
+    decoder = reader.stream.codec_context
     packets, contents = _one_picture_each(reader)
     kinds = read_kinds(decoder.extradata or b"", contents)
+    del contents  # as large as the file
     places = _places_shown(kinds)
     is_needed = _needed(kinds, [place >= 0 and wanted(place) for place in places])
     expected = sorted((number for number, needed in enumerate(is_needed) if needed), key=places.__getitem__)
