@@ -25,6 +25,7 @@ from serving import options, schema, uploads
 from serving.batcher import Batcher
 from serving.decoding import Decoder
 from serving.limits import Limits
+from tests.quicktime import packed_pictures
 from tests.service import Running, running
 from tests.test_inference import CLASSES, content_of
 from tests.toy import naming_video, write_naming_video, write_video
@@ -244,6 +245,18 @@ def test_a_picture_is_refused_where_the_header_is_not_believed(server, tmp_path)
     large = write_video(tmp_path / "large.h264", naming_video(3, size=(400, 300)), "libx264")
     answer = server.send(small.read_bytes() + large.read_bytes())
     assert answer.status_code == 422 and "400x300" in answer.json()["detail"]
+
+
+def test_pictures_that_fill_the_memory_are_refused(gate):
+    """12 KB that become 300 MB."""
+    gate.open.set()
+    content = packed_pictures(10_000, 1)
+    with running(gate, Limits(max_pixels=10**9, memory=300 << 20)) as server:
+        answer = server.send(content)
+        assert answer.status_code == 422
+        assert "its pictures take more memory than one video may have on this server" in answer.json()["detail"]
+    with running(gate, Limits(max_pixels=10**9)) as server:
+        assert server.send(content).status_code == 200
 
 
 def test_a_long_video_is_refused_by_its_header_and_by_its_frames(server, tmp_path):
