@@ -3,6 +3,7 @@
     python evaluate.py run/r3d_18-ucf101-000
     python evaluate.py run/r3d_18-ucf101-000/best.pth --num-clips 10 --crops 3 --temporal
     torchrun --nproc-per-node=4 evaluate.py run/r3d_18-ucf101-000      each process its share, each video once
+    python evaluate.py r3d_18.onnx                                     a file that export.py has written
     python evaluate.py run/c3d-ucf101-000 run/c3d-ucf101-001 run/c3d-ucf101-002     one a split: mean +- deviation
 
 One answer a video: the softmax of N evenly spaced clips (or of every window), averaged. Clip accuracy is another number
@@ -27,21 +28,22 @@ from dataloaders.plan import EvalPlan
 from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
 from dataloaders.splits import SPLITS
-from dataloaders.transforms import to_model_input
 from dataloaders.windows import WindowDataset
 from engine.arguments import positive
-from engine.checkpoint import TrainedModel, find_checkpoint, load_model
+from engine.checkpoint import TrainedModel, find_checkpoint
 from engine.console import count, progress
-from engine.device import autocast, device_name, pick_device, place
+from engine.device import device_name
 from engine.distributed import gather, in_turn, joined
-from engine.errors import ROOT, UserError, run_cli
+from engine.errors import ROOT, UsageError, UserError, run_cli
 from engine.launch import is_first, processes, rank
 from engine.leaks import find_leak, knows_its_training
 from engine.metrics import topk_correct
 from engine.published import official_name, pretraining_of
-from engine.report import FORMAT, Analysis, is_logged, log_report, provenance, weights_hash, write_report
+from engine.report import FORMAT, Analysis, is_logged, log_report, provenance, write_report
 from engine.runs import shown
+from engine.subject import Answer, Subject, network_logits, open_subject
 from engine.summary import comparable, print_record, print_splits, where
+from exported.runtimes import is_exported
 from network import InputSpec
 
 
@@ -95,26 +97,34 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    rows, stopped = [], False  # a row a batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
     try:
-        for clips, labels, positions in progress(loader, len(loader), what, "batches"):
-            if stop():
-                stopped = True
-                break
-            num_items, num_clips = clips.shape[:2]
-            clips = clips.flatten(0, 1)  # (B * N, T, S, S, 3)
-            parts = []
-            for part in clips.split(clips_at_once):
-                with torch.inference_mode(), autocast(device, amp):
-                    parts.append(model(to_model_input(part.to(device, non_blocking=True), spec)))
-            logits = torch.cat(parts).float().cpu()  # (B * N, K)
-            clip_labels = labels.repeat_interleave(num_clips)
-            hits = topk_correct(logits, clip_labels).view(num_items, num_clips)
-            losses = F.cross_entropy(logits, clip_labels, reduction="none").view(num_items, num_clips)
-            probs = logits.double().softmax(1).view(num_items, num_clips, -1).mean(1)  # (B, K)
-            rows.append((positions, probs, labels, hits, losses))
+        return evaluate_answers(network_logits(model, spec, device, amp), loader, clips_at_once, stop, what, videos)
     finally:
         model.train(was_training)
+
+
+def evaluate_answers(
+    logits_of: Answer,
+    loader: ClipLoader,
+    clips_at_once: int = 32,
+    stop: Callable[[], bool] = lambda: False,
+    what: str = "Evaluating",
+    videos: np.ndarray | None = None,
+) -> Evaluation | None:
+    """evaluate() for whatever answers clips (B, T, h, w, 3) uint8, as the loader has them, with logits (B, K)."""
+    rows, stopped = [], False  # a row a batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
+    for clips, labels, positions in progress(loader, len(loader), what, "batches"):
+        if stop():
+            stopped = True
+            break
+        num_items, num_clips = clips.shape[:2]
+        clips = clips.flatten(0, 1)  # (B * N, T, h, w, 3)
+        logits = torch.cat([logits_of(part) for part in clips.split(clips_at_once)]).float().cpu()  # (B * N, K)
+        clip_labels = labels.repeat_interleave(num_clips)
+        hits = topk_correct(logits, clip_labels).view(num_items, num_clips)
+        losses = F.cross_entropy(logits, clip_labels, reduction="none").view(num_items, num_clips)
+        probs = logits.double().softmax(1).view(num_items, num_clips, -1).mean(1)  # (B, K)
+        rows.append((positions, probs, labels, hits, losses))
 
     shares = gather(None if stopped else rows)
     if any(share is None for share in shares):
@@ -155,10 +165,10 @@ def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
     with joined(args.device):
-        return evaluate_all(args, pick_device(args.device))
+        return evaluate_all(args)
 
 
-def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[str, Evaluation]]:
+def evaluate_all(args: argparse.Namespace) -> list[dict[str, Evaluation]]:
     """Raises UserError for a checkpoint that is refused before any of them is evaluated."""
     import mypath  # where run_cli sees what is wrong with it
 
@@ -166,7 +176,7 @@ def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[st
     trials = [prepare(path, args) for path in paths]
     evaluations, records = [], []
     for trial in trials:
-        results, record = evaluate_checkpoint(trial, args, device)
+        results, record = evaluate_checkpoint(trial, args)
         evaluations.append(results)
         records.append(record)
     print_splits(records)
@@ -175,7 +185,12 @@ def evaluate_all(args: argparse.Namespace, device: torch.device) -> list[dict[st
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python evaluate.py", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoints", nargs="+", metavar="RUN|CHECKPOINT", help="a run's folder or .pth file")
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="RUN|CHECKPOINT",
+        help="a run's folder or file; a .onnx or .pt2 file of export.py",
+    )
     parser.add_argument("--dataset", help="another data set than the run's, with the same classes")
     parser.add_argument("--frames", help="folder of the extracted frames, where it is not the usual one")
     parser.add_argument("--split", choices=SPLITS, help="another split than the run's")
@@ -217,16 +232,19 @@ class Trial:
 
     def stem(self, part: str) -> str:
         """test or val for what a run's best.pth is for, and longer names for all else, so that nothing is overwritten:
-        last-test of its last.pth, test-ucf101-split2 on another split or data set."""
+        last-test of its last.pth, model-onnx-test of model.onnx, test-ucf101-split2 on another split or data set."""
         of_run = self.path.name == "best.pth" and (self.path.parent / "config.json").is_file()
+        name = self.path.name.replace(".", "-") if is_exported(self.path) else self.path.stem
         other = f"-{self.frame_set.source.name}-split{self.frame_set.split.name}"
-        return ("" if of_run else f"{self.path.stem}-") + part + ("" if self.own else other)
+        return ("" if of_run else f"{name}-") + part + ("" if self.own else other)
 
 
 def prepare(path: Path, args: argparse.Namespace) -> Trial:
     """Raises UserError where the classes differ, where there is nothing to test on, and, without --allow-leak, where
     the checkpoint has seen the recordings that it is to be tested on."""
-    trained = load_model(path)
+    if is_exported(path) and args.crops != 1:
+        raise UsageError(f"--crops {args.crops}: {path.name} takes the middle of a frame itself. Give the run instead.")
+    trained = open_subject(path, args.device)
     checkpoint = trained.checkpoint
     frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
     if not frame_set.part(args.on):
@@ -245,7 +263,9 @@ def prepare(path: Path, args: argparse.Namespace) -> Trial:
     return Trial(path, frame_set, own, leak)
 
 
-def open_test_frames(trained: TrainedModel, dataset: str | None, frames: str | None, split: str | None) -> FrameSet:
+def open_test_frames(
+    trained: TrainedModel | Subject, dataset: str | None, frames: str | None, split: str | None
+) -> FrameSet:
     """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
     Raises UserError where classes differ."""
     import mypath
@@ -278,13 +298,9 @@ def _other_classes(classes: list[str], frame_set: FrameSet) -> str:
     )
 
 
-def evaluate_checkpoint(
-    trial: Trial, args: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, Evaluation], dict]:
+def evaluate_checkpoint(trial: Trial, args: argparse.Namespace) -> tuple[dict[str, Evaluation], dict]:
     """Evaluates, prints, and leaves the results in the run's folder. -> {frame order: Evaluation}, and the record"""
-    trained = load_model(trial.path)
-    hashed = weights_hash(trained.model)
-    place(trained.model, device)
+    trained = open_subject(trial.path, args.device)
     folder = trial.folder(args.output, several=len(args.checkpoints) > 1)
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, where it cannot be written
 
@@ -292,18 +308,11 @@ def evaluate_checkpoint(
     for order in FRAME_ORDERS if args.temporal else FRAME_ORDERS[:1]:
         dataset = build_dataset(trial.frame_set, trained.input_spec, args, order)
         plan = EvalPlan(len(dataset), max(args.batch_size // dataset.clip_shape[0], 1), rank(), processes())
-        loader = ClipLoader(dataset, plan.batch_size, args.workers, device.type == "cuda", plan)
+        loader = ClipLoader(dataset, plan.batch_size, args.workers, trained.device.type == "cuda", plan)
         videos = dataset.videos if args.windows else None
         start = time.monotonic()
-        results[order] = evaluate(
-            trained.model,
-            loader,
-            trained.input_spec,
-            device,
-            clips_at_once=args.batch_size,
-            what=f"Evaluating {order}",
-            videos=videos,
-        )
+        what = f"Evaluating {order}"
+        results[order] = evaluate_answers(trained.logits_of, loader, args.batch_size, what=what, videos=videos)
         seconds[order] = time.monotonic() - start
 
     normal, checkpoint = results["normal"], trained.checkpoint
@@ -312,9 +321,10 @@ def evaluate_checkpoint(
     record = {
         "format": FORMAT,
         "checkpoint": trial.path.name,
-        "weights_hash": hashed,
+        "weights_hash": trained.weights_hash,
+        "arithmetic": trained.arithmetic,
         "model": trained.name,
-        "parameters": sum(value.numel() for value in trained.model.parameters()),
+        "parameters": trained.parameters,
         "weights": checkpoint["config"].get("weights"),
         "pretraining": None if checkpoint.get("pretrained") else pretraining,
         "epoch": checkpoint.get("epoch", 0),
@@ -333,7 +343,7 @@ def evaluate_checkpoint(
         **normal.to_dict(),
         **numbers,
         "temporal": {order: result.top1 for order, result in results.items()} if args.temporal else None,
-        "device": device_name(device),
+        "device": device_name(trained.device),
         "seconds": seconds["normal"],
         "clips_per_second": numbers["num_clips_total"] / seconds["normal"],
         **provenance(),

@@ -2,6 +2,7 @@
 
     python inference.py clip.mp4 --checkpoint run/r2plus1d_18-ucf101-000 --output answer.mp4
     python inference.py my/videos --checkpoint run/r2plus1d_18-ucf101-000 --csv answers.csv
+    python inference.py clip.mp4 --checkpoint r2plus1d.onnx                            what export.py has written
     python inference.py 0 --model r3d_18 --weights kinetics400 --show
     python inference.py rtsp://camera/stream --checkpoint run/r2plus1d_18-ucf101-000 --output seen.mp4 --duration 60
 
@@ -24,11 +25,12 @@ import torch
 import torch.nn as nn
 
 from dataloaders.transforms import to_model_input
-from engine.checkpoint import find_checkpoint, load_model
+from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.console import count, progress
 from engine.device import pick_device, place
 from engine.errors import ROOT, UsageError, UserError, run_cli, unknown_name
 from engine.stopping import StopRequest
+from exported.runtimes import Program, is_exported, open_program
 from network import InputSpec
 from network.labels import read_labels
 from network.weights import build_whole, read_weights
@@ -38,7 +40,7 @@ from recognition.explain import Explanation, HeatOverVideo, check_explainable, e
 from recognition.files import shown, write_json
 from recognition.live import LiveRecognition
 from recognition.options import STRIDE, TIMEOUT, only_classifies, parse_args, plan_outputs
-from recognition.precision import Answerer
+from recognition.precision import Answerer, check_probabilities
 from recognition.prediction import Prediction, assemble, report
 from recognition.screen import check_screen
 from recognition.sources import Sources, find_sources
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
         check_screen()
     recognizer = load_recognizer(args)
     if args.explain:
-        check_explainable(recognizer.model)
+        check_explainable(recognizer.network())
     if args.explain_class and args.explain_class not in recognizer.classes:
         raise UsageError(unknown_name("class", args.explain_class, recognizer.classes))
 
@@ -179,20 +181,25 @@ def load_recognizer(args: argparse.Namespace) -> "Recognizer":
 class Recognizer:
     """A trained network that answers on videos.
 
-    checkpoint   file, run folder, or name of a run
+    checkpoint   file, run folder, or name of a run; or a .onnx or .pt2 file that export.py has written
     device       auto, cuda, cuda:1, mps, cpu
     stride       frames of the source from one window to the next
     batch_size   windows that go through the network together; the answer does not depend on it
-    amp          auto: bf16 where the device computes in it; off: float32 as in evaluate.py; bf16
+    amp          auto: bf16 where the device computes in it; off: float32 as in evaluate.py; bf16. An exported file
+                 computes as it was exported
 
-    After that: .model (on the device, in eval mode), .input_spec, .classes (names in the order of the logits), .device.
+    After that: .name (of the model), .model (on the device, in eval mode; None where it is in an exported file),
+    .input_spec, .classes (names in the order of the probabilities), .device.
     """
 
     def __init__(
         self, checkpoint: str | Path, device: str = "auto", stride: int = STRIDE, batch_size: int = 8, amp: str = "auto"
     ):
-        trained = load_model(find_checkpoint(checkpoint, runs_folder()))
-        self._set_up(trained.model, trained.input_spec, trained.classes, device, stride, batch_size, amp)
+        path = find_checkpoint(checkpoint, runs_folder())
+        if is_exported(path):
+            self._set_up_program(open_program(path, device), stride, batch_size, amp)
+        else:
+            self._set_up(load_model(path), device, stride, batch_size, amp)
 
     @classmethod
     def from_model(
@@ -212,26 +219,35 @@ class Recognizer:
         is not that of the last layer, and where a parameter of the network is missing in the file.
         """
         recognizer = cls.__new__(cls)
-        recognizer._set_up(*load_foreign(model_name, weights, labels), device, stride, batch_size, amp)
+        recognizer._set_up(load_foreign(model_name, weights, labels), device, stride, batch_size, amp)
         return recognizer
 
-    def _set_up(
-        self,
-        model: nn.Module,
-        spec: InputSpec,
-        classes: list[str],
-        device: str,
-        stride: int,
-        batch_size: int,
-        amp: str,
-    ) -> None:
+    def _set_up(self, trained: TrainedModel, device: str, stride: int, batch_size: int, amp: str) -> None:
+        self._describe(trained.name, trained.input_spec, trained.classes, stride, batch_size)
+        self.device = pick_device(device)
+        self.model: nn.Module | None = place(trained.model.eval(), self.device)
+        self._answerer = Answerer(self.model, self.device, amp)
+        self._answer: Callable[[np.ndarray], np.ndarray] = lambda clips: self._answerer(self._input(clips))
+
+    def _set_up_program(self, program: Program, stride: int, batch_size: int, amp: str) -> None:
+        metadata = program.metadata
+        if amp not in ("auto", {"float32": "off", "bfloat16": "bf16"}.get(metadata.arithmetic)):
+            raise UsageError(f"--amp {amp}: the file computes in {metadata.arithmetic}, as exported. Leave --amp out.")
+        self._describe(metadata.model, metadata.spec, metadata.classes, stride, batch_size)
+        self.device, self.model = program.device, None
+        self._answer = lambda clips: check_probabilities(program(clips))
+
+    def _describe(self, name: str, spec: InputSpec, classes: list[str], stride: int, batch_size: int) -> None:
         if min(stride, batch_size) < 1:
             raise UsageError(f"stride ({stride}) and batch_size ({batch_size}) must be at least 1.")
-        self.device = pick_device(device)
-        self.model = place(model.eval(), self.device)
-        self.input_spec, self.classes = spec, classes
+        self.name, self.input_spec, self.classes = name, spec, classes
         self.stride, self.batch_size = stride, batch_size
-        self._answerer = Answerer(self.model, self.device, amp)
+
+    def network(self) -> nn.Module:
+        """.model where there is one. Raises UsageError for an exported file, into whose layers nobody can look."""
+        if self.model is None:
+            raise UsageError("--explain looks into the network, which an exported file does not show. Give the run.")
+        return self.model
 
     def predict(self, video: str | Path, show_progress: bool = False) -> Prediction:
         """A video file -> the probabilities of its classes, softmax averaged over all windows, and each window's own.
@@ -256,7 +272,7 @@ class Recognizer:
     def classify_clips(
         self, video: str | Path, places: list[tuple[int, int]], clips: np.ndarray, clock: Clock
     ) -> Prediction:
-        """classify() for clips that are cut already, (N, T, S, S, 3) uint8: see evenly_spaced_clips."""
+        """classify() for clips that are cut already, (N, T, h, w, 3) uint8: see evenly_spaced_clips."""
         parts = np.split(clips, range(self.batch_size, len(clips), self.batch_size))
         return self._prediction(video, clock, places, [row for part in parts for row in self.probabilities(part)])
 
@@ -266,12 +282,12 @@ class Recognizer:
         """Where and when the network found the likeliest class of a prediction, or another class of its `label`."""
         if label is not None and label not in self.classes:
             raise UsageError(unknown_name("class", label, self.classes))
-        label = label or prediction.label()
+        network, label = self.network(), label or prediction.label()
         heat = HeatOverVideo()
         with sliding_clips(Path(video), self.input_spec, self.stride, "Explaining", show_progress) as (clips, _):
             for batch in batches(clips, self.batch_size):
                 x = self._input(np.stack([clip for _, _, clip in batch]))
-                maps, moments = explain_clips(self.model, x, self.classes.index(label))
+                maps, moments = explain_clips(network, x, self.classes.index(label))
                 for (first, last, _), *parts in zip(batch, maps, moments, strict=True):
                     heat.add(first, last, clips.shown(first), *parts)
         return heat.explanation(label, prediction.num_frames)
@@ -290,8 +306,9 @@ class Recognizer:
         )
 
     def probabilities(self, clips: np.ndarray) -> np.ndarray:
-        """(B, T, S, S, 3) uint8 RGB, cut as the InputSpec says -> (B, num_classes) float32. T is InputSpec.read_len."""
-        return self._answerer(self._input(clips))
+        """(B, T, h, w, 3) uint8 RGB -> (B, num_classes) float32. T is InputSpec.read_len, and (w, h) its cut_size: the
+        square that the network sees, or the whole frame for an exported file, which cuts for itself."""
+        return self._answer(clips)
 
     def _input(self, clips: np.ndarray) -> torch.Tensor:
         return to_model_input(torch.from_numpy(clips).to(self.device), self.input_spec)  # (B, C, T, S, S)
@@ -305,15 +322,14 @@ class Recognizer:
         )
 
 
-def load_foreign(
-    model_name: str, weights: str | Path, labels: str | Path | Sequence[str] | None
-) -> tuple[nn.Module, InputSpec, list[str]]:
+def load_foreign(model_name: str, weights: str | Path, labels: str | Path | Sequence[str] | None) -> TrainedModel:
     """Network, input and class names from weights that are named or lie in a file; see Recognizer.from_model."""
     from_file = isinstance(labels, str | Path)
     names = read_labels(Path(labels)) if from_file else labels and list(labels)
     whose = f"--labels {labels}" if from_file else "the list"
     model, spec, classes, _ = build_whole(model_name, read_weights(weights, model_name), names, whose)
-    return model, spec, classes
+    origin = {"config": {"model": model_name, "weights": Path(weights).name}, "pretrained": True}
+    return TrainedModel(model, spec, classes, model_name, origin)
 
 
 def runs_folder() -> Path:

@@ -66,7 +66,7 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
 def about(args: argparse.Namespace, recognizer: Recognizer) -> dict:
     """What GET /model says."""
     return {
-        "model": args.model or type(recognizer.model).__name__,
+        "model": recognizer.name,
         "dataset": None,
         "classes": recognizer.classes,
         "input_spec": recognizer.input_spec.to_dict(),

@@ -22,7 +22,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp://, http:// address")
     network = parser.add_argument_group("network")
     add = network.add_argument
-    add("--checkpoint", help="checkpoint of a training run: the file, the run's folder, or its name")
+    add("--checkpoint", help="a training run's file, folder or name; a .onnx or .pt2 file of export.py")
     add("--model", help="name of a network, for weights that are no checkpoint of this program")
     add("--weights", help="with --model: a file, or a name such as kinetics400")
     add("--labels", type=Path, help="with --model: text file with the name of a class on each line")

@@ -93,7 +93,11 @@ def cpu_has_bf16() -> bool:
 
 
 def _checked(logits: torch.Tensor) -> np.ndarray:
-    probs = logits.float().softmax(dim=1).cpu().numpy()
+    return check_probabilities(logits.float().softmax(dim=1).cpu().numpy())
+
+
+def check_probabilities(probs: np.ndarray) -> np.ndarray:
+    """The same; a UserError where there is one that is no number."""
     if not np.isfinite(probs).all():
         raise UserError("The network's answer is not a number (NaN): its weights are damaged, or diverged.")
     return probs

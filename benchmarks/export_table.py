@@ -1,0 +1,93 @@
+"""Every network of the registry exported to both formats: how far its file's answers are from its own, size, seconds.
+
+    python benchmarks/export_table.py [--models r3d_18 s3d] [--classes 101] [--half]
+
+Weights are random, with the last layer scaled until answers differ from class to class: with answers that are all alike
+nothing could be seen. A line is printed as soon as it is known; the exit status is 1 where a file does not agree.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from engine.checkpoint import TrainedModel
+from engine.device import device_name
+from exported.checking import TOLERANCES, answer_of, compare, random_clips
+from exported.runtimes import FORMATS, open_program
+from exported.writing import build_program, half_of, write_program
+from network import create_model, input_spec, list_models
+
+CPU = torch.device("cpu")
+SPREAD = 3.0  # standard deviation of the logits, as trained networks have it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Largest difference of a probability and whether it is allowed; bytes; seconds to write and to compare."""
+
+    difference: float
+    holds: bool
+    size: int
+    writing: float
+    comparing: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", default=list_models(), choices=list_models(), metavar="NAME")
+    parser.add_argument("--classes", type=int, default=101)
+    parser.add_argument("--half", action="store_true", help="float16 in .onnx, bfloat16 in .pt2")
+    args = parser.parse_args()
+    print(f"{date.today()}, {device_name(CPU)}, {platform.machine()}, torch {torch.__version__}, ", end="")
+    print(f"{args.classes} classes{', half' * args.half}\n")
+    print("| Name | .onnx: difference | MB | seconds | .pt2: difference | MB | seconds |")
+    print(f"|---|{'---:|' * 6}", flush=True)
+    failed = 0
+    for name in args.models:
+        trained, cells = make(name, args.classes), []
+        for suffix in FORMATS:
+            try:
+                entry = export(trained, suffix, half_of(suffix) if args.half else torch.float32)
+            except Exception as error:  # the other networks are wanted, too
+                failed += 1
+                cells += [f"fails: {str(error).splitlines()[0][:80]}", "", ""]
+                continue
+            failed += not entry.holds
+            cells += [f"{entry.difference:.0e}", f"{entry.size / 1e6:.1f}", f"{entry.writing:.0f}"]
+        print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
+    return 1 if failed else 0
+
+
+def make(name: str, num_classes: int) -> TrainedModel:
+    torch.manual_seed(0)
+    model, spec = create_model(name, num_classes).eval(), input_spec(name)
+    head = model.get_submodule(model.head_name)
+    with torch.no_grad():
+        spread = torch.from_numpy(answer_of(model, spec, random_clips(spec, 1))).log().std()
+        head.weight *= SPREAD / spread
+        head.bias.zero_()
+    classes = [f"class {number}" for number in range(num_classes)]
+    return TrainedModel(model, spec, classes, name, {"config": {"model": name}})
+
+
+def export(trained: TrainedModel, suffix: str, dtype: torch.dtype) -> Entry:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{suffix}"
+        start = time.monotonic()
+        write_program(build_program(trained, dtype), trained, path)
+        written = time.monotonic()
+        result = compare(open_program(path, "cpu"), trained.model, trained.input_spec, tolerance=TOLERANCES[dtype])
+        return Entry(result.largest, result.holds, path.stat().st_size, written - start, time.monotonic() - written)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
