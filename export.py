@@ -115,7 +115,10 @@ def export(
     try:
         write_program(build_program(trained, dtype), trained, temporary)
         program = open_program(temporary, "cpu")
-        comparison = compare(program, trained.model, trained.input_spec, real, TOLERANCES[dtype])
+        try:
+            comparison = compare(program, trained.model, trained.input_spec, real, TOLERANCES[dtype])
+        except NotImplementedError as error:  # an operation that torch does not have in half precision
+            raise UserError(f"--half: {trained.name} cannot be run in it here ({error}). Leave --half out.") from error
         if not comparison.holds:
             raise UserError(
                 f"{shown(output)} is not written: read again, it does not answer as the network does, {comparison}."

@@ -2,8 +2,9 @@
 
     python benchmarks/export_table.py [--models r3d_18 s3d] [--classes 101] [--half]
 
-Weights are random, with the last layer scaled until answers differ from class to class: with answers that are all alike
-nothing could be seen. A line is printed as soon as it is known; the exit status is 1 where a file does not agree.
+Weights are random, batch norms hold the statistics of a batch, and the last layer is scaled until answers differ from
+class to class: with answers that are all alike nothing could be seen. A line is printed as soon as it is known; the
+exit status is 1 where a file does not agree.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -70,9 +72,15 @@ def main() -> int:
 def make(name: str, num_classes: int) -> TrainedModel:
     torch.manual_seed(0)
     model, spec = create_model(name, num_classes).eval(), input_spec(name)
-    head = model.get_submodule(model.head_name)
+    head, clips = model.get_submodule(model.head_name), random_clips(spec, 2)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None  # then the statistics of the one batch count, alone
+            module.reset_running_stats()
+    answer_of(model.train(), spec, clips)
+    model.eval()
     with torch.no_grad():
-        spread = torch.from_numpy(answer_of(model, spec, random_clips(spec, 1))).log().std()
+        spread = torch.from_numpy(answer_of(model, spec, clips)).log().std()
         head.weight *= SPREAD / spread
         head.bias.zero_()
     classes = [f"class {number}" for number in range(num_classes)]

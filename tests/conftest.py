@@ -33,6 +33,34 @@ def toy_frames(toy_source) -> Path:
 
 
 @dataclass(frozen=True)
+class ToyExport:
+    """A checkpoint whose answers differ from class to class, and the files that export.py writes of it."""
+
+    checkpoint: Path
+    onnx: Path
+    pt2: Path
+
+    def __getitem__(self, suffix: str) -> Path:
+        return {".onnx": self.onnx, ".pt2": self.pt2}[suffix]
+
+
+@pytest.fixture(scope="session")
+def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
+    from dataloaders.dataset import open_frames
+    from engine.checkpoint import load_model
+    from export import export
+    from tests.exports import SPEC, save_toy_checkpoint
+
+    folder = tmp_path_factory.mktemp("export")
+    split = open_frames(toy_source, SPEC, "1").split
+    files = ToyExport(save_toy_checkpoint(folder / "best.pth", split), folder / "toy.onnx", folder / "toy.pt2")
+    for path in (files.onnx, files.pt2):
+        export(load_model(files.checkpoint), path)
+    return files
+
+
+@dataclass(frozen=True)
 class ToyProject:
     name: str  # of the data set, in mypath.DATASETS
     source: DataSource

@@ -8,6 +8,7 @@ import torch
 
 import compare
 import evaluate
+import export
 import features
 import inference
 from dataloaders import audit, download, pack, preprocess
@@ -24,6 +25,7 @@ COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.spl
 PARSERS = {
     "train.py": lambda argv: parse_configs(argv, "ucf101", "r3d_18"),
     "evaluate.py": evaluate.parse_args,
+    "export.py": export.parse_args,
     "features.py": features.parse_args,
     "compare.py": compare.parse_args,
     "inference.py": inference.parse_args,

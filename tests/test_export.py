@@ -1,0 +1,344 @@
+"""An exported file answers as the network does, says what it is, and is not there where it does not."""
+
+import json
+import re
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
+import onnx
+
+import evaluate as evaluation
+import export as script
+import inference
+from engine.checkpoint import TrainedModel, load_model, save_checkpoint
+from engine.errors import ROOT, UsageError, UserError, run_cli
+from exported.checking import answer_of, compare, random_clips
+from exported.metadata import KEY, read_metadata
+from exported.program import FrameProgram
+from exported.runtimes import open_program
+from exported.writing import build_program, half_of, write_program
+from inference import Recognizer
+from network import create_model, input_spec
+from recognition.windows import prepare_pixels
+from tests.exports import SPEC, save_toy_checkpoint
+from tests.toy import CLASSES, write_naming_video
+
+BOTH = pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pictures(height: int, width: int, number: int = 4) -> np.ndarray:
+    """(1, T, H, W, 3) uint8: slopes and noise."""
+    y, x = np.mgrid[0:height, 0:width]
+    slopes = np.stack([255 * y // height, 255 * x // width, 128 + 0 * x], axis=2)
+    noise = np.random.default_rng(height).integers(-30, 30, (1, number, height, width, 3))
+    return (slopes + noise).clip(0, 255).astype(np.uint8)
+
+
+def run(argv: list, capsys, monkeypatch) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `python export.py argv`."""
+    monkeypatch.setattr(sys, "argv", ["export.py", *map(str, argv)])
+    with pytest.raises(SystemExit) as ended:
+        run_cli(script.main)
+    return ended.value.code, *capsys.readouterr()
+
+
+# --- the graph
+
+
+@pytest.mark.parametrize("keep_aspect", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (33, 47), (720, 405), (61, 80), (59, 79), (64, 64)])
+def test_frames_of_any_size_are_resized_and_cut_as_everywhere_within_one_level(height, width, keep_aspect, tmp_path):
+    trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", keep_aspect=keep_aspect))
+    frames = pictures(height, width)
+    ours = FrameProgram(trained.model, trained.input_spec).middle_squares(torch.from_numpy(frames))[0].numpy()
+    theirs = np.stack([prepare_pixels(frame[..., ::-1], trained.input_spec) for frame in frames[0]])
+    assert np.abs(ours.astype(int) - theirs).max() <= 1
+    assert (ours == theirs).mean() > 0.8
+
+
+@pytest.mark.parametrize(("keep_aspect", "size"), [(False, (60, 80)), (True, (60, 80)), (True, (82, 60))])
+def test_frames_of_the_stored_size_pass_as_they_are(keep_aspect, size, tmp_path):
+    trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", keep_aspect=keep_aspect))
+    frames = pictures(*size)
+    ours = FrameProgram(trained.model, trained.input_spec).middle_squares(torch.from_numpy(frames)).numpy()
+    top, left = (size[0] - 32) // 2, (size[1] - 32) // 2
+    assert np.array_equal(ours, frames[:, :, top : top + 32, left : left + 32])
+
+
+@BOTH
+def test_a_file_answers_as_the_network_for_any_number_of_clips_and_size_of_frames(toy_export, suffix):
+    trained, program = load_model(toy_export.checkpoint), open_program(toy_export[suffix], "cpu")
+    for batch in (1, 2, 5):
+        frames = random_clips(SPEC, batch)
+        assert program(frames) == pytest.approx(answer_of(trained.model, SPEC, frames), abs=1e-5)
+    for height, width in ((240, 320), (47, 33)):
+        frames = pictures(height, width)
+        squares = np.stack([prepare_pixels(frame[..., ::-1], SPEC) for frame in frames[0]])
+        expected = Recognizer(toy_export.checkpoint, device="cpu", amp="off").probabilities(squares[None])
+        assert program(frames) == pytest.approx(expected, abs=0.01), "a level of rounding in an eighth of the pixels"
+    assert np.ptp(program(random_clips(SPEC, 1))) > 0.1, "answers that are all alike would show nothing"
+
+
+def test_differences_of_frames_are_taken_inside(tmp_path):
+    trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", input="rgb+diff", keep_aspect=True))
+    script.export(trained, tmp_path / "diff.pt2")
+    program = open_program(tmp_path / "diff.pt2", "cpu")
+    frames = random_clips(trained.input_spec, 2)
+    assert frames.shape[1] == 5, "one more than clip_len"
+    assert program(frames) == pytest.approx(answer_of(trained.model, trained.input_spec, frames), abs=1e-5)
+    backwards = frames[:, ::-1].copy()
+    assert np.abs(program(backwards) - program(frames)).max() > 1e-3
+
+
+def test_half_is_half_the_file_and_nearly_the_answer(toy_export, tmp_path):
+    trained = load_model(toy_export.checkpoint)
+    script.export(trained, tmp_path / "half.pt2", torch.bfloat16)
+    size, whole = ((path.stat().st_size) for path in (tmp_path / "half.pt2", toy_export.pt2))
+    assert 0.45 * whole < size < 0.6 * whole
+    program, frames = open_program(tmp_path / "half.pt2"), random_clips(SPEC, 2)
+    assert program.metadata.arithmetic == "bfloat16"
+    assert program(frames) == pytest.approx(answer_of(trained.model, SPEC, frames), abs=0.05)
+
+
+# --- what a file says of itself
+
+
+@BOTH
+def test_a_file_says_what_it_is_without_this_program(toy_export, suffix):
+    if suffix == ".onnx":
+        model = onnx.load(toy_export.onnx, load_external_data=False)
+        assert not [one for one in model.graph.initializer if one.external_data]
+        text = {entry.key: entry.value for entry in model.metadata_props}[KEY]
+    else:
+        with zipfile.ZipFile(toy_export.pt2) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith(f"/extra/{KEY}.json")]
+            text = archive.read(name).decode()
+    about = json.loads(text)
+    assert about["classes"] == list(CLASSES)
+    assert about["input_spec"] == json.loads(json.dumps(SPEC.to_dict()))
+    assert (about["model"], about["config"]["dataset"], about["split"]["name"]) == ("r3d_10", "toy", "1")
+    assert re.fullmatch(r"[0-9a-f]{16}", about["weights_hash"])
+    assert {"torch", "python"} <= set(about["versions"])
+
+
+@BOTH
+def test_a_file_does_not_tell_where_it_was_made(toy_export, suffix):
+    content = toy_export[suffix].read_bytes()
+    if suffix == ".pt2":
+        with zipfile.ZipFile(toy_export.pt2) as archive:
+            content = b"".join(archive.read(name) for name in archive.namelist())
+    for path in (str(ROOT), "site-packages", str(toy_export.checkpoint.parent)):
+        assert path.encode() not in content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "newer version"),
+        ({"format": "1"}, "was it written by export.py?"),
+        ({"classes": []}, "no class names"),
+        ({"classes": [1, 2]}, "no class names"),
+        ({"input_spec": {"crop_size": "112"}}, "crop_size"),
+        ({"input_spec": {"resize": [171]}}, "resize"),
+        ({"input_spec": {"crop_size": 1000}}, "does not fit"),
+        ({"split": {"training_groups": [1]}}, "'split' is damaged"),
+        ({"date": None}, "'date' is missing"),
+    ],
+)
+def test_metadata_that_anybody_may_have_written_is_looked_at(toy_export, change, message):
+    about = json.loads(open_program(toy_export.pt2, "cpu").metadata.to_json())
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_metadata(json.dumps(about | change), "x.onnx")
+
+
+def test_foreign_files_are_refused_in_one_line(toy_export, tmp_path):
+    node = onnx.helper.make_node("Identity", ["frames"], ["probabilities"])
+    value = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in ("frames", "probabilities")]
+    graph = onnx.helper.make_graph([node], "other", value[:1], value[1:])
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10),
+        tmp_path / "other.onnx",
+    )
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "text.pt2").write_text("no model")
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(2),)), tmp_path / "other.pt2")
+    (tmp_path / "cut.pt2").write_bytes(toy_export.pt2.read_bytes()[:-1000])
+    for name, message in (
+        ("other.onnx", "was it written by export.py"),
+        ("text.onnx", "cannot be read by ONNX Runtime"),
+        ("text.pt2", "is no torch.export program"),
+        ("other.pt2", "was it written by export.py"),
+        ("cut.pt2", "is no torch.export program"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            Recognizer(tmp_path / name, device="cpu")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "member", ["data/constants/opaque_obj_0", "data/sample_inputs/model.pt", "data/aotinductor/a.so"]
+)
+def test_an_archive_with_more_than_tensors_in_it_is_not_opened(toy_export, tmp_path, member):
+    """torch would unpickle it, and so run what it says."""
+    with zipfile.ZipFile(toy_export.pt2) as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
+        for name in old.namelist():
+            if not name.endswith(member):
+                new.writestr(name, old.read(name))
+        new.writestr(f"toy/{member}", b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UserError, match="It is not opened"):
+        open_program(tmp_path / "bad.pt2", "cpu")
+
+
+# --- the script
+
+
+@BOTH
+def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
+    toy_export, suffix, tmp_path, capsys, monkeypatch
+):
+    content = torch.load(toy_export.checkpoint, weights_only=True)
+    content["model"]["fc.bias"][0] = float("nan")  # no answer equals itself any more
+    save_checkpoint(tmp_path / "best.pth", content)
+    output = tmp_path / f"out{suffix}"
+    output.write_text("an older file")
+    status, _, error = run([tmp_path / "best.pth", "--output", output], capsys, monkeypatch)
+    assert (status, error.count("\n")) == (1, 1)
+    assert "does not answer as the network does" in error
+    assert output.read_text() == "an older file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
+
+
+def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, capsys, monkeypatch):
+    video = write_naming_video(tmp_path / "clip.mp4", 20)
+    status, out, _ = run([toy_export.checkpoint, "--output", tmp_path / "a.pt2", "--video", video], capsys, monkeypatch)
+    assert status == 0
+    assert re.search(r"real clips \d\.\de-\d\d \(allowed: 0\.0001\)\n  Real clips: .*clip\.mp4", out)
+    status, out, error = run([toy_export.checkpoint, "--output", tmp_path / "b.pt2"], capsys, monkeypatch)
+    assert (status, error) == (0, "")
+    assert "of the run's validation videos" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["{checkpoint}", "--output", "a.pth"], "must end in .onnx (ONNX) or .pt2 (torch.export)"),
+        (["{onnx}", "--output", "a.pt2"], "is exported already"),
+        (["--output", "a.onnx"], "Which network? Give CHECKPOINT"),
+        (["{checkpoint}", "--model", "r3d_10", "--output", "a.onnx"], "Leave --model out"),
+    ],
+)
+def test_usage_mistakes_are_said_at_once(toy_export, argv, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = [word.format(checkpoint=toy_export.checkpoint, onnx=toy_export.onnx) for word in argv]
+    status, _, error = run(argv, capsys, monkeypatch)
+    assert (status, error.count("\n")) == (2, 1)
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(toy_export, package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(UserError, match=f'needs {package}, which is not installed: pip install "onnx>='):
+        script.export(load_model(toy_export.checkpoint), tmp_path / "a.onnx")
+
+
+# --- where a checkpoint is taken
+
+
+@BOTH
+def test_inference_from_a_file_is_inference_from_the_checkpoint(toy_export, suffix, tmp_path):
+    video = write_naming_video(tmp_path / "clip.mp4", 20, 1)
+    options = {"device": "cpu", "stride": 3, "batch_size": 2}
+    ours = Recognizer(toy_export.checkpoint, amp="off", **options)
+    theirs = Recognizer(toy_export[suffix], **options)
+    assert (theirs.classes, theirs.name) == (ours.classes, "r3d_10")
+    for left, right in (
+        (theirs.predict(video), ours.predict(video)),
+        (theirs.classify(video, 3), ours.classify(video, 3)),
+    ):
+        assert (left.label(), left.num_frames) == (right.label(), right.num_frames)
+        for one, other in zip(left.windows, right.windows, strict=True):
+            assert (one.first_frame, one.last_frame) == (other.first_frame, other.last_frame)
+            assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
+    video = write_naming_video(tmp_path / "clip.mp4", 20)
+    argv = [str(video), "--checkpoint", str(toy_export.pt2), "--device", "cpu"]
+    with pytest.raises(UsageError, match="--explain looks into the network"):
+        inference.main([*argv, "--explain", "--json", str(tmp_path / "a.json")])
+    with pytest.raises(UsageError, match="--amp bf16: the file computes in float32"):
+        inference.main([*argv, "--amp", "bf16"])
+    with pytest.raises(UsageError, match="--crops 3: toy.pt2 takes the middle of a frame itself"):
+        evaluation.main([str(toy_export.pt2), "--crops", "3"])
+
+
+@BOTH
+def test_evaluation_of_a_file_is_evaluation_of_the_checkpoint(toy_export, toy_project, suffix, tmp_path):
+    argv = ["--num-clips", "2", "--device", "cpu", "--output", str(tmp_path)]
+    [ours] = evaluation.main([str(toy_export.checkpoint), *argv])
+    [theirs] = evaluation.main([str(toy_export[suffix]), *argv])
+    assert theirs["normal"].probs == pytest.approx(ours["normal"].probs, abs=1e-5)
+    assert theirs["normal"].loss == pytest.approx(ours["normal"].loss, abs=1e-4)
+    record = json.loads((tmp_path / f"toy-{suffix[1:]}-test.json").read_text())
+    before = json.loads((tmp_path / "best-test.json").read_text())
+    assert (record["checkpoint"], record["arithmetic"]) == (f"toy{suffix}", "float32")
+    for key in ("weights_hash", "parameters", "model", "input_spec", "split_hash", "num_clips_total", "per_class"):
+        assert record[key] == before[key]
+    with pytest.raises(UserError, match="his checkpoint has seen 2 of the recordings"):
+        evaluation.main([str(toy_export[suffix]), *argv, "--split", "2"])
+
+
+def test_the_client_of_the_documentation_needs_none_of_our_code(toy_export, tmp_path, monkeypatch, capsys):
+    video = write_naming_video(tmp_path / "clip.mp4", 20, 2, size=(80, 60))
+    (tmp_path / "r3d_18.onnx").symlink_to(toy_export.onnx)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)
+    imported = set(re.findall(r"^import (\w+)", code, re.MULTILINE))
+    assert imported == {"av", "json", "numpy", "onnxruntime"}
+    exec(compile(code, "docs/export.md", "exec"), {})
+    label, probability = capsys.readouterr().out.split()
+    [window, *_] = Recognizer(toy_export.checkpoint, device="cpu", amp="off").predict(video).windows
+    assert label == CLASSES[window.probabilities.argmax()]
+    assert float(probability) == pytest.approx(window.probabilities.max(), abs=1e-3)
+
+
+# --- every family
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["r2plus1d_10", "mc3_10", "cnn_lstm_18", "cnn_mean_18", "s3d", "swin3d_t", "mvit_v2_s"]
+)
+@BOTH
+def test_networks_of_every_family_are_exported(name, suffix, tmp_path):
+    """All of the registry: benchmarks/export_table.py."""
+    torch.manual_seed(0)
+    spec, model = input_spec(name), create_model(name, 7).eval()
+    with torch.no_grad():
+        model.get_submodule(model.head_name).weight.mul_(30)
+    trained = TrainedModel(model, spec, [str(number) for number in range(7)], name, {"config": {}})
+    write_program(build_program(trained), trained, tmp_path / f"model{suffix}")
+    comparison = compare(open_program(tmp_path / f"model{suffix}", "cpu"), model, spec)
+    assert comparison.holds, comparison
+
+
+@pytest.mark.slow
+def test_half_of_an_onnx_file_is_half_its_size_and_nearly_its_answer(toy_export, tmp_path):
+    comparison = script.export(load_model(toy_export.checkpoint), tmp_path / "half.onnx", half_of(".onnx"))
+    assert comparison.largest < 0.01
+    assert (tmp_path / "half.onnx").stat().st_size < 0.6 * toy_export.onnx.stat().st_size
