@@ -66,7 +66,9 @@ class VideoReader:
                 metadata_errors="replace",
             )
         except av.error.FFmpegError as error:
-            if error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.EIO, errno.ENOMEM):
+            if error.errno == errno.EIO:  # the disk, or a Matroska header that breaks off
+                _read_whole(self.path)
+            elif error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOMEM):
                 raise
             raise VideoError(_why_not_opened(self.path)) from error
 
@@ -154,6 +156,13 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
     """Counter-clockwise quarter turns that show the frame upright; odd angles and nonsense count as none."""
     rotation = frame.rotation
     return (rotation // 90) % 4 if rotation % 90 == 0 and -360 <= rotation <= 360 else 0
+
+
+def _read_whole(path: Path) -> None:
+    """Raises OSError where the disk does not give the file."""
+    with path.open("rb") as file:
+        while file.read(1 << 20):
+            pass
 
 
 def _why_not_opened(path: Path) -> str:

@@ -172,6 +172,21 @@ def test_a_header_without_frames_is_refused(tmp_path):
         list(decode_frames(path))
 
 
+@pytest.mark.parametrize(("name", "codec"), CODECS)
+def test_a_video_that_breaks_off_anywhere_is_no_error_of_the_disk(tmp_path, name, codec):
+    """Which would end the whole run; FFmpeg calls a cut header of Matroska an input/output error."""
+    content = write_naming_video(tmp_path / name, 8, codec=codec, size=(64, 48)).read_bytes()
+    cut = tmp_path / f"cut{name}"
+    refused = 0
+    for length in [*range(1, min(len(content), 700), 11), len(content) // 2]:
+        cut.write_bytes(content[:length])
+        try:
+            list(decode_frames(cut))
+        except VideoError:
+            refused += 1
+    assert refused
+
+
 def test_a_missing_file_is_an_error_of_the_disk_and_not_a_bad_video(tmp_path):
     with pytest.raises(FileNotFoundError):
         list(decode_frames(tmp_path / "none.avi"))
