@@ -188,8 +188,9 @@ class Recognizer:
     amp          auto: bf16 where the device computes in it; off: float32 as in evaluate.py; bf16. An exported file
                  computes as it was exported
 
-    After that: .name (of the model), .model (on the device, in eval mode; None where it is in an exported file),
-    .input_spec, .classes (names in the order of the probabilities), .device.
+    After that: .name (of the model), .dataset (a name or a path; None where the weights do not say), .model (on the
+    device, in eval mode; None where it is in an exported file), .input_spec, .classes (names in the order of the
+    probabilities), .device.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class Recognizer:
 
     def _set_up(self, trained: TrainedModel, device: str, stride: int, batch_size: int, amp: str) -> None:
         self._describe(trained.name, trained.input_spec, trained.classes, stride, batch_size)
+        self.dataset: str | None = trained.checkpoint["config"].get("dataset")
         self.device = pick_device(device)
         self.model: nn.Module | None = place(trained.model.eval(), self.device)
         self._answerer = Answerer(self.model, self.device, amp)
@@ -234,6 +236,7 @@ class Recognizer:
         if amp not in ("auto", {"float32": "off", "bfloat16": "bf16"}.get(metadata.arithmetic)):
             raise UsageError(f"--amp {amp}: the file computes in {metadata.arithmetic}, as exported. Leave --amp out.")
         self._describe(metadata.model, metadata.spec, metadata.classes, stride, batch_size)
+        self.dataset = metadata.config.get("dataset")
         self.device, self.model = program.device, None
         self._answer = lambda clips: check_probabilities(program(clips))
 

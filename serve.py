@@ -1,6 +1,7 @@
 """A service that answers which action a video shows: POST /predict over HTTP, and a page for people at /.
 
     python serve.py run/r2plus1d_18-ucf101-000
+    python serve.py r2plus1d.onnx --queue 8
     python serve.py --model r3d_18 --weights kinetics400 --port 8080 --max-size 50
     curl -F video=@clip.mp4 http://127.0.0.1:8000/predict
 
@@ -8,7 +9,6 @@ It asks nobody for a password: it listens on this machine only, unless --host sa
 interface, the limits, and what to put in front of it.
 """
 
-import argparse
 import os
 import socket
 from collections.abc import Sequence
@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
         service = Service(recognizer, limits_of(args), args.decoders, args.queue)
         try:
             with upload_folder() as folder:
-                server = web_server(service, about(args, recognizer), folder)
-                what = f"{about(args, recognizer)['model']} ({count(len(recognizer.classes), 'class')})"
+                server = web_server(service, about(recognizer), folder)
+                what = f"{recognizer.name} ({count(len(recognizer.classes), 'class')})"
                 sock.listen(server.config.backlog)  # who reads the next line may connect at once
                 print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
                 server.run(sockets=[sock])
@@ -63,11 +63,11 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
     )
 
 
-def about(args: argparse.Namespace, recognizer: Recognizer) -> dict:
+def about(recognizer: Recognizer) -> dict:
     """What GET /model says."""
     return {
         "model": recognizer.name,
-        "dataset": None,
+        "dataset": Path(recognizer.dataset).name if recognizer.dataset else None,  # not where it lies
         "classes": recognizer.classes,
         "input_spec": recognizer.input_spec.to_dict(),
         "stride": recognizer.stride,

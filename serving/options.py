@@ -17,7 +17,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serve.py", description="Answers over HTTP which action a video shows.")
     network = parser.add_argument_group("network")
     add = network.add_argument
-    add("checkpoint", nargs="?", help="checkpoint of a training run: the file, the run's folder, or its name")
+    add("checkpoint", nargs="?", help="a training run's file, folder or name; a .onnx or .pt2 file of export.py")
     add("--model", help="name of a network, for weights that are no checkpoint of this program")
     add("--weights", help="with --model: a file, or a name such as kinetics400")
     add("--labels", type=Path, help="with --model: text file with the name of a class on each line")

@@ -513,6 +513,12 @@ def test_a_wrong_command_line_is_said_in_one_line(argv, says, capsys):
     assert says in (str(ended.value) if isinstance(ended.value, UsageError) else capsys.readouterr().err)
 
 
+def test_the_model_is_described_without_the_place_of_its_data(tmp_path):
+    save_checkpoint(tmp_path / "best.pth", content_of(config={"model": "r3d_10", "dataset": "/home/me/my videos"}))
+    about = serve.about(Recognizer(tmp_path / "best.pth", device="cpu"))
+    assert (about["model"], about["dataset"], about["classes"]) == ("r3d_10", "my videos", CLASSES)
+
+
 def test_a_port_in_use_is_said_before_the_network_is_loaded():
     with serve.listen("127.0.0.1", 0) as sock:
         sock.listen()
