@@ -1,9 +1,9 @@
 # The service in a container:
-#     docker build -t video-action-recognition .                          for processors
-#     docker build -t video-action-recognition --build-arg DEVICE=cuda .  for NVIDIA GPUs; then run with --gpus all
+#     docker build -t video-action-recognition .                                      for processors
+#     docker build -t video-action-recognition --build-arg TORCH_BACKEND=cu130 .      for NVIDIA GPUs; run with --gpus all
 #     docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/run:/app/run:ro" video-action-recognition r3d_18-ucf101-000
 FROM python:3.11-slim
-ARG DEVICE=cpu
+ARG TORCH_BACKEND=cpu
 WORKDIR /app
 
 # Of what is tested together, what serving needs; OpenCV without windows, whose libraries a slim image does not have.
@@ -11,10 +11,9 @@ COPY requirements.txt .
 RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|tensorboardX)==' requirements.txt > serving.txt \
     && grep -E '^(onnxruntime|fastapi|uvicorn|python-multipart)==' requirements.txt >> serving.txt \
     && sed -i 's/^opencv-python=/opencv-python-headless=/' serving.txt
-# On Linux the package index has builds with CUDA; those for processors alone are much smaller.
-RUN if [ "$DEVICE" = cpu ]; then \
-        pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu $(grep -E '^torch' serving.txt); \
-    fi && pip install --no-cache-dir -r serving.txt
+# uv knows where PyTorch's builds for processors alone lie, which are much smaller than the usual ones.
+RUN pip install --no-cache-dir uv==0.13.8 && \
+    uv pip install --system --no-cache --torch-backend="$TORCH_BACKEND" -r serving.txt
 
 COPY . .
 RUN useradd --create-home serve
