@@ -19,6 +19,7 @@ import pytest
 
 from dataloaders.dataset import EvalDataset, open_frames
 from inference import Recognizer
+from recognition.windows import evenly_spaced_clips
 from tests.exports import SPEC
 
 ARITHMETIC = 1e-5  # of a probability
@@ -48,6 +49,47 @@ def recognizer(toy_export) -> Recognizer:
 def by_window(recognizer: Recognizer, video: Path) -> np.ndarray:
     """(N, num_classes)"""
     return np.stack([window.probabilities for window in recognizer.classify(video, NUM_CLIPS).windows])
+
+
+def from_service(recognizer: Recognizer, videos: list[Path], starts: list[int]) -> list[np.ndarray]:
+    """(N, num_classes) for each video: of the windows that begin where evaluation's clips do. Its windows begin at each
+    frame."""
+    pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
+    from tests.service import running
+
+    answers = []
+    with running(recognizer, decoders=2) as server:
+        for video in videos:
+            answer = server.send(video, video.name, stride=1, top=len(recognizer.classes)).json()
+            windows = {window["first_frame"]: window["top"] for window in answer["windows"]}
+            named = [{entry["label"]: entry["probability"] for entry in windows[start]} for start in starts]
+            answers.append(np.array([[probs[name] for name in recognizer.classes] for probs in named]))
+    return answers
+
+
+def test_one_clip_has_one_answer_on_every_way(clips, recognizer, toy_export):
+    videos = [video for video, _ in clips]
+    starts = [window.first_frame for window in recognizer.classify(videos[0], NUM_CLIPS).windows]
+    assert len(set(starts)) == NUM_CLIPS
+    onnx, pt2 = (Recognizer(toy_export[suffix], device="cpu") for suffix in (".onnx", ".pt2"))
+    ways = {
+        "raw video": [by_window(recognizer, video) for video in videos],
+        "onnx": [by_window(onnx, video) for video in videos],
+        "pt2": [by_window(pt2, video) for video in videos],
+        "service": from_service(recognizer, videos, starts),
+        "service of an onnx": from_service(onnx, videos, starts),
+    }
+    folders = np.stack([recognizer.probabilities(stored) for _, stored in clips])  # (videos, N, num_classes)
+    for name, answers in ways.items():
+        assert np.abs(np.stack(answers) - np.stack(ways["raw video"])).max() <= ARITHMETIC, name
+        assert np.abs(np.stack(answers) - folders).max() <= CODEC, name
+
+
+def test_jpeg_changes_a_pixel_by_a_level_or_two(clips):
+    for video, stored in clips:
+        _, raw, _ = evenly_spaced_clips(video, SPEC, NUM_CLIPS)
+        assert raw.shape == stored.shape
+        assert 0 < np.abs(raw.astype(int) - stored).mean() <= LEVELS
 
 
 def test_jpeg_folders_and_raw_video_differ_by_the_codec(clips, recognizer):
