@@ -309,7 +309,7 @@ def test_a_thousand_hostile_uploads_leave_nothing_behind(checkpoint, material, c
         assert held["MB of decoders"] < DECODERS * 400
         assert held["files"] <= warm["files"] + 2
         assert held["threads"] <= warm["threads"] + 2
-        assert held["processes"] == DECODERS
+        assert held["processes"] <= DECODERS  # one that was killed is replaced when there is something to decode
         assert held["temporary files"] == 0
     finally:
         status = server.stop()
