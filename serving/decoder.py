@@ -13,8 +13,10 @@ is loaded here.
 import contextlib
 import json
 import os
+import select
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +44,7 @@ def main() -> None:
     limits, spec = Limits(**known["limits"]), SimpleNamespace(**known["spec"])
     spec.resize, spec.cut_size = tuple(spec.resize), tuple(spec.cut_size)
     limit_memory(limits.memory)
+    threading.Thread(target=end_with_the_server, daemon=True).start()
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
     out = os.fdopen(os.dup(1), "wb")
@@ -49,6 +52,15 @@ def main() -> None:
     send(out, b"R")
     for line in sys.stdin.buffer:
         answer(out, json.loads(line), spec, limits)
+
+
+def end_with_the_server() -> None:
+    """A killed server cannot end its decoders, and one that is at a video without a single frame would not see it."""
+    if hasattr(select, "poll"):  # not on Windows
+        waiting = select.poll()
+        waiting.register(sys.stdin.fileno(), 0)  # told when the other side is gone only
+        waiting.poll()
+        os._exit(1)
 
 
 def answer(out: BinaryIO, job: dict, spec: SimpleNamespace, limits: Limits) -> None:
