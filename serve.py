@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
             with upload_folder() as folder:
                 server = web_server(service, about(recognizer), folder)
                 what = f"{recognizer.name} ({count(len(recognizer.classes), 'class')})"
-                sock.listen(server.config.backlog)  # who reads the next line may connect at once
+                open_to_clients(sock, server.config.backlog)  # who reads the next line may connect at once
                 print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
                 server.run(sockets=[sock])
         finally:
@@ -48,13 +48,15 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
     import uvicorn
 
     from serving.app import create_app
-    from serving.connection import connection_for
+    from serving.connection import BACKLOG, connection_for, most_connections
 
     longest = service.limits.timeout + service.limits.upload_timeout
+    most = most_connections(service.num_decoders + service.max_waiting, service.num_decoders)
     return uvicorn.Server(
         uvicorn.Config(
             create_app(service, about, folder),
-            http=connection_for(service.limits.upload_timeout),
+            http=connection_for(service.limits.upload_timeout, most),
+            backlog=BACKLOG,
             ws="none",
             log_level="warning",
             access_log=False,
@@ -84,11 +86,22 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":  # elsewhere it would mean that two may have the same port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)
-    except OSError as error:
-        raise UserError(
-            f"Cannot listen on {host}, port {port}: {error.strerror}. Choose another --port, or --host."
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host is no name that there could be
+        raise cannot_listen(host, port, error) from error
     return sock
+
+
+def open_to_clients(sock: socket.socket, backlog: int) -> None:
+    """Two servers may have taken the same address; the first one that listens has it."""
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        raise cannot_listen(*sock.getsockname()[:2], error) from error
+
+
+def cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> UserError:
+    why = error.strerror if isinstance(error, OSError) else "no such name"
+    return UserError(f"Cannot listen on {host}, port {port}: {why}. Choose another --port, or --host.")
 
 
 def address(sock: socket.socket) -> str:

@@ -21,16 +21,18 @@ from serving.limits import Gone, Refused
 from serving.page import load_page
 from serving.schema import Answer, Health, ModelInfo, Problem, RequestLimits
 from serving.service import Job, Question, Service
-from serving.uploads import FIELD, Body, megabytes, receive_upload, stored
+from serving.uploads import FIELD, Body, megabytes, printable, receive_upload, stored
 
 LINGER = 5.0, 32 << 20  # seconds and bytes for which a refused upload is still read
 PARAMETERS = ("top", "threshold", "stride")
 PROBLEMS = {
     400: "the form is damaged, or has no file",
+    403: "a browser asks for a page from elsewhere",
     408: "the upload was too slow",
     413: "the file is too large",
     415: "the file is no video, or cannot be decoded",
     422: "a parameter is wrong, or the video too long or its pictures too large",
+    500: "the server's fault",
     503: "too many requests are waiting; Retry-After says when to come again",
     504: "the answer took too long",
 }
@@ -94,7 +96,9 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         """The actions in a video: on the whole, over time, and for each window."""
         for name in request.query_params:
             if name not in PARAMETERS:
-                raise Refused(422, unknown_name("parameter", name, PARAMETERS))
+                raise Refused(422, unknown_name("parameter", printable(name), PARAMETERS))
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise Refused(403, "This was asked by a page from elsewhere, and the service answers its own page only.")
         body, start = request.scope["body"], time.monotonic()
         with service.place(), stored(folder) as path:
             upload = await receive_upload(body, path, service.limits)
@@ -124,7 +128,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
     @app.exception_handler(Gone)
     async def gone(request: Request, error: Gone) -> Response:
-        say(f"499 {request.url.path}: the client went away")
+        say(f"499 {path_of(request)}: the client went away")
         return Response(status_code=499)  # to nobody
 
     def problem(request: Request, status: int, text: str, headers: dict | None = None) -> Response:
@@ -132,7 +136,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
             service.num_failed += 1
         else:
             service.num_refused += 1
-        say(f"{status} {request.url.path}: {text}")
+        say(f"{status} {path_of(request)}: {text}")
         return LastWord({"detail": text}, status, headers)
 
     app.add_middleware(Guard, failed=lambda scope: problem(Request(scope), 500, OUR_FAULT))
@@ -140,6 +144,11 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
 
 OUR_FAULT = "Something went wrong in the server. Its log has the reason."
+
+
+def path_of(request: Request) -> str:
+    """For a line of the log, in which a client is not to write lines of its own."""
+    return printable(request.scope["path"])
 
 
 async def finished(job: Job, body: Body) -> bytes:
@@ -172,7 +181,8 @@ class LastWord(JSONResponse):
 
 
 class Guard:
-    """Around the whole application: knows of each request what came of its body, and lets no traceback out."""
+    """Around the whole application: knows of each request what came of its body, lets no traceback out, and takes HEAD
+    wherever GET is taken (the server leaves the content of such an answer away)."""
 
     def __init__(self, app: object, failed: object):
         self.app, self.failed = app, failed
@@ -181,7 +191,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope["body"] = Body(scope, receive)
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        scope = {**scope, "method": method, "body": Body(scope, receive)}
         is_begun = False
 
         async def noting(message: dict) -> None:

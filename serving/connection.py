@@ -4,10 +4,34 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+BACKLOG = 128  # connections that the system holds until they are accepted, all of them in one go
+SPARE = 500  # connections beside those of the requests that there may be
 
-def connection_for(seconds: float) -> type[H11Protocol]:
+
+def most_connections(places: int, decoders: int) -> int:
+    """How many there may be at a time. Without a file to spare nobody could be accepted, and no upload be written."""
+    others = BACKLOG + places + 4 * decoders + 64  # uploads, pipes to decoders, and what Python has open
+    return max(allowed_files(places + SPARE + others) - others, places + 8)
+
+
+def allowed_files(wanted: int) -> int:
+    """Of so many open files, how many this process may have; its limit is raised where that is allowed."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
+
+
+def connection_for(seconds: float, most: int) -> type[H11Protocol]:
     """The connections of a server: closed where the header of a request is not there `seconds` after it might have
-    begun, and where the client takes nothing of its answer for as long."""
+    begun, and where the client takes nothing of its answer for as long. Of more than `most`, the one that has waited
+    longest for a header makes room."""
+    waiting: dict[H11Protocol, None] = {}  # the first one longest; some of them have their header by now
 
     class Connection(H11Protocol):
         late: asyncio.TimerHandle | None = None
@@ -15,6 +39,10 @@ def connection_for(seconds: float) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
+            if len(self.connections) > most:
+                idle = next((other for other in waiting if other._is_idle()), self)
+                waiting.pop(idle, None)
+                idle.transport.abort()
             self._wait_for_header()
 
         def on_response_complete(self) -> None:
@@ -22,6 +50,7 @@ def connection_for(seconds: float) -> type[H11Protocol]:
             self._wait_for_header()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            waiting.pop(self, None)
             for timer in (self.late, self.stuck):
                 if timer:
                     timer.cancel()
@@ -36,12 +65,17 @@ def connection_for(seconds: float) -> type[H11Protocol]:
             self.stuck.cancel()
 
         def _wait_for_header(self) -> None:
+            waiting.pop(self, None)
+            waiting[self] = None
             if self.late:
                 self.late.cancel()
             self.late = self.loop.call_later(seconds, self._close_where_none_came)
 
         def _close_where_none_came(self) -> None:
-            if self.cycle is None or self.cycle.response_complete:
+            if self._is_idle():
                 self.transport.abort()
+
+        def _is_idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
 
     return Connection

@@ -102,7 +102,6 @@ class Service:
         self.num_decoders, self.max_waiting = decoders, waiting
         self.num_there = self.num_answered = self.num_refused = self.num_failed = 0
         self.seconds_each = 1.0  # of a decoder, for a request, as of late
-        self.stopping = False
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.working: set[Decoder] = set()
         self.batcher = Batcher(network.probabilities, network.batch_size)
@@ -150,7 +149,6 @@ class Service:
 
     def close(self) -> None:
         """Ends threads and processes; who still waits for an answer is told so."""
-        self.stopping = True
         with contextlib.suppress(queue.Empty):
             while True:
                 self.jobs.get_nowait().stop(Gone())

@@ -18,6 +18,8 @@ FIELD = "video"
 FRAMING = 64 << 10  # bytes that a form may take around its file
 PREFIX = "video-serve-"
 NAME_LENGTH = 120
+PATIENCE, SLOWEST = 20.0, 16 << 10  # seconds without a byte, and bytes a second, that an upload may come with
+HEADER_LENGTH = 4096  # bytes of a header with parameters, which take quadratic time to read
 
 
 @dataclass(frozen=True)
@@ -133,19 +135,32 @@ async def receive_upload(body: Body, path: Path, limits: Limits) -> Upload:
                     f"The body is '{printable(plain, 80)}'. Send multipart/form-data with the file in a field "
                     f"'{FIELD}' (curl -F {FIELD}=@clip.mp4), or the file itself as video/mp4.",
                 )
-            async with asyncio.timeout(limits.upload_timeout):
-                async for chunk in body.chunks():
+            async with asyncio.timeout(limits.upload_timeout) as clock:
+                async for chunk in paced(body.chunks(), clock):
                     sink.write(chunk)
             sink.finish()
             return Upload(path, sink.name, sink.num_bytes)
     except TimeoutError:
         raise Refused(
-            408, f"The upload was not through after {limits.upload_timeout:g} s, the limit of this server."
+            408,
+            f"The upload was not through after {limits.upload_timeout:g} s, the limit of this server, or came with "
+            f"less than {SLOWEST >> 10} KB a second.",
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Refused(503, "There is no room for the upload on this server's disk.", retry_after=60) from error
         raise
+
+
+async def paced(chunks: AsyncIterator[bytes], clock: asyncio.Timeout) -> AsyncIterator[bytes]:
+    """The same; the clock goes off early where they come too slowly. They hold a place that others wait for."""
+    now = asyncio.get_running_loop().time
+    end, due = clock.when(), now() + PATIENCE
+    clock.reschedule(min(end, due))
+    async for chunk in chunks:
+        yield chunk
+        due = min(due + len(chunk) / SLOWEST, now() + PATIENCE)
+        clock.reschedule(min(end, due))
 
 
 class PlainSink:
@@ -178,7 +193,7 @@ class FormSink:
         self.name = ""
         self.num_files = self.num_around = 0
         self.is_ended = False
-        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        boundary = self._options(content_type).get(b"boundary")
         if not boundary:
             raise Refused(400, "The form's Content-Type names no boundary.")
         names = "part_begin header_field header_value header_end headers_finished part_data end".split()
@@ -222,7 +237,7 @@ class FormSink:
         self.field = self.value = b""
 
     def _headers_finished(self) -> None:
-        _, options = self.parse_options(self.headers.get(b"content-disposition", b"").decode("latin-1"))
+        options = self._options(self.headers.get(b"content-disposition", b"").decode("latin-1"))
         name, file_name = (options.get(key, b"").decode("utf-8", "replace") for key in (b"name", b"filename"))
         if name != FIELD:
             raise Refused(400, f"Unknown field '{printable(name)}'. The form has one field, '{FIELD}', with a file.")
@@ -232,6 +247,11 @@ class FormSink:
         if self.num_files > 1:
             raise Refused(400, f"The form has more than one field '{FIELD}'. Send one video a request.")
         self.name = printable(file_name) or "video"
+
+    def _options(self, header: str) -> dict[bytes, bytes]:
+        if len(header) > HEADER_LENGTH:
+            raise Refused(400, f"A header of the form has more than {HEADER_LENGTH:,} bytes.")
+        return self.parse_options(header)[1]
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         self.file.write(data[start:end])

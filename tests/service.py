@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import uvicorn
 
 import serve
 from serving.limits import Limits
@@ -20,6 +21,7 @@ class Running:
     client: httpx.Client
     address: str
     folder: Path  # of the uploads
+    web: uvicorn.Server
 
     def send(self, video: Path | bytes, name: str = "clip.mp4", **parameters) -> httpx.Response:
         content = video if isinstance(video, bytes) else video.read_bytes()
@@ -45,7 +47,7 @@ def running(network: Network, limits: Limits | None = None, decoders: int = 1, w
         thread.start()
         try:
             with httpx.Client(base_url=serve.address(sock), timeout=60) as client:
-                yield Running(service, client, serve.address(sock), folder)
+                yield Running(service, client, serve.address(sock), folder, server)
         finally:
             server.should_exit = True
             thread.join()

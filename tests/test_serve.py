@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from engine.checkpoint import save_checkpoint
 from engine.errors import ROOT, UsageError, UserError
 from inference import Recognizer
 from recognition.prediction import Prediction
-from serving import options, schema, uploads
+from serving import connection, options, schema, uploads
 from serving.batcher import Batcher
 from serving.decoding import Decoder
 from serving.limits import Limits
@@ -201,6 +202,13 @@ RAW = {"content-type": "video/mp4"}
         ("", form(b""), 415, "This cannot be used as a video: the file is empty (0 bytes)."),
         ("", form(b"a text, and long enough\n" * 50), 415, "it is not a video that can be opened."),
         ("", form(PLAYLIST), 415, "it is not a video that can be opened."),
+        (
+            "",
+            {**form(b""), "headers": {"content-type": f"multipart/form-data; {';' * 5000}"}},
+            400,
+            "more than 4,096 bytes",
+        ),
+        ("", {**form(b""), "headers": {**RAW, "sec-fetch-site": "cross-site"}}, 403, "asked by a page from elsewhere"),
         ("", {"content": b"", "headers": {**RAW, "content-encoding": "gzip"}}, 415, "without Content-Encoding"),
         ("", {"content": b"0" * 400_000, "headers": RAW}, 413, "The file is larger than 0.3 MB, the limit of this"),
         ("", {"content": iter([b"0" * 200_000] * 2), "headers": RAW}, 413, "The file is larger than 0.3 MB"),
@@ -209,6 +217,7 @@ RAW = {"content-type": "video/mp4"}
         ("?threshold=2", form(b""), 422, "threshold: Input should be less than or equal to 1, but is '2'."),
         ("?stride=x", form(b""), 422, "stride: Input should be a valid integer"),
         ("?tpo=3", form(b""), 422, "Unknown parameter 'tpo'. Did you mean 'top'?"),
+        ("?a%0Ab=3", form(b""), 422, "Unknown parameter 'a\ufffdb'."),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(server, query, request_, status, says):
@@ -218,6 +227,22 @@ def test_what_is_wrong_is_said_in_one_line(server, query, request_, status, says
     assert says in detail and "\n" not in detail
     assert str(server.folder) not in detail
     assert list(server.folder.iterdir()) == []
+
+
+def test_a_client_writes_no_lines_of_its_own_into_the_log(server, capsys):
+    for path in ("/x%0A12:00:00 200 forged", "/predict?x%0D%0A12:00:00 200 forged=1", f"/predict?{'x' * 10_000}=1"):
+        server.client.post(path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and max(map(len, lines)) < 300
+    assert [line[9:12] for line in lines] == ["404", "422", "422"]
+
+
+def test_head_is_get_without_the_content(server):
+    for path in ("/", "/health", "/model"):
+        got, asked = server.client.get(path), server.client.head(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-type"] == got.headers["content-type"]
+    assert server.client.head("/predict").status_code == 405
 
 
 def test_other_addresses_and_methods_are_refused_alike(server):
@@ -427,11 +452,44 @@ def test_who_never_comes_to_the_end_of_a_header_is_left(gate):
 
 def test_who_takes_nothing_of_an_answer_is_left(gate):
     request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-    with running(gate, Limits(upload_timeout=0.3)) as server, connected(server) as line:
+    with running(gate, Limits(upload_timeout=1)) as server, connected(server) as line:
         length = len(server.client.get("/openapi.json").content)
-        line.sendall(request * 2000)
-        time.sleep(1)
+        with contextlib.suppress(ConnectionError):  # left before all was asked
+            line.sendall(request * 2000)
+        wait_until(lambda: line.getsockname() not in clients_of(server))
         assert len(read_to_the_end(line)) < 2000 * length
+
+
+def clients_of(server: Running) -> list[tuple[str, int]]:
+    return [connection.client for connection in list(server.web.server_state.connections)]
+
+
+def test_who_only_holds_the_line_makes_room_for_others(gate, videos, monkeypatch):
+    monkeypatch.setattr(connection, "SPARE", 10)
+    with running(gate, decoders=1, waiting=1) as server, ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+        answer = pool.submit(server.send, videos[3])
+        assert gate.asked.wait(60)
+        lines = [stack.enter_context(connected(server)) for _ in range(50)]
+        assert read_to_the_end(lines[0]) == b""
+        assert httpx.get(f"{server.address}/health", timeout=60).json()["working"] == 1
+        wait_until(lambda: len(server.web.server_state.connections) <= 12)
+        gate.open.set()
+        assert answer.result().status_code == 200, "who waits for an answer is not idle"
+
+
+def test_an_upload_that_hardly_moves_is_ended(gate, monkeypatch):
+    """Far sooner than one that is only large: it holds a place."""
+    monkeypatch.setattr(uploads, "PATIENCE", 0.5)
+    with running(gate, Limits(upload_timeout=100)) as server, raw_request(server, b"0", 1000) as line:
+        line.settimeout(0.1)
+        answer = b""
+        for _ in range(300):
+            with contextlib.suppress(TimeoutError):
+                answer = line.recv(10_000)
+                break
+            line.sendall(b"0")
+        assert answer.startswith(b"HTTP/1.1 408") and b"less than 16 KB a second" in answer
+        wait_until(lambda: server.service.num_there == 0)
 
 
 def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, capfd):
@@ -442,6 +500,20 @@ def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, 
         assert answer.status_code == 500
         assert answer.json() == {"detail": "Something went wrong in the server. Its log has the reason."}
     assert "Traceback" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that nobody writes")
+def test_a_decoder_ends_with_its_server(recognizer, tmp_path):
+    """In the middle of what it does: a killed server cannot end it."""
+    os.mkfifo(tmp_path / "without end")
+    decoder = Decoder(recognizer.input_spec, Limits())
+    decoder.start()
+    try:
+        decoder.process.stdin.write(json.dumps({"path": str(tmp_path / "without end"), "stride": 1}).encode() + b"\n")
+        decoder.process.stdin.close()
+        decoder.process.wait(30)
+    finally:
+        decoder.close()
 
 
 def test_decoding_loads_no_torch():
@@ -525,6 +597,19 @@ def test_a_port_in_use_is_said_before_the_network_is_loaded():
         port = sock.getsockname()[1]
         with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {port}: .* Choose another --port"):
             serve.main(["no such run", "--port", str(port)])
+
+
+def test_the_second_of_two_servers_on_one_port_is_told():
+    """Both may take it as long as none of them listens."""
+    with serve.listen("127.0.0.1", 0) as first, serve.listen("127.0.0.1", first.getsockname()[1]) as second:
+        serve.open_to_clients(first, 1)
+        with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {first.getsockname()[1]}: "):
+            serve.open_to_clients(second, 1)
+
+
+def test_a_host_that_cannot_be_is_said_in_one_line():
+    with pytest.raises(UserError, match="Cannot listen on a..b, port 0: no such name. Choose another"):
+        serve.listen("a..b", 0)
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
