@@ -66,6 +66,9 @@ class Metadata:
 def describe(trained: TrainedModel, arithmetic: str, versions_of_format: Mapping[str, str]) -> Metadata:
     content = trained.checkpoint
     config = content.get("config", {})
+    settings = {name: config[name] for name in SETTINGS if name in config}
+    if settings.get("weights"):  # the name of the file; where it lay is nobody else's business
+        settings["weights"] = re.split(r"[/\\]", settings["weights"])[-1]
     return Metadata(
         format=FORMAT,
         classes=list(trained.classes),
@@ -73,7 +76,7 @@ def describe(trained: TrainedModel, arithmetic: str, versions_of_format: Mapping
         arithmetic=arithmetic,
         model=trained.name,
         model_options=dict(getattr(trained.model, "options", {})),
-        config={name: config[name] for name in SETTINGS if name in config},
+        config=settings,
         split=content.get("split") or {},
         weights_hash=weights_hash(trained.model),
         parameters=sum(value.numel() for value in trained.model.parameters()),

@@ -12,7 +12,7 @@ import torch
 from engine.device import pick_device
 from engine.errors import UsageError, UserError
 from engine.launch import local_rank
-from exported.archive import metadata_of
+from exported.archive import read_archive
 from exported.metadata import KEY, Metadata, read_metadata
 
 FORMATS = (".onnx", ".pt2")
@@ -66,14 +66,15 @@ class TorchProgram:
     """A .pt2 file: torch reads and runs it; the code of this project is not needed for it."""
 
     def __init__(self, path: Path, device: str = "auto"):
-        self.metadata = read_metadata(metadata_of(path), str(path))
+        text, archive = read_archive(path)
+        self.metadata = read_metadata(text, str(path))
         self.device = pick_device(device)
         if self.device.type == "mps":
             if device != "auto":
                 raise UserError(f"--device {device}: a .pt2 file has float64 in it, which Apple's GPUs have not.")
             self.device = torch.device("cpu")
         try:
-            program = torch.export.load(path)
+            program = torch.export.load(archive)
         except Exception as error:  # RuntimeError, ValueError, KeyError, pickle's own and others, by what is wrong
             raise UserError(f"{path} cannot be read by torch.export: {_first_line(error)}") from error
         if self.device.type != "cpu":

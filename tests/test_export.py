@@ -3,7 +3,10 @@
 import json
 import re
 import sys
+import warnings
 import zipfile
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +20,9 @@ import export as script
 import inference
 from engine.checkpoint import TrainedModel, load_model, save_checkpoint
 from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.published import pretraining_of
 from exported.checking import answer_of, compare, random_clips
-from exported.metadata import KEY, read_metadata
+from exported.metadata import KEY, describe, read_metadata
 from exported.program import FrameProgram
 from exported.runtimes import open_program
 from exported.writing import build_program, half_of, write_program
@@ -144,6 +148,16 @@ def test_a_file_does_not_tell_where_it_was_made(toy_export, suffix):
         assert path.encode() not in content
 
 
+@pytest.mark.parametrize("weights", ["/home/anna/secret/c3d-sports1m.pickle", r"C:\secret\c3d-sports1m.pickle"])
+def test_a_file_tells_the_name_of_the_weights_that_training_began_with_and_not_their_folder(toy_export, weights):
+    trained = load_model(toy_export.checkpoint)
+    trained.checkpoint["config"]["weights"] = weights
+    about = describe(trained, "float32", {})
+    assert about.config["weights"] == "c3d-sports1m.pickle"
+    assert pretraining_of(about.config) == "sports1m"
+    assert "secret" not in about.to_json()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,8 +211,68 @@ def test_an_archive_with_more_than_tensors_in_it_is_not_opened(toy_export, tmp_p
         for name in old.namelist():
             if not name.endswith(member):
                 new.writestr(name, old.read(name))
-        new.writestr(f"toy/{member}", b"cos\nsystem\n(S'true'\ntR.")
+        new.writestr(f"{root_of(old)}/{member}", b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UserError, match="It is not opened"):
+        open_program(tmp_path / "bad.pt2", "cpu")
+
+
+CALL = "__import__('os').system('touch {}')"
+
+
+def rewrite(path: Path, output: Path, change: Callable[[dict], None]) -> Path:
+    """The archive with another graph."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(output, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("/models/model.json"):
+                graph = json.loads(content)
+                change(graph)
+                content = json.dumps(graph).encode()
+            new.writestr(name, content)
+    return output
+
+
+def root_of(archive: zipfile.ZipFile) -> str:
+    return archive.namelist()[0].partition("/")[0]
+
+
+@pytest.mark.parametrize("place", ["guard", "expression", "target", "spec"])
+def test_code_in_the_graph_of_an_archive_is_not_run(toy_export, tmp_path, place):
+    """torch evaluates guards and expressions as Python, and takes a target of any name from its modules."""
+    call = CALL.format(tmp_path / "hacked")
+
+    def hack(graph: dict) -> None:
+        module = graph["graph_module"]
+        if place == "guard":
+            graph["guards_code"] = [f"{call} == 0"]
+        elif place == "expression":
+            module["graph"]["sym_int_values"] = {
+                name: {"as_expr": value["as_expr"] | {"expr_str": call}}
+                for name, value in module["graph"]["sym_int_values"].items()
+            }
+        elif place == "target":
+            module["graph"]["nodes"][0]["target"] = "torch.os.system"
+        else:
+            root = module["module_call_graph"][0]["signature"]
+            root["in_spec"] = root["in_spec"].replace("builtins.dict", "collections.defaultdict")
+
+    with pytest.raises(UserError, match="which no file written by export.py does. It is not opened"):
+        program = open_program(rewrite(toy_export.pt2, tmp_path / "bad.pt2", hack), "cpu")
+        program(random_clips(SPEC, 1))
+    assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("root", ["same", "other"])
+def test_an_archive_that_is_read_in_two_ways_is_not_opened(toy_export, tmp_path, root):
+    """Of two members of one name, or under two roots, torch may take the one that was not looked at."""
+    with zipfile.ZipFile(toy_export.pt2) as old, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        [name] = [name for name in old.namelist() if name.endswith("/models/model.json")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zipfile says that the name is there twice
+            new.writestr(name if root == "same" else f"other/{name.partition('/')[2]}", old.read(name))
+    with pytest.raises(UserError, match=r"holds 2 members models/model\.json, .* It is not opened"):
         open_program(tmp_path / "bad.pt2", "cpu")
 
 
