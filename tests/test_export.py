@@ -295,6 +295,18 @@ def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
 
 
+def test_each_of_the_real_clips_is_compared(toy_export):
+    trained, program = load_model(toy_export.checkpoint), open_program(toy_export.pt2, "cpu")
+    clips = list(random_clips(SPEC, 5))
+
+    def wrong_for(place: int) -> Callable[[np.ndarray], np.ndarray]:
+        """The program, with another answer where it sees this clip."""
+        return lambda frames: program(frames) + np.array([[np.array_equal(one, clips[place])] for one in frames], "f4")
+
+    for place in range(5):
+        assert compare(wrong_for(place), trained.model, SPEC, clips).real == pytest.approx(1.0, abs=1e-3)
+
+
 def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, capsys, monkeypatch):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     status, out, _ = run([toy_export.checkpoint, "--output", tmp_path / "a.pt2", "--video", video], capsys, monkeypatch)
