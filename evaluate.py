@@ -308,7 +308,8 @@ def evaluate_checkpoint(trial: Trial, args: argparse.Namespace) -> tuple[dict[st
     for order in FRAME_ORDERS if args.temporal else FRAME_ORDERS[:1]:
         dataset = build_dataset(trial.frame_set, trained.input_spec, args, order)
         plan = EvalPlan(len(dataset), max(args.batch_size // dataset.clip_shape[0], 1), rank(), processes())
-        loader = ClipLoader(dataset, plan.batch_size, args.workers, trained.device.type == "cuda", plan)
+        pinned = trained.device.type == "cuda" and torch.cuda.is_available()
+        loader = ClipLoader(dataset, plan.batch_size, args.workers, pinned, plan)
         videos = dataset.videos if args.windows else None
         start = time.monotonic()
         what = f"Evaluating {order}"

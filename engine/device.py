@@ -51,8 +51,8 @@ def _own_gpu() -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    if device.type == "cuda":  # ONNX Runtime may have one where PyTorch has none
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "NVIDIA GPU"
     return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else "Apple GPU"
 
 

@@ -16,6 +16,7 @@ from exported.archive import read_archive
 from exported.metadata import KEY, Metadata, read_metadata
 
 FORMATS = (".onnx", ".pt2")
+CUDA = "CUDAExecutionProvider"
 INSTALL = 'pip install "onnx>=1.18" "onnxscript>=0.5" "onnxruntime>=1.22"'
 
 
@@ -42,18 +43,24 @@ class OnnxProgram:
 
     def __init__(self, path: Path, device: str = "auto"):
         runtime = optional("onnxruntime", path.name)
-        on_gpu = _has_gpu(runtime, device)
+        with_gpu = _has_cuda(runtime, device)
         number = int(device.partition(":")[2] or local_rank())  # of several processes each takes a GPU of its own
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 4  # what goes wrong is raised, too, and said in our own words
-        self.device = torch.device("cuda", number) if on_gpu else torch.device("cpu")
-        gpu = [("CUDAExecutionProvider", {"device_id": number})] if on_gpu else []
+        gpu = [(CUDA, {"device_id": number})] if with_gpu else []
         providers = [*gpu, "CPUExecutionProvider"]
         try:
             self.session = runtime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # of classes that ONNX Runtime makes at run time
             raise UserError(f"{path} cannot be read by ONNX Runtime: {_first_line(error)}") from error
+        on_gpu = CUDA in self.session.get_providers()  # without a driver, CUDA or cuDNN it takes the processor instead
+        if device.startswith("cuda") and not on_gpu:
+            raise UserError(
+                f"--device {device}: ONNX Runtime finds no such GPU, or not the CUDA and cuDNN that it was built for. "
+                "Use --device cpu, or a .pt2 file."
+            )
+        self.device = torch.device("cuda", number) if on_gpu else torch.device("cpu")
         given = self.session.get_modelmeta().custom_metadata_map
         self.metadata = read_metadata(given.get(KEY), str(path))
         _check_shapes(path, self.metadata, self.session)
@@ -94,10 +101,10 @@ def optional(package: str, what_for: str) -> ModuleType:
         raise UserError(f"{what_for} needs {package}, which is not installed: {INSTALL}") from error
 
 
-def _has_gpu(runtime: ModuleType, device: str) -> bool:
+def _has_cuda(runtime: ModuleType, device: str) -> bool:
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device}: a .onnx file runs on auto, cpu, cuda or cuda:1.")
-    there = "CUDAExecutionProvider" in runtime.get_available_providers()
+    there = CUDA in runtime.get_available_providers()
     if device.startswith("cuda") and not there:
         raise UserError(
             f"--device {device}: this ONNX Runtime is built without CUDA (pip install onnxruntime-gpu has it). Use "

@@ -373,6 +373,20 @@ def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
         evaluation.main([str(toy_export.pt2), "--crops", "3"])
 
 
+def test_a_gpu_that_onnx_runtime_cannot_use_is_not_said_to_be_used(toy_export, monkeypatch):
+    """onnxruntime-gpu names CUDA on every machine, and takes the processor where there is no driver."""
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this one, without CUDA, says so
+        if "CUDAExecutionProvider" in onnxruntime.InferenceSession(toy_export.onnx).get_providers():
+            pytest.skip("it can be used")
+        assert open_program(toy_export.onnx).device == torch.device("cpu")
+        with pytest.raises(UserError, match="--device cuda: ONNX Runtime finds no such GPU"):
+            open_program(toy_export.onnx, "cuda")
+
+
 @BOTH
 def test_evaluation_of_a_file_is_evaluation_of_the_checkpoint(toy_export, toy_project, suffix, tmp_path):
     argv = ["--num-clips", "2", "--device", "cpu", "--output", str(tmp_path)]
