@@ -128,8 +128,6 @@ class VideoResNet(Freezable):
     stem_width     channels of the stem; None: as the first stage
     dropout        before the last layer
     mid_per_conv   see BasicBlock
-    zero_init      the last norm of each block begins at zero, so that a block begins as its shortcut (Goyal et al.,
-                   arXiv 1706.02677, section 5.1)
     bn_eps         what the norms add to a variance: 1e-5 is PyTorch's, 1e-3 that of the authors' Caffe2 code
     """
 
@@ -148,7 +146,6 @@ class VideoResNet(Freezable):
         dropout: float = 0.0,
         mid_per_conv: bool = False,
         bn_eps: float = 1e-5,
-        zero_init: bool = False,
     ):
         super().__init__()
         stem_width = widths[0] if stem_width is None else stem_width
@@ -171,8 +168,6 @@ class VideoResNet(Freezable):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.eps = bn_eps
-            if zero_init and isinstance(module, BasicBlock):
-                nn.init.zeros_(module.conv2[-1].weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
@@ -258,15 +253,15 @@ def r2plus1d_34(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-3) ->
 
 
 @register_model(INPUT_10, **DEFAULTS_10)
-def r3d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5, zero_init: bool = False) -> VideoResNet:
-    return VideoResNet(num_classes, R3D, False, (1, 1, 1, 1), WIDTHS_10, None, dropout, False, bn_eps, zero_init)
+def r3d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R3D, False, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_10, **DEFAULTS_10)
-def mc3_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5, zero_init: bool = False) -> VideoResNet:
-    return VideoResNet(num_classes, MC3, False, (1, 1, 1, 1), WIDTHS_10, None, dropout, False, bn_eps, zero_init)
+def mc3_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, MC3, False, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)
 
 
 @register_model(INPUT_10, **DEFAULTS_10)
-def r2plus1d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5, zero_init: bool = False) -> VideoResNet:
-    return VideoResNet(num_classes, R2PLUS1D, True, (1, 1, 1, 1), WIDTHS_10, None, dropout, False, bn_eps, zero_init)
+def r2plus1d_10(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) -> VideoResNet:
+    return VideoResNet(num_classes, R2PLUS1D, True, (1, 1, 1, 1), WIDTHS_10, dropout=dropout, bn_eps=bn_eps)

@@ -195,19 +195,6 @@ def test_a_network_keeps_the_options_that_it_was_built_with():
         assert create_model("r3d_10", 2, bn_eps=0.5).stem[1].eps == 0.5
 
 
-@pytest.mark.parametrize("name", ["r3d_10", "mc3_10", "r2plus1d_10"])
-def test_a_block_whose_last_norm_begins_at_zero_begins_as_its_shortcut(name):
-    torch.manual_seed(0)
-    model = create_model(name, NUM_CLASSES, zero_init=1).eval()
-    x = torch.randn(1, 8, 4, 8, 8)
-    block = model.layer1[0]
-    assert torch.equal(block(x), x.relu())
-    assert not torch.equal(create_model(name, NUM_CLASSES).eval().layer1[0](x), x.relu())
-    block.train()
-    block(x).square().sum().backward()
-    assert block.conv2[-1].weight.grad.abs().min() > 0, "zeros that never learn"
-
-
 def test_mid_width_gives_the_pair_as_many_weights_as_3x3x3():
     assert [mid_width(64, 64), mid_width(64, 128), mid_width(256, 512), mid_width(512, 512)] == [144, 230, 921, 1152]
     mid = mid_width(128, 128)
