@@ -60,7 +60,6 @@ SETTINGS = {
     "dropout": "--dropout 0.5",
     "zoom": "--zoom 0.6",
     "colours": "--colour-jitter 0.3",
-    "zero-init": "--model-options zero_init=1",
     # and together
     "strong": "--recipe strong",
     "strong-diff": "--recipe strong --input diff",

@@ -1,6 +1,6 @@
 """Settings that go together, as --recipe NAME. What the command line says wins over them, they over the model's own.
 
-docs/training.md says what is measured of them, and what is not yet.
+docs/training.md says what is measured of them, and what is not.
 """
 
 from engine.errors import UsageError
@@ -22,12 +22,9 @@ PLAIN: dict[str, float | str] = {
 
 # from scratch on few videos, where a network otherwise learns them by heart
 STRONG = PLAIN | {
-    "dropout": 0.3,
-    "zoom": 0.6,
     "colour_jitter": 0.3,
     "label_smoothing": 0.1,
-    "mixup": 0.2,
-    "ema": 0.999,
+    "clip_grad": 1.0,
 }
 
 # from weights that know videos already: small steps; the new last layer takes larger ones (--head-lr-scale)

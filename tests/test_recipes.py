@@ -257,20 +257,21 @@ def test_a_recipe_answers_what_is_not_said_and_nothing_else():
     assert {name: getattr(plain, name) for name in PLAIN} == PLAIN
     assert {name: getattr(strong, name) for name in STRONG} == STRONG
     assert (strong.lr, strong.epochs) == (plain.lr, plain.epochs) == (model_entry("r3d_10").defaults.lr, plain.epochs)
-    own = resolve(recipe="strong", mixup=0.0, label_smoothing=0.05, zoom=1.0, dropout=0.0)
-    assert (own.mixup, own.label_smoothing, own.zoom, own.dropout, own.ema) == (0.0, 0.05, 1.0, 0.0, STRONG["ema"])
+    own = resolve(recipe="strong", clip_grad=0.0, label_smoothing=0.05)
+    assert (own.clip_grad, own.label_smoothing, own.colour_jitter) == (0.0, 0.05, STRONG["colour_jitter"])
     tuned = resolve("c3d", recipe="finetune", weights="w", epochs=3)
     assert (tuned.optimizer, tuned.lr, tuned.epochs, tuned.weight_decay) == ("adamw", 1e-4, 3, 0.02)
+    assert (tuned.dropout, resolve("c3d", recipe="finetune", weights="w", dropout=0.0).dropout) == (0.5, 0.0)
     with pytest.raises(UsageError, match="--recipe finetune goes on from weights that are there"):
         resolve(recipe="finetune")
 
 
 def test_the_run_shows_what_its_recipe_set_and_its_network_is_built_so(toy_project):
-    run_dir = run_tiny(recipe="strong", epochs=1, cutmix=0.5)
+    run_dir = run_tiny(recipe="strong", epochs=1, cutmix=0.5, dropout=0.2)
     shown = json.loads((run_dir / "config.json").read_text())
     assert {name: shown[name] for name in STRONG} == STRONG | {"cutmix": 0.5}
     assert shown["recipe"] == "strong"
-    assert load_model(run_dir / "best.pth").model.options["dropout"] == STRONG["dropout"]
+    assert load_model(run_dir / "best.pth").model.options["dropout"] == 0.2
 
 
 def test_a_run_from_before_the_recipes_goes_on_as_it_began(toy_project):
