@@ -58,6 +58,7 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
             http=connection_for(service.limits.upload_timeout, most),
             backlog=BACKLOG,
             ws="none",
+            lifespan="off",
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=round(longest),

@@ -144,6 +144,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
 
 OUR_FAULT = "Something went wrong in the server. Its log has the reason."
+ENDING = "The server is being stopped."
 
 
 def path_of(request: Request) -> str:
@@ -202,6 +203,9 @@ class Guard:
 
         try:
             await self.app(scope, receive, noting)
+        except asyncio.CancelledError:  # a second Ctrl-C, or the end of the time for what is there
+            if not is_begun:
+                await JSONResponse({"detail": ENDING}, 503)(scope, receive, send)
         except Exception:
             traceback.print_exc()
             if not is_begun:

@@ -4,6 +4,7 @@ const $ = id => document.getElementById(id);
 const SHOWN = 5;    // bars
 const ASKED = 25;   // classes a window: enough for the mean of some windows to be right for those that are shown
 const COLOURS = 6;  // the others share the last one
+const TITLE = document.title;
 const video = $("video");
 let model = null, request = null, result = null, lastFile = null, frameRequest = 0;
 
@@ -20,7 +21,9 @@ function element(tag, text = "", className = "") {
 
 async function loadModel() {
   try {
-    model = await (await fetch("model")).json();
+    const answer = await fetch("model");
+    if (!answer.ok) return showProblem(`The server answered ${answer.status}.`, false);
+    model = await answer.json();
   } catch {
     return showProblem("The server cannot be reached.", false);
   }
@@ -79,6 +82,7 @@ function clear() {
   cancelAnimationFrame(frameRequest);
   $("problem").hidden = $("result").hidden = $("unplayable").hidden = true;
   result = null;
+  document.title = TITLE;
   for (const link of [video, $("json")]) {
     const old = link.src || link.href;
     link.removeAttribute(link === video ? "src" : "href");
@@ -141,6 +145,7 @@ function show(answer, file) {
   video.src = URL.createObjectURL(file);
   showMoment(0);
   $("label").focus();
+  if (!model) loadModel();
 }
 
 const colour = label => result.colours.get(label) || `var(--s${COLOURS})`;
@@ -270,7 +275,7 @@ addEventListener("drop", event => {
   over(0);
   const files = event.dataTransfer.files;
   if (files.length > 1) return showProblem("One video at a time, please.", false);
-  send(files[0]);
+  if (files.length) send(files[0]);
 });
 
 loadModel();

@@ -428,6 +428,17 @@ def test_work_and_uploads_that_take_too_long_are_ended(gate, videos):
         assert server.send(videos[0]).status_code == 200
 
 
+def test_who_still_waits_when_the_server_must_end_is_told(gate, videos, capfd):
+    with running(gate) as server, ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.send, videos[3])
+        assert gate.asked.wait(60)
+        server.web.should_exit = server.web.force_exit = True  # Ctrl-C, twice
+        assert answer.result().status_code == 503
+        assert answer.result().json() == {"detail": "The server is being stopped."}
+        gate.open.set()
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_killed_decoder_is_given_no_video(recognizer, videos):
     """The processor may take its time with the end of a process: it looks alive until then."""
     decoder = Decoder(recognizer.input_spec, Limits())
