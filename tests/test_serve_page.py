@@ -1,5 +1,8 @@
 """The page in a real browser, with real uploads."""
 
+import threading
+from base64 import b64encode
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,25 @@ def test_an_upload_can_be_cancelled(desktop, recognizer, videos):
         assert desktop.run("return $('busy').hidden && $('problem').hidden && $('result').hidden")
         gate.open.set()
         desktop.open("about:blank")
+
+
+def test_a_page_from_elsewhere_gets_no_work_done(desktop, server, videos):
+    """A browser sends a form to any address, whatever page asks it to."""
+    elsewhere = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=elsewhere.serve_forever, daemon=True).start()
+    desktop.open(f"http://127.0.0.1:{elsewhere.server_port}/nothing")
+    before = server.client.get("/health").json()
+    desktop.run(
+        "const bytes = Uint8Array.from(atob(arguments[1]), letter => letter.charCodeAt(0)), form = new FormData();"
+        "form.append('video', new File([bytes], 'clip.avi'));"
+        "fetch(arguments[0], { method: 'POST', mode: 'no-cors', body: form })",
+        f"{server.address}/predict",
+        b64encode(videos["avi"].read_bytes()).decode(),
+    )
+    wait_until(lambda: server.client.get("/health").json()["refused"] == before["refused"] + 1)
+    assert server.client.get("/health").json()["answered"] == before["answered"]
+    elsewhere.shutdown()
+    elsewhere.server_close()
 
 
 @pytest.mark.parametrize("dark", [False, True])
