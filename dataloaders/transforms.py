@@ -24,7 +24,7 @@ def normalise(clips: torch.Tensor, spec: InputSpec, mean: torch.Tensor, std: tor
     x = clips.permute(0, 4, 1, 2, 3).float()  # (B, 3, T, H, W), channels_last_3d as it comes
     if spec.input == "rgb":
         return (x - mean) / std
-    assert len(clips[0]) == spec.read_len, f"{len(clips[0])} frames do not make {spec.clip_len} differences"
+    assert clips.shape[1] == spec.read_len, f"{clips.shape[1]} frames do not make {spec.clip_len} differences"
     changes = (x[:, :, 1:] - x[:, :, :-1]) / std  # (B, 3, T, H, W) of T + 1 frames; a mean would fall out
     if spec.input == "diff":
         return changes

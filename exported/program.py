@@ -25,6 +25,7 @@ class FrameProgram(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        torch.ops.aten._assert_tensor_metadata(frames, dtype=torch.uint8)  # of 0 to 1 all would be black
         x = normalise(self.middle_squares(frames), self.spec, self.mean, self.std)  # (B, C, T, S, S)
         return self.network(x.to(self.dtype)).float().softmax(dim=1)
 

@@ -96,12 +96,20 @@ def test_a_file_answers_as_the_network_for_any_number_of_clips_and_size_of_frame
     assert np.ptp(program(random_clips(SPEC, 1))) > 0.1, "answers that are all alike would show nothing"
 
 
+@BOTH
+def test_frames_of_another_type_are_refused(toy_export, suffix):
+    """Numbers of 0 to 1 would all be black."""
+    with pytest.raises(Exception, match=r"uint8|data type|Tensor dtype"):
+        open_program(toy_export[suffix], "cpu")(random_clips(SPEC, 1).astype(np.float32) / 255)
+
+
 def test_differences_of_frames_are_taken_inside(tmp_path):
     trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", input="rgb+diff", keep_aspect=True))
     script.export(trained, tmp_path / "diff.pt2")
     program = open_program(tmp_path / "diff.pt2", "cpu")
     frames = random_clips(trained.input_spec, 2)
     assert frames.shape[1] == 5, "one more than clip_len"
+    assert program(frames[:0]).shape == (0, len(CLASSES))
     assert program(frames) == pytest.approx(answer_of(trained.model, trained.input_spec, frames), abs=1e-5)
     backwards = frames[:, ::-1].copy()
     assert np.abs(program(backwards) - program(frames)).max() > 1e-3
@@ -403,16 +411,22 @@ def test_evaluation_of_a_file_is_evaluation_of_the_checkpoint(toy_export, toy_pr
         evaluation.main([str(toy_export[suffix]), *argv, "--split", "2"])
 
 
-def test_the_client_of_the_documentation_needs_none_of_our_code(toy_export, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("fps", [None, 10.0])
+def test_the_client_of_the_documentation_needs_none_of_our_code(toy_export, tmp_path, monkeypatch, capsys, fps):
     video = write_naming_video(tmp_path / "clip.mp4", 20, 2, size=(80, 60))
-    (tmp_path / "r3d_18.onnx").symlink_to(toy_export.onnx)
+    file = onnx.load(toy_export.onnx)
+    [entry] = [entry for entry in file.metadata_props if entry.key == KEY]
+    about = json.loads(entry.value)
+    about["input_spec"]["fps"] = fps
+    entry.value = json.dumps(about)
+    onnx.save(file, tmp_path / "r3d_18.onnx")
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(encoding="utf-8"), re.DOTALL)
     imported = set(re.findall(r"^import (\w+)", code, re.MULTILINE))
     assert imported == {"av", "json", "numpy", "onnxruntime"}
     exec(compile(code, "docs/export.md", "exec"), {})
     label, probability = capsys.readouterr().out.split()
-    [window, *_] = Recognizer(toy_export.checkpoint, device="cpu", amp="off").predict(video).windows
+    [window, *_] = Recognizer(tmp_path / "r3d_18.onnx", device="cpu").predict(video).windows
     assert label == CLASSES[window.probabilities.argmax()]
     assert float(probability) == pytest.approx(window.probabilities.max(), abs=1e-3)
 
