@@ -62,11 +62,12 @@ class Batcher:
     def _answer(self, batch: list[tuple[np.ndarray, Future]]) -> None:
         try:
             probs = self.probabilities(np.stack([clip for clip, _ in batch]))
+            answers = list(zip(batch, probs, strict=True))
         except BaseException as error:  # raised again where the answers are asked for; the thread goes on
             for _, future in batch:
                 future.set_exception(error)
             return
         self.num_windows += len(batch)
         self.num_batches += 1
-        for (_, future), row in zip(batch, probs, strict=True):
+        for (_, future), row in answers:
             future.set_result(row)

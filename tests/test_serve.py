@@ -157,6 +157,15 @@ def test_windows_of_several_requests_go_through_the_network_together():
     assert [future.result()[0] for i, future in enumerate(futures) if i != 2] == [0, 1, 3, 4, 5, 6, 7]
 
 
+def test_a_network_that_answers_too_few_windows_leaves_nobody_waiting():
+    batcher = Batcher(lambda clips: clips[1:], batch_size=1)
+    futures = [batcher.submit(np.zeros((1, 2, 2, 3), np.uint8)) for _ in range(2)]
+    for future in futures:
+        with pytest.raises(ValueError, match="shorter"):
+            future.result(20)
+    batcher.close()
+
+
 def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
     answer = server.send(videos[0]).json()
     assert schema.Answer.model_validate(answer).model_dump() == answer
