@@ -456,3 +456,28 @@ def test_half_of_an_onnx_file_is_half_its_size_and_nearly_its_answer(toy_export,
     comparison = script.export(load_model(toy_export.checkpoint), tmp_path / "half.onnx", half_of(".onnx"))
     assert comparison.largest < 0.01
     assert (tmp_path / "half.onnx").stat().st_size < 0.6 * toy_export.onnx.stat().st_size
+
+
+class LastDigits(torch.nn.Module):
+    """Its answer hangs on the last digits of a float32: a sum that has lost most of them."""
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor([gain, -gain]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        level = (x[:, 0] - x[:, 2]).to(self.gain.dtype).mean(dim=(1, 2, 3))
+        return (level + 1e4 - 1e4)[:, None] * self.gain
+
+
+def test_what_float32_itself_does_not_know_is_not_asked_of_a_file():
+    network = LastDigits(2.0).eval()
+    exact = FrameProgram(LastDigits(2.0).double(), SPEC).eval()  # a runtime that rounds in other places
+
+    @torch.no_grad()
+    def program(frames: np.ndarray) -> np.ndarray:
+        return exact(torch.from_numpy(frames)).float().numpy()
+
+    comparison = compare(program, network, SPEC)
+    assert comparison.random > 1e-4 and comparison.holds and comparison.tolerance <= 0.01
+    assert not compare(lambda frames: program(frames[..., ::-1].copy()), network, SPEC).holds  # the colours reversed
