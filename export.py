@@ -84,8 +84,8 @@ def real_clips(trained: TrainedModel, videos: Sequence[Path] | None) -> tuple[li
     try:
         clips = clips_of_run(trained, spec)
         return clips, f"Real clips: {len(clips)} of the run's validation videos"
-    except UserError:
-        return [], "Compared on random clips only, since the run's frames are not here: --video FILE compares on yours."
+    except UserError as error:
+        return [], f"Compared on random clips only; --video FILE compares on yours, too. {error}"
 
 
 def clips_of_run(trained: TrainedModel, spec: WholeFrameSpec) -> list[np.ndarray]:

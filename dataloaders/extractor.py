@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from dataloaders.extract import Extracted
 from engine.console import duration, gigabytes
@@ -125,12 +126,16 @@ class Extractor:
             raise RuntimeError(f"The decoding process does not start ({self._last_words()}).")
 
     def _last_words(self) -> str:
-        """How the process ended: SIGSEGV, or the last line of a traceback."""
-        status = self.process.wait()
-        if status < 0:
-            return signal.Signals(-status).name
-        self.errors.seek(0)
-        return self.errors.read().strip().rpartition("\n")[2] or f"status {status}"
+        return last_words(self.process, self.errors)
+
+
+def last_words(process: subprocess.Popen, errors: IO[str]) -> str:
+    """How a process ended: SIGSEGV, or the last line of a traceback among what it wrote to `errors`."""
+    status = process.wait()
+    if status < 0:
+        return signal.Signals(-status).name
+    errors.seek(0)
+    return errors.read().strip().rpartition("\n")[2] or f"status {status}"
 
 
 class Watch:

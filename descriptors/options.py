@@ -8,7 +8,7 @@ from dataloaders.extractor import num_processors
 from dataloaders.splits import SPLITS
 from descriptors.layers import LAYERS
 from descriptors.pooling import NORMS, POOLINGS
-from engine.arguments import positive
+from engine.arguments import above_zero, positive
 from engine.errors import UsageError
 
 STEP = 8  # frames from one window to the next
@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     two.add_argument("--split", choices=(*SPLITS, "all"), help="all: the three official ones (default: the first)")
     two.add_argument("--pca", type=positive, nargs="+", default=[], metavar="N", help="also with N values after PCA")
     how = two.add_mutually_exclusive_group()
-    how.add_argument("--c", type=_c, default=1.0, metavar="C", help="weight of mistakes (default: 1.0)")
+    how.add_argument("--c", type=above_zero, default=1.0, metavar="C", help="weight of mistakes (default: 1.0)")
     how.add_argument("--search-c", action="store_true", help="choose it by groups held out of the training list")
     two.add_argument("--allow-leak", action="store_true", help="also where the network was trained on test recordings")
     two.add_argument("--output", type=Path, metavar="DIR", help="for the results (default: DIR/svm)")
@@ -76,13 +76,3 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         "--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it"
     )
     parser.add_argument("--batch-size", type=positive, default=16, help="windows at once (default: 16)")
-
-
-def _c(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than 0")
-    return value

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.arguments import positive
+from engine.arguments import above_zero, positive
 from engine.errors import UsageError
 from network.weights import known_weights, model_named_by
 from recognition.files import check_writable, identity, shown
@@ -14,6 +14,7 @@ from recognition.sources import Sources
 from recognition.video_writer import FORMATS, check_codecs, video_format
 
 STRIDE, TIMEOUT = 8, 10.0  # frames; seconds
+CHECKPOINT_HELP = "a training run's file, folder or name; a .onnx or .pt2 file of export.py"
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -22,12 +23,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp://, http:// address")
     network = parser.add_argument_group("network")
     add = network.add_argument
-    add("--checkpoint", help="a training run's file, folder or name; a .onnx or .pt2 file of export.py")
-    add("--model", help="name of a network, for weights that are no checkpoint of this program")
-    add("--weights", help="with --model: a file, or a name such as kinetics400")
-    add("--labels", type=Path, help="with --model: text file with the name of a class on each line")
-    add("--device", default="auto", help="cuda, cuda:1, mps, cpu; auto takes the best there is")
-    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it")
+    add("--checkpoint", help=CHECKPOINT_HELP)
+    add_network(network)
     add("--batch-size", type=positive, default=8, help="windows in one step (default: 8)")
     answer = parser.add_argument_group("answer")
     add = answer.add_argument
@@ -44,13 +41,23 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--csv", type=Path, metavar="FILE", help="a row a video, its answer as evaluate.py gives it")
     add("--show", action="store_true", help="open a window (q closes it)")
     live = parser.add_argument_group("camera and stream")
-    live.add_argument("--duration", type=seconds, metavar="S", help="end after so many seconds")
-    live.add_argument("--timeout", type=seconds, metavar="S", help=f"lost after so many (default: {TIMEOUT:g})")
+    live.add_argument("--duration", type=above_zero, metavar="S", help="end after so many seconds")
+    live.add_argument("--timeout", type=above_zero, metavar="S", help=f"lost after so many (default: {TIMEOUT:g})")
     args = parser.parse_args(argv)
 
     check_network(args)
     args.explain = args.explain or args.explain_class is not None
     return args
+
+
+def add_network(group: argparse._ArgumentGroup) -> None:
+    """The network beside a checkpoint, and what it runs on and in."""
+    add = group.add_argument
+    add("--model", help="name of a network, for weights that are no checkpoint of this program")
+    add("--weights", help="with --model: a file, or a name such as kinetics400")
+    add("--labels", type=Path, help="with --model: text file with the name of a class on each line")
+    add("--device", default="auto", help="cuda, cuda:1, mps, cpu; auto takes the best there is")
+    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it")
 
 
 def check_network(args: argparse.Namespace, checkpoint: str = "--checkpoint FILE") -> None:
@@ -72,13 +79,6 @@ def fraction(text: str) -> float:
     value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and 1")
-    return value
-
-
-def seconds(text: str) -> float:
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds greater than 0")
     return value
 
 

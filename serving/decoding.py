@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders.extractor import KEEP_MEMORY
+from dataloaders.extractor import KEEP_MEMORY, last_words
 from engine.errors import ROOT
 from network import InputSpec
 from serving.decoder import HEADER, PLACE
@@ -133,9 +132,4 @@ class Decoder:
         return DecoderDied(f"The decoding process ended while it was at work ({how}).")
 
     def _last_words(self) -> str:
-        """How the process ended: SIGSEGV, or the last line of a traceback."""
-        status = self.process.wait()
-        if status < 0:
-            return signal.Signals(-status).name
-        self.errors.seek(0)
-        return self.errors.read().strip().rpartition("\n")[2] or f"status {status}"
+        return last_words(self.process, self.errors)

@@ -2,12 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from dataloaders.extractor import num_processors
-from engine.arguments import positive
+from engine.arguments import above_zero, positive
 from engine.errors import UserError
-from recognition.options import STRIDE, check_network, seconds
+from recognition.options import CHECKPOINT_HELP, STRIDE, add_network, check_network
 from serving.limits import Limits
 
 DEFAULTS = Limits()
@@ -17,12 +16,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="serve.py", description="Answers over HTTP which action a video shows.")
     network = parser.add_argument_group("network")
     add = network.add_argument
-    add("checkpoint", nargs="?", help="a training run's file, folder or name; a .onnx or .pt2 file of export.py")
-    add("--model", help="name of a network, for weights that are no checkpoint of this program")
-    add("--weights", help="with --model: a file, or a name such as kinetics400")
-    add("--labels", type=Path, help="with --model: text file with the name of a class on each line")
-    add("--device", default="auto", help="cuda, cuda:1, mps, cpu; auto takes the best there is")
-    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="auto: bf16 where the device computes in it")
+    add("checkpoint", nargs="?", help=CHECKPOINT_HELP)
+    add_network(network)
     add("--batch-size", type=positive, default=8, help="windows in one step, of several requests (default: 8)")
     add("--stride", type=positive, help=f"frames between windows where a request does not say (default: {STRIDE})")
     service = parser.add_argument_group("service")
@@ -33,11 +28,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
     add = limits.add_argument
-    add("--max-size", type=megabytes, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
-    add("--max-seconds", type=seconds, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
+    add("--max-size", type=above_zero, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
+    add("--max-seconds", type=above_zero, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
     add("--max-pixels", type=positive, default=DEFAULTS.max_pixels, metavar="N", help="a picture; default: %(default)s")
-    add("--timeout", type=seconds, default=DEFAULTS.timeout, metavar="S", help="for the answer (default: %(default)g)")
-    add("--upload-timeout", type=seconds, default=DEFAULTS.upload_timeout, metavar="S", help="default: %(default)g")
+    add(
+        "--timeout",
+        type=above_zero,
+        default=DEFAULTS.timeout,
+        metavar="S",
+        help="of the answer; default: %(default)g",
+    )
+    add("--upload-timeout", type=above_zero, default=DEFAULTS.upload_timeout, metavar="S", help="default: %(default)g")
     args = parser.parse_args(argv)
     check_network(args, "CHECKPOINT")
     return args
@@ -61,16 +62,6 @@ def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
     return int(text)
-
-
-def megabytes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of megabytes greater than 0")
-    return value
 
 
 def number(text: str) -> int:

@@ -1,5 +1,6 @@
 """HTTP requests byte by byte: what a client library would not send, or not so."""
 
+import contextlib
 import http.client
 import json
 import select
@@ -40,13 +41,11 @@ class Answer:
 def send(request: Request, port: int) -> Answer:
     """Raises TimeoutError where no answer comes."""
     with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
-        try:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its answer may be there nevertheless
             for piece in request.pieces:
                 connection.sendall(piece)
                 if select.select([connection], [], [], request.pause)[0]:  # an answer, before everything is sent
                     break
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # what the server has said may be there nevertheless
         if request.leaves == "reset":  # no FIN: the connection is gone at once
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if request.leaves:

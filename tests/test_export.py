@@ -30,17 +30,10 @@ from inference import Recognizer
 from network import create_model, input_spec
 from recognition.windows import prepare_pixels
 from tests.exports import SPEC, save_toy_checkpoint
+from tests.test_train import one_thread  # noqa: F401
 from tests.toy import CLASSES, write_naming_video
 
 BOTH = pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures(height: int, width: int, number: int = 4) -> np.ndarray:
