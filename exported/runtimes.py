@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -63,7 +64,11 @@ class OnnxProgram:
         self.device = torch.device("cuda", number) if on_gpu else torch.device("cpu")
         given = self.session.get_modelmeta().custom_metadata_map
         self.metadata = read_metadata(given.get(KEY), str(path))
-        _check_shapes(path, self.metadata, self.session)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        fits = [one.name for one in inputs] == ["frames"] and [one.name for one in outputs] == ["probabilities"]
+        if not fits or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 5:
+            raise UserError(f"{path} does not take frames and give probabilities; was it written by export.py?")
+        _check_shapes(path, self.metadata, inputs[0].shape, outputs[0].shape)
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         return self.session.run(["probabilities"], {"frames": frames})[0]
@@ -82,8 +87,12 @@ class TorchProgram:
             self.device = torch.device("cpu")
         try:
             program = torch.export.load(archive)
+            values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+            signature = program.graph_signature
+            frames, answers = (values[name].shape for name in (*signature.user_inputs, *signature.user_outputs))
         except Exception as error:  # RuntimeError, ValueError, KeyError, pickle's own and others, by what is wrong
             raise UserError(f"{path} cannot be read by torch.export: {_first_line(error)}") from error
+        _check_shapes(path, self.metadata, frames, answers)
         if self.device.type != "cpu":
             program = torch.export.passes.move_to_device_pass(program, str(self.device))
         self.module = program.module()
@@ -113,16 +122,12 @@ def _has_cuda(runtime: ModuleType, device: str) -> bool:
     return there and device != "cpu"
 
 
-def _check_shapes(path: Path, metadata: Metadata, session: object) -> None:
+def _check_shapes(path: Path, metadata: Metadata, frames: Sequence, answers: Sequence) -> None:
     """That the graph is the one which the metadata describes."""
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    fits = [one.name for one in inputs] == ["frames"] and [one.name for one in outputs] == ["probabilities"]
-    if not fits or inputs[0].type != "tensor(uint8)" or len(inputs[0].shape) != 5:
-        raise UserError(f"{path} does not take frames and give probabilities; was it written by export.py?")
-    if (frames := inputs[0].shape[1]) != metadata.spec.read_len:
-        raise UserError(f"{path} is damaged: it takes {frames} frames, and says {metadata.spec.read_len}.")
-    if (answers := outputs[0].shape[-1]) != len(metadata.classes):
-        raise UserError(f"{path} is damaged: it gives {answers} probabilities for {len(metadata.classes)} classes.")
+    if frames[1] != metadata.spec.read_len:
+        raise UserError(f"{path} is damaged: it takes {frames[1]} frames, and says {metadata.spec.read_len}.")
+    if answers[-1] != len(metadata.classes):
+        raise UserError(f"{path} is damaged: it gives {answers[-1]} probabilities for {len(metadata.classes)} classes.")
 
 
 def _first_line(error: Exception) -> str:

@@ -204,6 +204,33 @@ def test_foreign_files_are_refused_in_one_line(toy_export, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["only", "two"]}, r"it gives 3 probabilities for 2 classes"),
+        ({"input_spec": {"clip_len": 5}}, r"it takes \d+ frames, and says \d+"),
+    ],
+)
+@BOTH
+def test_a_file_that_is_not_what_it_says_is_not_used(toy_export, suffix, change, message, tmp_path):
+    def changed(text: str) -> str:
+        about = json.loads(text)
+        for name, value in change.items():
+            about[name] = about[name] | value if isinstance(value, dict) else value
+        return json.dumps(about)
+
+    path = tmp_path / f"other{suffix}"
+    if suffix == ".onnx":
+        model = onnx.load(toy_export.onnx)
+        [entry] = [entry for entry in model.metadata_props if entry.key == KEY]
+        entry.value = changed(entry.value)
+        onnx.save(model, path)
+    else:
+        rewrite(toy_export.pt2, path, f"{KEY}.json", changed)
+    with pytest.raises(UserError, match=message):
+        open_program(path, "cpu")
+
+
+@pytest.mark.parametrize(
     "member", ["data/constants/opaque_obj_0", "data/sample_inputs/model.pt", "data/aotinductor/a.so"]
 )
 def test_an_archive_with_more_than_tensors_in_it_is_not_opened(toy_export, tmp_path, member):
@@ -220,16 +247,12 @@ def test_an_archive_with_more_than_tensors_in_it_is_not_opened(toy_export, tmp_p
 CALL = "__import__('os').system('touch {}')"
 
 
-def rewrite(path: Path, output: Path, change: Callable[[dict], None]) -> Path:
-    """The archive with another graph."""
+def rewrite(path: Path, output: Path, member: str, change: Callable[[str], str]) -> Path:
+    """The archive with another text in one of its members."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(output, "w") as new:
         for name in old.namelist():
             content = old.read(name)
-            if name.endswith("/models/model.json"):
-                graph = json.loads(content)
-                change(graph)
-                content = json.dumps(graph).encode()
-            new.writestr(name, content)
+            new.writestr(name, change(content.decode()) if name.endswith(member) else content)
     return output
 
 
@@ -242,7 +265,8 @@ def test_code_in_the_graph_of_an_archive_is_not_run(toy_export, tmp_path, place)
     """torch evaluates guards and expressions as Python, and takes a target of any name from its modules."""
     call = CALL.format(tmp_path / "hacked")
 
-    def hack(graph: dict) -> None:
+    def hack(text: str) -> str:
+        graph = json.loads(text)
         module = graph["graph_module"]
         if place == "guard":
             graph["guards_code"] = [f"{call} == 0"]
@@ -256,9 +280,10 @@ def test_code_in_the_graph_of_an_archive_is_not_run(toy_export, tmp_path, place)
         else:
             root = module["module_call_graph"][0]["signature"]
             root["in_spec"] = root["in_spec"].replace("builtins.dict", "collections.defaultdict")
+        return json.dumps(graph)
 
     with pytest.raises(UserError, match="which no file written by export.py does. It is not opened"):
-        program = open_program(rewrite(toy_export.pt2, tmp_path / "bad.pt2", hack), "cpu")
+        program = open_program(rewrite(toy_export.pt2, tmp_path / "bad.pt2", "/models/model.json", hack), "cpu")
         program(random_clips(SPEC, 1))
     assert not (tmp_path / "hacked").exists()
 
