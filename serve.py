@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.console import count
 from engine.errors import UserError, run_cli
+from exported.checking import random_clips
 from inference import Recognizer, load_recognizer
 from serving.options import check_installed, limits_of, parse_args
 from serving.service import Service
@@ -31,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     check_installed()
     with listen(args.host, args.port) as sock:
         recognizer = load_recognizer(args)
+        warm_up(recognizer)
         service = Service(recognizer, limits_of(args), args.decoders, args.queue)
         try:
             with upload_folder() as folder:
@@ -41,6 +45,14 @@ def main(argv: Sequence[str]) -> None:
                 server.run(sockets=[sock])
         finally:
             service.close()
+
+
+def warm_up(recognizer: Recognizer) -> None:
+    """One full batch, before anybody asks: too little memory or damaged weights end the program instead of the first
+    request, and what takes long only once (kernels, the choice between bf16 and float32) keeps no client waiting."""
+    width, height = recognizer.input_spec.cut_size
+    clips = random_clips(recognizer.input_spec, recognizer.batch_size)
+    recognizer.probabilities(np.ascontiguousarray(clips[:, :, :height, :width]))
 
 
 def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":

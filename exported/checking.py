@@ -116,7 +116,7 @@ def random_clips(spec: InputSpec, number: int, larger: int = 0) -> np.ndarray:
     under noise: noise alone is grey to a network, and all its answers are alike."""
     rng = np.random.default_rng(larger)
     width, height = (side + larger for side in ((min(spec.resize),) * 2 if spec.keep_aspect else spec.resize))
-    coarse = rng.integers(0, 256, (number, spec.read_len, 4, 5, 3))
+    coarse = rng.integers(0, 256, (number, spec.read_len, 4, 5, 3), dtype=np.int16)
     rows, columns = np.arange(height) * 4 // height, np.arange(width) * 5 // width
-    noise = rng.integers(-20, 21, (number, spec.read_len, height, width, 3))
+    noise = rng.integers(-20, 21, (number, spec.read_len, height, width, 3), dtype=np.int16)
     return (coarse[:, :, rows][:, :, :, columns] + noise).clip(0, 255).astype(np.uint8)

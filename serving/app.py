@@ -61,11 +61,12 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     def index() -> HTMLResponse:
         return HTMLResponse(page.html, headers=page.headers)
 
-    @app.get("/health", response_model=Health)
-    async def health() -> dict:
+    @app.get("/health", response_model=Health, responses={503: {"model": Health, "description": "it is failing"}})
+    async def health(response: Response) -> dict:
         working = len(service.working)
+        response.status_code = 503 if service.is_failing else 200
         return {
-            "status": "ok",
+            "status": "failing" if service.is_failing else "ok",
             "there": service.num_there,
             "working": working,
             "waiting": max(service.num_there - working, 0),

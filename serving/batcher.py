@@ -21,6 +21,7 @@ class Batcher:
         self.probabilities, self.batch_size, self.wait = probabilities, batch_size, wait
         self.waiting: queue.SimpleQueue[tuple[np.ndarray, Future] | None] = queue.SimpleQueue()
         self.num_windows = self.num_batches = 0
+        self.failed_in_a_row = 0  # batches, up to now
         self.thread = threading.Thread(target=self._run, name="network", daemon=True)
         self.thread.start()
 
@@ -64,9 +65,11 @@ class Batcher:
             probs = self.probabilities(np.stack([clip for clip, _ in batch]))
             answers = list(zip(batch, probs, strict=True))
         except BaseException as error:  # raised again where the answers are asked for; the thread goes on
+            self.failed_in_a_row += 1
             for _, future in batch:
                 future.set_exception(error)
             return
+        self.failed_in_a_row = 0
         self.num_windows += len(batch)
         self.num_batches += 1
         for (_, future), row in answers:

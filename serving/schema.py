@@ -71,7 +71,7 @@ class ModelInfo(BaseModel):
 
 
 class Health(BaseModel):
-    status: str
+    status: str = Field(description="ok, or failing: the network or the decoders, so that only a new start helps")
     there: int = Field(description="requests that are being uploaded, waiting, or at work")
     working: int = Field(description="of these, at work")
     waiting: int = Field(description="of these, not at work yet")

@@ -21,6 +21,8 @@ from serving.batcher import Batcher
 from serving.decoding import Decoder, DecoderDied
 from serving.limits import Gone, Limits, Refused
 
+FAILURES = 3  # batches one after the other that the network could not answer
+
 
 class Network(Protocol):
     """What of a Recognizer is used here."""
@@ -104,6 +106,7 @@ class Service:
         self.seconds_each = 1.0  # of a decoder, for a request, as of late
         self.jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.working: set[Decoder] = set()
+        self.down: set[Decoder] = set()  # those that could not be started again
         self.batcher = Batcher(network.probabilities, network.batch_size)
         self.decoders = [Decoder(network.input_spec, limits) for _ in range(decoders)]
         self.threads = [
@@ -118,6 +121,11 @@ class Service:
             raise
         for thread in self.threads:
             thread.start()
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether a request is likely to fail whatever it brings: only a new start can help."""
+        return self.batcher.failed_in_a_row >= FAILURES or len(self.down) == self.num_decoders
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -173,8 +181,11 @@ class Service:
                 except BaseException as error:  # raised again in the handler of the request
                     job.finish(error)
                 self.working.discard(decoder)
-                with contextlib.suppress(DecoderDied, OSError):  # said to the next request, if it still fails then
+                try:
                     decoder.start()
+                    self.down.discard(decoder)
+                except (DecoderDied, OSError):  # said to the next request, if it still fails then
+                    self.down.add(decoder)
                 self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
         finally:
             decoder.close()

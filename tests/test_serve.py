@@ -527,6 +527,30 @@ def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, 
     assert "Traceback" in capfd.readouterr().err
 
 
+def test_whether_only_a_new_start_helps_is_asked_of_health(recognizer, videos):
+    gate = Gate(recognizer)
+    gate.open.set()
+    gate.probabilities = lambda clips: clips["no such thing"]
+    with running(gate) as server:
+        for failed in range(4):
+            health = server.client.get("/health")
+            assert (health.status_code, health.json()["status"]) == ((200, "ok"), (503, "failing"))[failed == 3]
+            assert health.json()["failed"] == failed
+            assert server.send(videos[2]).status_code == 500  # too short for more than one window
+        server.service.batcher.probabilities = recognizer.probabilities
+        assert server.send(videos[2]).status_code == 200
+        assert server.client.get("/health").json()["status"] == "ok"
+
+        known = server.service.decoders[0].known
+        server.service.decoders[0].known = "no JSON"
+        server.service.decoders[0].kill()
+        assert server.send(videos[2]).status_code == 500
+        wait_until(lambda: server.client.get("/health").status_code == 503)
+        server.service.decoders[0].known = known
+        assert server.send(videos[2]).status_code == 200
+        wait_until(lambda: server.client.get("/health").status_code == 200)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that nobody writes")
 def test_a_decoder_ends_with_its_server(recognizer, tmp_path):
     """In the middle of what it does: a killed server cannot end it."""
@@ -608,6 +632,14 @@ def test_a_wrong_command_line_is_said_in_one_line(argv, says, capsys):
     with pytest.raises((UsageError, SystemExit)) as ended:
         options.parse_args(argv)
     assert says in (str(ended.value) if isinstance(ended.value, UsageError) else capsys.readouterr().err)
+
+
+def test_a_network_that_cannot_answer_is_not_served(tmp_path):
+    content = content_of()
+    content["model"]["fc.bias"][0] = float("nan")
+    save_checkpoint(tmp_path / "best.pth", content)
+    with pytest.raises(UserError, match="The network's answer is not a number"):
+        serve.main([str(tmp_path / "best.pth"), "--port", "0", "--device", "cpu"])
 
 
 def test_the_model_is_described_without_the_place_of_its_data(tmp_path):
