@@ -9,7 +9,7 @@ import mypath
 from dataloaders.preprocess import preprocess
 from dataloaders.settings import Settings
 from dataloaders.source import DataSource
-from tests.toy import make_toy_videos
+from tests.toy import make_toy_videos, write_naming_video
 
 TOY_SIZE = (80, 60)
 
@@ -58,6 +58,51 @@ def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
     for path in (files.onnx, files.pt2):
         export(load_model(files.checkpoint), path)
     return files
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    from engine.checkpoint import save_checkpoint
+    from tests.test_inference import content_of
+
+    path = tmp_path_factory.mktemp("run") / "best.pth"
+    save_checkpoint(path, content_of())
+    return path
+
+
+@pytest.fixture(scope="session")
+def recognizer(checkpoint):
+    from inference import Recognizer
+
+    return Recognizer(checkpoint, device="cpu", stride=3, amp="off", batch_size=4)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory) -> list[Path]:
+    """20, 33, 3 and 180 frames in three containers; to the recognizer 5, 9, 1 and 58 windows."""
+    folder = tmp_path_factory.mktemp("videos")
+    names = ("clip.mp4", "clip.avi", "short.mkv", "long.mp4")
+    lengths = (20, 33, 3, 180)
+    return [write_naming_video(folder / name, n, n % 3) for name, n in zip(names, lengths, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def server(recognizer):
+    """A service whose limits (tests/service.py) a small video reaches."""
+    from tests.service import LIMITS, running
+
+    with running(recognizer, LIMITS, decoders=2) as server:
+        yield server
+
+
+@pytest.fixture
+def gate(recognizer):
+    """The recognizer, closed: it answers after gate.open.set(), and at the end of the test at the latest."""
+    from tests.service import Gate
+
+    gate = Gate(recognizer)
+    yield gate
+    gate.open.set()
 
 
 @dataclass(frozen=True)

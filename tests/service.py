@@ -1,18 +1,23 @@
 """A service that runs for a test: the real server, decoders and network, in a thread of this process."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import uvicorn
 
 import serve
+from inference import Recognizer
 from serving.limits import Limits
 from serving.service import Network, Service
 from serving.uploads import upload_folder
+
+LIMITS = Limits(max_bytes=300_000, max_seconds=8, max_pixels=200 * 150, max_named=1000)
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,25 @@ def running(network: Network, limits: Limits | None = None, decoders: int = 1, w
             server.should_exit = True
             thread.join()
             service.close()
+
+
+class Gate:
+    """A network that answers when it is let."""
+
+    def __init__(self, recognizer: Recognizer):
+        self.recognizer, self.open = recognizer, threading.Event()
+        self.classes, self.input_spec = recognizer.classes, recognizer.input_spec
+        self.stride, self.batch_size = recognizer.stride, recognizer.batch_size
+        self.asked = threading.Event()
+
+    def probabilities(self, clips: np.ndarray) -> np.ndarray:
+        self.asked.set()
+        assert self.open.wait(60)
+        return self.recognizer.probabilities(clips)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -19,7 +19,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
 
-from engine.checkpoint import save_checkpoint
 from engine.errors import ROOT
 from inference import Recognizer
 from serving.limits import Limits
@@ -27,7 +26,6 @@ from tests.hostile import Material
 from tests.hostile_requests import ATTACKS
 from tests.raw_http import Answer, Request, send, upload
 from tests.service import running
-from tests.test_inference import content_of
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="memory and files are counted in /proc")
 
@@ -199,13 +197,6 @@ def canary() -> Iterator[Canary]:
 @pytest.fixture(scope="module")
 def material(tmp_path_factory, canary) -> Material:
     return Material.made_in(tmp_path_factory.mktemp("material"), canary.address)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "best.pth"
-    save_checkpoint(path, content_of())
-    return path
 
 
 def attack_all(port: int, material: Material, kinds: Sequence[str], seed: int) -> Counter:
