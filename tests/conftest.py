@@ -62,8 +62,9 @@ def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
+    """Of the small network of tests/recognizer.py."""
     from engine.checkpoint import save_checkpoint
-    from tests.test_inference import content_of
+    from tests.recognizer import content_of
 
     path = tmp_path_factory.mktemp("run") / "best.pth"
     save_checkpoint(path, content_of())
@@ -75,6 +76,14 @@ def recognizer(checkpoint):
     from inference import Recognizer
 
     return Recognizer(checkpoint, device="cpu", stride=3, amp="off", batch_size=4)
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory) -> Path:
+    """20 frames; to the recognizer 5 windows."""
+    from tests.recognizer import make_video
+
+    return make_video(tmp_path_factory.mktemp("video") / "clip.mp4")
 
 
 @pytest.fixture(scope="session")

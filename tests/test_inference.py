@@ -3,11 +3,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import weakref
-from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,96 +17,14 @@ import inference
 from dataloaders.clips import clip_span
 from dataloaders.video import VideoReader
 from engine.checkpoint import save_checkpoint
-from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.errors import ROOT, UsageError, UserError
 from inference import Recognizer
-from network import create_model, input_spec
+from network import input_spec
 from network.labels import read_labels
-from recognition.annotate import annotate, draw_on
-from recognition.overlay import DRAWS_UNICODE, draw_answer, drawable, panel_box, readable_factor, shorten
-from recognition.prediction import Prediction, Window
+from recognition.annotate import annotate
+from recognition.overlay import readable_factor
 from recognition.windows import SlidingClips
-
-CLASSES = ["Archery", "Bowling", "Clean and jerk", "Diving", "Fencing", "Golf"]
-SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=2, resize=(40, 30), crop_size=28)  # span 7
-
-
-def make_frames(num_frames: int, width: int, height: int) -> list[np.ndarray]:
-    """Smooth BGR pictures, each another one, and no two sides alike."""
-    y, x = np.mgrid[0:height, 0:width]
-    blue, green = 40 + 160 * x // max(width - 1, 1), 40 + 160 * y // max(height - 1, 1)
-    return [np.stack([blue, green, np.full_like(x, 20 + 7 * i % 200)], 2).astype(np.uint8) for i in range(num_frames)]
-
-
-def make_video(path: Path, num_frames=20, width=64, height=48, codec="libx264", rate=25, rotation=0, aspect=None):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p" if width % 2 else "yuv420p"
-        stream.codec_context.qmin, stream.codec_context.qmax = 1, 4
-        if aspect:
-            stream.codec_context.sample_aspect_ratio = aspect
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for frame in make_frames(num_frames, width, height):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="bgr24")))
-        container.mux(stream.encode(None))
-    return path
-
-
-def decode(path: Path) -> list[np.ndarray]:
-    with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
-
-
-def content_of(seed: int = 5, **changes) -> dict:
-    torch.manual_seed(seed)
-    model = create_model("r3d_10", len(CLASSES))
-    with torch.no_grad():
-        model.fc.weight.mul_(50)  # else all answers are alike
-    content = {"model": model.state_dict(), "config": {"model": "r3d_10"}, "classes": CLASSES}
-    return {**content, "input_spec": SPEC.to_dict(), **changes}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("run") / "best.pth"
-    save_checkpoint(path, content_of())
-    return path
-
-
-@pytest.fixture(scope="module")
-def recognizer(checkpoint) -> Recognizer:
-    return Recognizer(checkpoint, device="cpu", stride=3, amp="off")
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory) -> Path:
-    return make_video(tmp_path_factory.mktemp("videos") / "clip.mp4")
-
-
-def by_hand(path: Path, stride: int, spec=SPEC, step: float = 2.0) -> np.ndarray:
-    """(windows, classes): each window on its own, from frames that are all in memory."""
-    model = create_model("r3d_10", len(CLASSES)).eval()
-    model.load_state_dict(content_of()["model"])
-    frames = [cv2.resize(frame, spec.resize)[1:29, 6:34, ::-1] / 255.0 for frame in decode(path)]
-    frames = [(frame - np.array(spec.mean)) / np.array(spec.std) for frame in frames]
-
-    answers, first = [], 0
-    while not answers or first + int(step * (spec.clip_len - 1)) < len(frames):
-        clip = [frames[int(first + i * step) % len(frames)] for i in range(spec.clip_len)]
-        x = torch.tensor(np.stack(clip).transpose(3, 0, 1, 2)[None], dtype=torch.float32)  # (1, 3, T, H, W)
-        with torch.no_grad():
-            answers.append(torch.softmax(model(x), 1)[0].numpy())
-        first += stride
-    return np.stack(answers)
-
-
-def run(argv: list, capsys, monkeypatch) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of `python inference.py argv`."""
-    monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, argv)])
-    with pytest.raises(SystemExit) as ended:
-        run_cli(inference.main)
-    return ended.value.code, *capsys.readouterr()
-
+from tests.recognizer import CLASSES, SPEC, by_hand, content_of, decode, make_video, run
 
 # --- the answer
 
@@ -124,6 +39,12 @@ def test_probabilities_are_those_computed_by_hand(recognizer, video):
     label, probability = prediction.top(1)[0]
     assert label == CLASSES[int(expected.mean(axis=0).argmax())]
     assert probability == pytest.approx(float(expected.mean(axis=0).max()), abs=1e-5)
+
+
+def test_the_answer_by_hand_is_the_answer_of_classify(recognizer, video):
+    prediction = recognizer.classify(video, num_clips=14)  # 20 frames, span 7: all starts
+    assert [window.first_frame for window in prediction.windows] == list(range(14))
+    assert np.allclose([w.probabilities for w in prediction.windows], by_hand(video, stride=1), atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 64])
@@ -233,192 +154,6 @@ def test_every_frame_is_decoded_once(recognizer, video, monkeypatch):
     assert recognizer.predict(video).num_frames == len(seen) == len(set(seen)) == 20
 
 
-def prediction_of(windows: list[tuple[int, int, list[float]]]) -> Prediction:
-    made = [Window(first, last, None, None, np.array(probs, np.float32)) for first, last, probs in windows]
-    return Prediction("clip.mp4", None, 30, 0, ["a", "b"], np.array([0.5, 0.5]), made)
-
-
-def test_a_frame_has_the_mean_of_the_windows_that_cover_it():
-    prediction = prediction_of([(0, 9, [1, 0]), (8, 17, [0.5, 0.5]), (16, 25, [0, 1])])
-    assert [prediction.at(frame)[0] for frame in (0, 7, 8, 9, 10, 16, 17, 18, 25)] == [
-        1, 1, 0.75, 0.75, 0.5, 0.25, 0.25, 0, 0,
-    ]  # fmt: skip
-
-
-def test_a_frame_that_no_window_covers_has_the_nearest():
-    prediction = prediction_of([(0, 3, [1, 0]), (10, 13, [0, 1])])
-    assert [prediction.at(frame)[0] for frame in (3, 4, 6, 7, 9, 10, 13, 14, 29)] == [1, 1, 1, 0, 0, 0, 0, 0, 0]
-
-
-# --- the annotated video
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "output"),
-    [
-        ("clip.avi", {"codec": "mpeg4", "rate": Fraction(30000, 1001)}, "out.mp4"),
-        ("odd.mp4", {"width": 161, "height": 121, "rate": 15}, "out.mp4"),
-        ("large.mp4", {"width": 640, "height": 360, "num_frames": 4, "aspect": Fraction(4, 3)}, "out.mov"),
-        ("fast.mp4", {"rate": 1000}, "out.mkv"),
-        ("odd_large.mp4", {"width": 641, "height": 361, "num_frames": 2}, "out.mp4"),
-        ("tiny.mp4", {"width": 2, "height": 2, "rate": Fraction(1, 10)}, "out.mp4"),
-    ],
-)
-def test_the_annotated_video_is_the_source_with_a_panel(recognizer, tmp_path, name, options, output):
-    """Trap 31: OpenCV writes no H.264 and does not say so."""
-    source = make_video(tmp_path / name, **options)
-    prediction = recognizer.predict(source)
-    annotate(source, prediction, tmp_path / output)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, output])
-
-    with av.open(str(tmp_path / output)) as container:
-        stream = container.streams.video[0]
-        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        assert stream.average_rate == options.get("rate", 25)
-        assert (stream.sample_aspect_ratio or 1) == options.get("aspect", 1)
-
-    before, after = decode(source), decode(tmp_path / output)
-    assert len(before) == len(after) == prediction.num_frames
-    height, width = before[0].shape[:2]
-    factor = readable_factor(width, height)
-    assert after[0].shape == (-(-factor * height // 2) * 2, -(-factor * width // 2) * 2, 3)
-
-    left, top, right, bottom = panel_box(after[0].shape[1], after[0].shape[0], 5)
-    outside = np.ones(after[0].shape[:2], bool)
-    outside[top - 2 : bottom + 2, left - 2 : right + 2] = False
-    for old, new in zip(before, after, strict=True):
-        enlarged = cv2.resize(old, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC).astype(int)
-        different = np.abs(new[: enlarged.shape[0], : enlarged.shape[1]].astype(int) - enlarged).mean(axis=2)
-        mask = outside[: enlarged.shape[0], : enlarged.shape[1]]
-        assert different[mask].mean() < 4
-        assert different[~mask].mean() > 20
-
-
-def test_an_odd_size_is_padded_and_not_stretched():
-    [frame] = make_frames(1, 641, 361)
-    picture = draw_on(frame, [("Bowling", 0.5)])
-    assert picture.shape == (362, 642, 3)
-    assert (picture[200:361, :641] == frame[200:]).all()
-    assert (picture[361] == picture[360]).all() and (picture[:, 641] == picture[:, 640]).all()
-    assert (frame == make_frames(1, 641, 361)[0]).all(), "the decoder's own picture is left as it is"
-
-
-def test_the_label_changes_with_the_windows(tmp_path):
-    source = make_video(tmp_path / "clip.mp4", num_frames=30, width=320, height=320)
-    annotate(source, prediction_of([(0, 9, [1, 0]), (20, 29, [0, 1])]), tmp_path / "out.mp4")
-    first, last = (decode(tmp_path / "out.mp4")[i][:, :, 1].astype(int) for i in (0, 29))
-    left, top, right, bottom = panel_box(320, 320, 2)
-    header = np.abs(first - last)[top : top + 24, left:right]
-    assert header.max() > 100, "another letter"
-
-
-def test_colours_are_tagged_as_they_are_converted(recognizer, tmp_path):
-    source = make_video(tmp_path / "hd.mp4", num_frames=1, width=1280, height=720)
-    annotate(source, recognizer.predict(source), tmp_path / "out.mp4")
-    with av.open(str(tmp_path / "out.mp4")) as container:
-        frame = next(container.decode(video=0))
-    assert (frame.colorspace, frame.color_range) == (5, 1)  # BT.601, limited
-
-
-def test_nothing_half_written_stays_after_a_failure(recognizer, video, tmp_path, monkeypatch):
-    def interrupted(frame, top, threshold):
-        if (tmp_path / "out.mp4.tmp").exists():
-            raise KeyboardInterrupt
-        calls.append(frame)
-
-    calls = []
-    monkeypatch.setattr("recognition.annotate.draw_answer", interrupted)
-    (tmp_path / "out.mp4").write_bytes(b"of an earlier run")
-    with pytest.raises(KeyboardInterrupt):
-        annotate(make_video(tmp_path / "long.mp4", 200), recognizer.predict(video), tmp_path / "out.mp4")
-    assert calls, "the encoder had begun"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.mp4", "out.mp4"]
-    assert (tmp_path / "out.mp4").read_bytes() == b"of an earlier run"
-
-
-@contextmanager
-def small_disk(size):
-    """A file of this process may have so many bytes: writing more fails as on a full disk. Not longer than it must,
-    since the tests' own output may be a file, too."""
-    resource = pytest.importorskip("resource")  # not on Windows
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("output", ["out.mp4", "out.mkv", "out.gif"])
-def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch, output):
-    source = make_video(tmp_path / "clip.mp4", 60)
-    argv = [source, "--checkpoint", checkpoint, "--output", tmp_path / output]
-    with small_disk(4000):
-        status, _, err = run(argv, capsys, monkeypatch)
-    assert status == 1 and err == f"{tmp_path / output} cannot be written: File too large.\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
-
-
-def test_a_table_that_cannot_be_written_ends_the_run(checkpoint, tmp_path, capsys, monkeypatch):
-    (tmp_path / "in").mkdir()
-    for number in range(8):
-        make_video(tmp_path / f"in/{number}.mp4", 12)
-    (tmp_path / "in/broken.mp4").write_text("no video")
-    argv = [tmp_path / "in", "--checkpoint", checkpoint, "--csv", tmp_path / "a.csv"]
-    threads = threading.active_count()
-    with small_disk(500):
-        status, _, err = run(argv, capsys, monkeypatch)
-    assert status == 1 and err == f"{tmp_path / 'a.csv'} cannot be written: File too large.\n"
-    assert threading.active_count() == threads, "none is left that would keep the program"
-    assert not (tmp_path / "a.csv").exists()
-
-
-# --- drawing
-
-
-@pytest.mark.parametrize("size", [(160, 120), (161, 121), (320, 240), (1920, 1080), (1080, 1920), (3840, 2160), (1, 1)])
-def test_the_panel_stays_in_its_box_and_leaves_the_picture(size):
-    factor = readable_factor(*size)
-    width, height = factor * size[0], factor * size[1]
-    assert min(width, height) >= 320
-    frame = np.full((height, width, 3), 200, np.uint8)
-    draw_answer(frame, [("W" * 200, 1.0)] + [("name", 0.1)] * 4)
-    left, top, right, bottom = panel_box(width, height, 5)
-    assert 0 < left < right < width and 0 < top < bottom < 0.75 * height
-    inside = frame[top:bottom, left:right].copy()
-    frame[top:bottom, left:right] = 200
-    assert (frame == 200).all()
-    assert inside.max() > 240 and inside.min() < 90, "white letters on a dark ground"
-
-
-def test_bars_are_as_long_as_their_class_is_probable():
-    frame = np.zeros((480, 640, 3), np.uint8)
-    draw_answer(frame, [("", 0.5), ("", 0.25)])
-    blue = (frame[:, :, 0] > 120) & (frame[:, :, 2] < 60)
-    lengths = sorted(set(blue.sum(axis=1).tolist()))  # no bar, and the two
-    left, _, right, _ = panel_box(640, 480, 2)
-    assert lengths == [0, pytest.approx(0.25 * (right - left), abs=4), pytest.approx(0.5 * (right - left), abs=6)]
-
-
-@pytest.mark.parametrize("size", [(2, 3000), (3000, 2), (100, 4096), (30, 20)])
-def test_drawing_on_any_size_is_no_error(size):
-    draw_answer(np.zeros((size[1], size[0], 3), np.uint8), [("name", 0.5)])
-
-
-def test_names_are_shortened_to_what_fits():
-    assert shorten("Bowling", 500, 1.0, 1) == "Bowling"
-    short = shorten("CleanAndJerkAndMore", 120, 1.0, 1)
-    assert short.endswith("...") and "CleanAndJerkAndMore".startswith(short[:-3]) and len(short) > 4
-    assert cv2.getTextSize(short, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)[0][0] <= 120
-    assert shorten("Bowling", 1, 1.0, 1) == ""
-
-
-def test_names_become_what_opencv_can_draw():
-    assert drawable("Übung\n跳", draws_unicode=False) == "Ubung ?"
-    assert drawable("Übung\n跳", draws_unicode=True) == "Übung 跳"
-    assert int(cv2.__version__.split(".")[0]) >= 5 or not DRAWS_UNICODE
-
-
 # --- weights from elsewhere
 
 
@@ -440,7 +175,7 @@ def test_from_model_takes_names_from_a_list_or_a_file(state_file, video, tmp_pat
 
 
 def test_from_model_takes_names_and_input_from_a_checkpoint(checkpoint, video, recognizer):
-    other = Recognizer.from_model("r3d_10", checkpoint, device="cpu", stride=3, amp="off")
+    other = Recognizer.from_model("r3d_10", checkpoint, device="cpu", stride=3, amp="off", batch_size=4)
     assert other.classes == CLASSES and other.input_spec == SPEC
     assert np.allclose(other.predict(video).probabilities, recognizer.predict(video).probabilities, atol=1e-6)
 
@@ -470,12 +205,13 @@ def test_no_answer_is_given_by_chance(tmp_path):
         Recognizer.from_model("r3d_10", tmp_path / "no_bias.pth", CLASSES)
 
 
-def test_an_answer_that_is_no_number_is_an_error(tmp_path, video):
+def test_a_diverged_network_is_an_error(tmp_path, video):
     content = content_of()
-    content["model"]["fc.bias"].fill_(float("nan"))
-    save_checkpoint(tmp_path / "best.pth", content)
-    with pytest.raises(UserError, match="not a number"):
-        Recognizer(tmp_path / "best.pth", device="cpu").predict(video)
+    content["model"]["fc.bias"] = torch.full_like(content["model"]["fc.bias"], float("nan"))
+    save_checkpoint(tmp_path / "nan.pth", content)
+    for amp in ("off", "bf16"):
+        with pytest.raises(UserError, match="not a number"):
+            Recognizer(tmp_path / "nan.pth", device="cpu", amp=amp).predict(video)
 
 
 # --- the command line

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from engine.errors import UserError
-from inference import Recognizer
 from recognition.live import LiveRecognition, Stream
 from recognition.sources import find_sources
-from tests.test_inference import CLASSES, SPEC, by_hand, checkpoint, make_video, run  # noqa: F401
+from tests.recognizer import CLASSES, SPEC, by_hand, make_video, run
 
 RATE = 25
 
@@ -62,11 +61,6 @@ def transport_stream(tmp_path_factory) -> bytes:
 @pytest.fixture(scope="module")
 def mp4(tmp_path_factory) -> Path:
     return make_video(tmp_path_factory.mktemp("live") / "clip.mp4", 30)
-
-
-@pytest.fixture(scope="module")
-def recognizer(checkpoint):  # noqa: F811
-    return Recognizer(checkpoint, device="cpu", stride=3, amp="off")
 
 
 def test_a_video_behind_an_address_loses_nothing(recognizer, mp4):
@@ -123,7 +117,7 @@ def test_a_stream_that_stalls_is_said_and_what_came_is_kept(recognizer, transpor
     assert pictures and live.prediction().windows
 
 
-def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):
     argv = ["--checkpoint", checkpoint, "--duration", "0.5", "--output", tmp_path / "seen.mp4"]
     with served(transport_stream, pace=3) as address:
         status, out, err = run([address, *argv, "--json", tmp_path / "seen.json"], capsys, monkeypatch)
@@ -138,7 +132,7 @@ def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_
     assert answer["seconds"] >= 0.5
 
 
-def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys, monkeypatch, tmp_path):  # noqa: F811
+def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys, monkeypatch, tmp_path):
     with served(b"no video at all" * 100) as address:
         status, out, err = run([address, "--checkpoint", checkpoint], capsys, monkeypatch)
         assert (status, out) == (1, "") and err.count("\n") == 1 and "cannot be opened" in err

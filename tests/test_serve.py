@@ -22,8 +22,8 @@ from inference import Recognizer
 from recognition.prediction import Prediction
 from serving import options, schema, uploads
 from serving.batcher import Batcher
+from tests.recognizer import CLASSES, content_of
 from tests.service import LIMITS
-from tests.test_inference import CLASSES, content_of
 
 
 def assert_same(answer: dict, prediction: Prediction, name: str, top: int = 5, threshold: float = 0.0) -> None:

@@ -12,8 +12,8 @@ pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multip
 from engine.checkpoint import save_checkpoint
 from inference import Recognizer
 from tests.browser import Browser, browser, missing
+from tests.recognizer import content_of
 from tests.service import LIMITS, Gate, running, wait_until
-from tests.test_inference import content_of
 from tests.toy import write_naming_video
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
