@@ -20,6 +20,7 @@ from dataloaders.audit_report import Audit, report, to_dict
 from dataloaders.clips import clip_span
 from dataloaders.extractor import num_processors
 from dataloaders.findings import find_all, same_files, same_frames
+from dataloaders.frame_tree import index_frames
 from dataloaders.listed import read_video_list, with_groups
 from dataloaders.look import Facts, look_at_all
 from dataloaders.manifest import VideoRow
@@ -153,7 +154,7 @@ def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:
         if not videos_there:
             raise
         print(f"Note: {error}")
-    return [] if videos_there or (frames / manifest.PARTIAL_NAME).exists() else manifest.index_frames(frames)
+    return [] if videos_there or (frames / manifest.PARTIAL_NAME).exists() else index_frames(frames)
 
 
 def _with_row(fact: Facts, row: VideoRow | None) -> Facts:

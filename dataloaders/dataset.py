@@ -16,6 +16,7 @@ from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, 
 from dataloaders.crops import cut_offsets, random_crop_offset
 from dataloaders.frame_cache import FrameCache, check_memory
 from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
+from dataloaders.frame_tree import index_frames
 from dataloaders.listed import with_groups
 from dataloaders.manifest import VideoRow
 from dataloaders.naming import class_names
@@ -63,7 +64,7 @@ def open_frames(
     if is_packed(frames):
         check_manifest(frames)
     if not manifest.names(frames):
-        manifest.write_manifest(frames, manifest.index_frames(frames))
+        manifest.write_manifest(frames, index_frames(frames))
     if not manifest.is_complete(frames):
         raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")
 

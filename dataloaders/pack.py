@@ -36,6 +36,7 @@ from dataloaders.frame_store import (
     read_pack,
     redo,
 )
+from dataloaders.frame_tree import index_frames
 from dataloaders.locks import only_one_run
 from dataloaders.manifest import VideoRow
 from dataloaders.preprocess import size
@@ -171,7 +172,7 @@ def _rows_to_pack(frames: Path) -> list[VideoRow]:
     if is_packed(frames):
         raise UserError(f"{frames} is a pack already.")
     if not manifest.names(frames):
-        manifest.write_manifest(frames, manifest.index_frames(frames))  # made elsewhere
+        manifest.write_manifest(frames, index_frames(frames))  # made elsewhere
     if not manifest.is_complete(frames):
         raise UserError(f"The extraction into {frames} was interrupted. Let it end first: its command goes on.")
     rows = manifest.usable(manifest.read_manifest(frames))

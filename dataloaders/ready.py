@@ -10,6 +10,7 @@ from dataloaders import manifest
 from dataloaders.extract import extract_video
 from dataloaders.extractor import num_processors
 from dataloaders.frame_store import PACK_NAME, PARTIAL_PACK_NAME
+from dataloaders.frame_tree import index_frames
 from dataloaders.locks import LOCK
 from dataloaders.preprocess import make_demo_videos, preprocess
 from dataloaders.settings import Settings
@@ -86,7 +87,7 @@ def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str
     rows, problems = manifest.salvage(frames) if (frames / manifest.NAME).is_file() else ([], ["it is gone"])
     if not (frames / LOCK).exists() and not any(row.quality for row in rows):
         print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is made anew from the folders.")
-        manifest.write_manifest(frames, manifest.index_frames(frames))
+        manifest.write_manifest(frames, index_frames(frames))
         return
     if not source.videos.is_dir():
         raise UserError(
