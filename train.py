@@ -169,7 +169,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
             num_clips += step.num_clips
             waited += step.waited
             bar.update()
-            if progress.step % LOG_EVERY == 0:
+            if progress.step % LOG_EVERY == 0 and plan.num_steps >= LOG_EVERY:  # finish_epoch logs shorter epochs
                 check_loss(run)
                 loss = added([step.loss.item()])[0]
                 scalars = {"train/loss": loss, "train/lr": step.lr, "train/grad_norm": step.grad_norm.item()}

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn as nn
 
+from engine.console import count
 from engine.errors import UsageError, UserError
 from engine.launch import local_rank, processes
 
@@ -53,7 +54,7 @@ def _own_gpu() -> torch.device:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":  # ONNX Runtime may have one where PyTorch has none
         return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "NVIDIA GPU"
-    return f"CPU, {torch.get_num_threads()} threads" if device.type == "cpu" else "Apple GPU"
+    return f"CPU, {count(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "Apple GPU"
 
 
 def pick_amp(name: str, device: torch.device) -> torch.dtype | None:

@@ -172,7 +172,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         seed_process(config.seed + progress.step)
     run.tracker.drop_epochs(progress.epoch)
     describe(run)
-    print(f"Going on after {count(progress.epoch, 'epoch')} and {count(progress.step, 'step')}.")
+    steps = progress.step - progress.epoch * run.train_loader.plan.num_steps
+    print(f"Going on after {count(progress.epoch, 'epoch')} and {count(steps, 'step')}.")
     return run
 
 

@@ -110,10 +110,12 @@ class HeatOverVideo:
         self.counts: list[int] = []
 
     def add(self, first: int, last: int, shown: np.ndarray, heat: np.ndarray, moments: np.ndarray) -> None:
-        """Frames `first` to `last` of the source, (T,) which of them the clip shows, and its (T, s, s) and (T,).
+        """Frames `first` to `last` of the source, (R,) which of them the clip shows, and its (T, s, s) and (T,).
 
+        R is T, or T + 1 where the network sees differences: then a frame has the mean of those that it is part of.
         A frame has what the clip's nearest one has, and the mean where there are several of those: in a video that is
         too short, and so repeats, each frame is shown more than once."""
+        heat, moments = _of_frames(heat, len(shown)), _of_frames(moments, len(shown))
         while len(self.heat) <= last:
             self.heat.append(np.zeros(heat.shape[1:], np.float32))
             self.moments.append(0.0)
@@ -135,3 +137,10 @@ class HeatOverVideo:
         moments[: len(counts)] = np.array(self.moments) / counts
         hottest = max(float(np.quantile(heat, 0.999)), 1e-30)  # a single place does not set the scale
         return Explanation(label, (heat / hottest).clip(0, 1).astype(np.float16), moments / max(moments.max(), 1e-30))
+
+
+def _of_frames(values: np.ndarray, num_frames: int) -> np.ndarray:
+    """(T, ...) of what the network saw -> (num_frames, ...) of the frames it was made from: T, or T + 1"""
+    if len(values) == num_frames:
+        return values
+    return np.concatenate([values[:1], (values[:-1] + values[1:]) / 2, values[-1:]])

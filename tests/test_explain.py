@@ -119,6 +119,16 @@ def test_a_frame_of_a_repeating_video_has_the_mean_of_its_places():
     assert explanation.heat[:, 0, 0].tolist() == pytest.approx([1 / 3, 2 / 3, 1], abs=1e-3)
 
 
+def test_a_frame_has_the_mean_heat_of_the_differences_that_it_is_part_of():
+    """frames 0 1 2 3, and the differences 0-1, 1-2, 2-3"""
+    differences = np.array([1.0, 3.0, 5.0])
+    heat = HeatOverVideo()
+    heat.add(0, 3, np.arange(4), np.broadcast_to(differences[:, None, None], (3, 2, 2)), differences)
+    explanation = heat.explanation("a", 4)
+    assert explanation.moments.tolist() == pytest.approx([0.2, 0.4, 0.8, 1])
+    assert explanation.heat[:, 0, 0].tolist() == pytest.approx([0.2, 0.4, 0.8, 1], abs=1e-3)
+
+
 def test_a_short_video_is_explained_where_its_red_is(tmp_path):
     """Red in the first of five frames, which is the last one of the clip that repeats them."""
     red, gray = np.zeros((120, 160, 3), np.uint8), np.full((120, 160, 3), 60, np.uint8)

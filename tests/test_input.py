@@ -210,8 +210,11 @@ def test_a_run_trains_is_resumed_is_tested_and_recognises(toy_project, tmp_path,
         assert np.ptp(results["frozen"].probs, axis=0).max() < 1e-6 < np.ptp(results["normal"].probs, axis=0).max()
 
     video = write_naming_video(tmp_path / "clip.avi", 20)
-    prediction = Recognizer(run_dir / "best.pth", stride=100).predict(video)
+    recognizer = Recognizer(run_dir / "best.pth", stride=100)
+    prediction = recognizer.predict(video)
     assert prediction.windows[0].last_frame == 4 * 3, "5 frames at a stride of 3"
+    explanation = recognizer.explain(video, prediction)
+    assert explanation.heat.shape[0] == 20 and not explanation.heat[13:].any()
 
     again = train.main(TrainConfig(**TINY | {"epochs": 1}, weights=str(run_dir)))
     assert load_model(again / "best.pth").input_spec.input == seen, "weights bring what they see"

@@ -76,6 +76,12 @@ def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
     assert "tensorboard --logdir" in out
 
 
+def test_a_curve_has_one_point_a_step_where_epochs_are_short(toy_project):
+    events = read_events(run_tiny(epochs=5, batch_size=3))  # 4 steps an epoch, so that the fifth ends with step 20
+    for tag in ("train/loss", "train/lr", "train/grad_norm"):
+        assert [event.step for event in events.Scalars(tag)] == [4, 8, 12, 16, 20]
+
+
 def test_best_holds_no_optimizer_and_last_all_that_goes_on(toy_project):
     run_dir = run_tiny(epochs=1)
     best = torch.load(run_dir / "best.pth", weights_only=True)
@@ -129,8 +135,13 @@ def stop_after(step: int, monkeypatch, signum: int = signal.SIGTERM) -> None:
     monkeypatch.setattr(train, "note_bad_loss", note_and_kill)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])  # in the first epoch, at its end, in the middle of the second
-def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(toy_project, monkeypatch, step):
+@pytest.mark.parametrize(
+    ("step", "done"),  # in the first epoch, at its end, in the middle of the second
+    [(1, "0 epochs and 1 step."), (3, "0 epochs and 3 steps."), (5, "1 epoch and 2 steps.")],
+)
+def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(
+    toy_project, monkeypatch, capsys, step, done
+):
     settings = {"model": "r3d_10", "workers": 2}
     whole = run_tiny(**settings)
 
@@ -140,6 +151,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(to
             run_tiny(name="stopped", **settings)
     assert stopped.value.signum == signal.SIGTERM
     resumed = train.main(TrainConfig(resume="stopped", workers=0))
+    assert f"Going on after {done}" in capsys.readouterr().out
 
     assert_equal_weights(whole / "last.pth", resumed / "last.pth")
     assert_equal_weights(whole / "best.pth", resumed / "best.pth")
