@@ -28,6 +28,7 @@ from engine.config import TrainConfig, parse_configs
 from engine.console import count, duration
 from engine.distributed import added, gather, joined, share, share_buffers
 from engine.errors import ROOT, Stopped, UserError, fail, is_out_of_memory, run_cli
+from engine.evaluation import Evaluation, evaluate
 from engine.launch import is_first, processes
 from engine.prefetch import prefetch
 from engine.runs import find_launched, finish_launch, shown
@@ -35,7 +36,6 @@ from engine.session import begin_run, resume_run
 from engine.state import Progress, Run, out_of_patience, pool_means, write_checkpoint
 from engine.step import out_of_memory, train_step
 from engine.stopping import StopRequest
-from evaluate import Evaluation, evaluate
 
 LOG_EVERY = 20  # steps between two looks at the device's numbers
 

@@ -29,7 +29,7 @@ FORMAT = 1  # of test.json; grows where a key changes its meaning or goes, not w
 class Analysis:
     """An evaluation taken apart: which videos of which recordings are right, class by class.
 
-    probs (V, K), labels (V,), clips_right (V,), num_clips (V,): as in evaluate.Evaluation
+    probs (V, K), labels (V,), clips_right (V,), num_clips (V,): as in engine/evaluation.py
     """
 
     def __init__(
