@@ -11,6 +11,7 @@ and compared with the network before it gets its name; what does not agree is de
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def export(
 ) -> Comparison:
     """Writes the file and compares it; raises UserError where it does not answer as the network does. Then, as when it
     is interrupted, what was there before is there still."""
-    temporary = output.with_name(f".{output.stem}.partial{output.suffix}")
+    temporary = output.with_name(f".{output.stem}.{uuid4().hex[:8]}{output.suffix}")  # another export may be at work
     try:
         write_program(build_program(trained, dtype), trained, temporary)
         program = open_program(temporary, "cpu")

@@ -32,7 +32,7 @@ def check_writable(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
         temporary.touch()
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)  # another process may try the same
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be written: {error.strerror}. Choose another folder.") from error
 

@@ -321,6 +321,20 @@ def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
 
 
+def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
+    """Each compares and renames the file that it has written itself, and the last one stays."""
+    trained, output = load_model(toy_export.checkpoint), tmp_path / "a.pt2"
+
+    class Meanwhile(list):
+        def __len__(self) -> int:  # asked when the first file is written and not yet compared
+            script.export(trained, output)
+            return 0
+
+    script.export(trained, output, real=Meanwhile())
+    assert open_program(output, "cpu").metadata.classes == list(CLASSES)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
+
+
 def test_each_of_the_real_clips_is_compared(toy_export):
     trained, program = load_model(toy_export.checkpoint), open_program(toy_export.pt2, "cpu")
     clips = list(random_clips(SPEC, 5))
@@ -333,11 +347,23 @@ def test_each_of_the_real_clips_is_compared(toy_export):
         assert compare(wrong_for(place), trained.model, SPEC, clips).real == pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("where", ["several clips", "another size"])
+def test_a_file_that_is_wrong_for_some_inputs_only_does_not_hold(toy_export, where):
+    trained, program = load_model(toy_export.checkpoint), open_program(toy_export.pt2, "cpu")
+
+    def wrong(frames: np.ndarray) -> np.ndarray:
+        is_there = len(frames) > 1 if where == "several clips" else frames.shape[2] != SPEC.resize[1]
+        return program(frames[..., ::-1].copy() if is_there else frames)  # the colours reversed
+
+    assert compare(program, trained.model, SPEC).holds
+    assert not compare(wrong, trained.model, SPEC).holds
+
+
 def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, capsys, monkeypatch):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     status, out, _ = run([toy_export.checkpoint, "--output", tmp_path / "a.pt2", "--video", video], capsys, monkeypatch)
     assert status == 0
-    assert re.search(r"real clips \d\.\de-\d\d \(allowed: 0\.0001\)\n  Real clips: .*clip\.mp4", out)
+    assert re.search(r"real clips \d\.\de[-+]\d\d \(allowed: 0\.0001\)\n  Real clips: .*clip\.mp4", out)
     status, out, error = run([toy_export.checkpoint, "--output", tmp_path / "b.pt2"], capsys, monkeypatch)
     assert (status, error) == (0, "")
     assert "of the run's validation videos" in out
