@@ -24,7 +24,7 @@ from serving.service import Job, Question, Service
 from serving.uploads import FIELD, Body, megabytes, printable, receive_upload, stored
 
 LINGER = 5.0, 32 << 20  # seconds and bytes for which a refused upload is still read
-PARAMETERS = ("top", "threshold", "stride")
+PARAMETERS = ("top", "threshold", "stride", "pictures")
 PROBLEMS = {
     400: "the form is damaged, or has no file",
     403: "a browser asks for a page from elsewhere",
@@ -93,6 +93,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         top: Annotated[int, Query(ge=1, le=10_000, description="how many classes are named")] = TOP,
         threshold: Annotated[float, Query(ge=0, le=1, description="below it the label is 'uncertain'")] = 0.0,
         stride: Annotated[int | None, Query(ge=1, le=1_000_000, description="frames between windows")] = None,
+        pictures: Annotated[int, Query(ge=0, le=200, description="at most so many frames, as small JPEGs")] = 0,
     ) -> Response:
         """The actions in a video: on the whole, over time, and for each window."""
         for name in request.query_params:
@@ -103,7 +104,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         body, start = request.scope["body"], time.monotonic()
         with service.place(), stored(folder) as path:
             upload = await receive_upload(body, path, service.limits)
-            question = Question(path, upload.name, stride or service.network.stride, top, threshold)
+            question = Question(path, upload.name, stride or service.network.stride, top, threshold, pictures)
             job = service.submit(question)
             answer = await finished(job, body)
         service.num_answered += 1

@@ -4,7 +4,8 @@
 object a line, and writes messages to standard output: a byte that says what it is, the length, the content.
 
     R   ready for jobs                      W   a window: first and last frame, (T, h, w, 3) uint8
-    E   the video is through: facts         X   the video is refused: what is wrong with it
+    P   a picture: its frame, JPEG          X   the video is refused: what is wrong with it
+    E   the video is through: facts
 
 The reader may be slow: writing waits for it, so there are never more windows than a pipe holds. No torch
 is loaded here.
@@ -30,9 +31,11 @@ from dataloaders.video import TooLarge, VideoError, VideoReader
 from engine.console import duration
 from recognition.windows import slide_over
 from serving.limits import Limits
+from serving.pictures import Pictures
 
 HEADER = struct.Struct("<cI")
 PLACE = struct.Struct("<II")
+FRAME = struct.Struct("<I")
 
 
 class Unfit(VideoError):
@@ -67,9 +70,12 @@ def answer(out: BinaryIO, job: dict, spec: SimpleNamespace, limits: Limits) -> N
     try:
         with VideoReader(Path(job["path"])) as reader:
             check_header(reader, limits)
-            clips, clock = slide_over(reader, limited(reader, limits), spec, job["stride"])
+            pictures = Pictures(job["pictures"])
+            clips, clock = slide_over(reader, pictures.of(limited(reader, limits)), spec, job["stride"])
             for first, last, clip in clips:
                 send(out, b"W", PLACE.pack(first, last), clip.data)
+            for frame, jpeg in pictures.kept.items():
+                send(out, b"P", FRAME.pack(frame), jpeg)
             times = None if clock.times is None else clock.times.tolist()
             facts = {"fps": reader.fps, "num_frames": clock.num_frames, "num_damaged": reader.num_damaged}
         send(out, b"E", json.dumps({**facts, "times": times}).encode())

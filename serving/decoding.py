@@ -15,7 +15,7 @@ import numpy as np
 from dataloaders.extractor import KEEP_MEMORY, last_words
 from engine.errors import ROOT
 from network import InputSpec
-from serving.decoder import HEADER, PLACE
+from serving.decoder import FRAME, HEADER, PLACE
 from serving.limits import Limits, Refused
 
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # as a damaged video may make a decoder end
@@ -23,12 +23,13 @@ CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # as a damaged v
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a video when it is through; see Prediction."""
+    """What is known of a video when it is through; see Prediction. pictures: {frame: JPEG}"""
 
     fps: float | None
     num_frames: int
     num_damaged: int
     times: np.ndarray | None
+    pictures: dict[int, bytes]
 
 
 class DecoderDied(Exception):
@@ -66,7 +67,7 @@ class Decoder:
         if self._read()[0] != b"R":
             raise DecoderDied(f"The decoding process does not start ({self._last_words()}).")
 
-    def windows(self, path: Path, stride: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    def windows(self, path: Path, stride: int, pictures: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
         """(first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; then .facts are there.
 
         Raises Refused for what is wrong with the video, DecoderDied where the process was killed or has a bug. Left
@@ -74,10 +75,11 @@ class Decoder:
         """
         self.start()
         self.facts = None
-        kind = b"W"
+        kind, jpegs = b"W", {}
+        job = {"path": str(path), "stride": stride, "pictures": pictures}
         try:
             with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps({"path": str(path), "stride": stride}).encode() + b"\n")
+                self.process.stdin.write(json.dumps(job).encode() + b"\n")
                 self.process.stdin.flush()
             while True:
                 kind, content = self._read()
@@ -88,6 +90,9 @@ class Decoder:
         finally:
             if kind == b"W":
                 self.kill()
+        while kind == b"P":
+            jpegs[FRAME.unpack_from(content)[0]] = bytes(content[FRAME.size :])
+            kind, content = self._read()
         if kind == b"":
             raise self._death()
         content = json.loads(content)
@@ -96,7 +101,7 @@ class Decoder:
                 raise Refused(422, f"This video cannot be taken: {content['reason']}.")
             raise Refused(415, f"This cannot be used as a video: {content['reason']}.")
         times = content.pop("times")
-        self.facts = Facts(**content, times=None if times is None else np.array(times))
+        self.facts = Facts(**content, times=None if times is None else np.array(times), pictures=jpegs)
 
     def kill(self) -> None:
         self.killed = True

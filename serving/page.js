@@ -4,11 +4,13 @@ const $ = id => document.getElementById(id);
 const SHOWN = 5;    // bars
 const ASKED = 25;   // classes a window: enough for the mean of some windows to be right for those that are shown
 const COLOURS = 6;  // the others share the last one
+const PICTURES = 200;  // of a video that the browser cannot play
+const RATE = 25;    // frames a second where the video does not say
 const TITLE = document.title;
 const video = $("video");
-let model = null, request = null, result = null, lastFile = null, frameRequest = 0;
+let model = null, request = null, result = null, lastFile = null, frameRequest = 0, rolling = false;
 
-const percent = p => `${(100 * p).toFixed(1)} %`;
+const percent = p => `${(100 * p).toFixed(1)}\u00a0%`;  // never alone on a line
 const clock = s => s >= 60 ? `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}` : `${s.toFixed(1)} s`;
 const number = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
@@ -36,8 +38,8 @@ async function loadModel() {
 
 // ---- from a file to its answer
 
-function send(file) {
-  if (request) request.abort();
+async function send(file) {
+  cancel();
   lastFile = file;
   clear();
   if (model && file.size > model.limits.max_bytes) {
@@ -64,10 +66,38 @@ function send(file) {
     $("busy").hidden = true;
     showProblem("The connection broke, or the server cannot be reached.", true);
   };
-  mine.onabort = () => { if (request === mine) { request = null; $("busy").hidden = true; } };
-  mine.open("POST", `predict?top=${ASKED}`);
   showBusy(`Uploading ${file.name}`, 0);
+  const pictures = await isPlayable(file) ? 0 : PICTURES;
+  if (request !== mine) return;  // cancelled meanwhile
+  mine.open("POST", `predict?top=${ASKED}&pictures=${pictures}`);
   mine.send(form);
+}
+
+function cancel() {
+  const old = request;
+  request = null;
+  $("busy").hidden = true;
+  if (old) old.abort();
+}
+
+function isPlayable(file) {
+  // no browser plays the MPEG-4 of UCF101's AVI files, and some play the sound alone
+  return new Promise(resolve => {
+    const probe = document.createElement("video"), source = URL.createObjectURL(file);
+    const done = plays => {
+      clearTimeout(late);
+      probe.onloadedmetadata = probe.onerror = null;
+      probe.removeAttribute("src");
+      URL.revokeObjectURL(source);
+      resolve(plays);
+    };
+    const late = setTimeout(() => done(true), 5000);  // one that loads nothing before a person asks may still play it
+    probe.onloadedmetadata = () => done(probe.videoWidth > 0);
+    probe.onerror = () => done(false);
+    probe.preload = "metadata";
+    probe.muted = true;
+    probe.src = source;
+  });
 }
 
 function read(text) {
@@ -79,7 +109,7 @@ function read(text) {
 }
 
 function clear() {
-  cancelAnimationFrame(frameRequest);
+  stop();
   $("problem").hidden = $("result").hidden = $("unplayable").hidden = true;
   result = null;
   document.title = TITLE;
@@ -105,11 +135,12 @@ function showProblem(reason, mayTryAgain) {
 
 // ---- the answer
 
-function show(answer, file) {
+function show({ pictures, ...answer }, file) {
   // a video that does not say its frame rate has no seconds: then a frame is the unit
   const timed = answer.seconds !== null && answer.seconds > 0;
   const span = entry => timed ? [entry.start, entry.end] : [entry.first_frame, entry.last_frame + 1];
-  result = { answer, timed, span, length: timed ? answer.seconds : answer.num_frames, now: 0, colours: new Map() };
+  result = { answer, timed, span, length: timed ? answer.seconds : answer.num_frames, now: 0, colours: new Map(),
+    pictures: pictures || [] };
 
   const shares = new Map();
   for (const segment of answer.timeline) {
@@ -141,8 +172,9 @@ function show(answer, file) {
   $("timeline").setAttribute("aria-valuemax", result.length.toFixed(1));
   $("result").hidden = false;
   $("drop").classList.add("small");
-  video.hidden = false;
-  video.src = URL.createObjectURL(file);
+  video.hidden = result.pictures.length > 0;
+  $("still").hidden = !video.hidden;
+  if (!video.hidden) video.src = URL.createObjectURL(file);
   showMoment(0);
   $("label").focus();
   if (!model) loadModel();
@@ -211,6 +243,7 @@ function showMoment(at) {
   at = Math.min(Math.max(at, 0), result.length);
   result.now = at;
   const likely = likelyAt(Math.min(at, result.length * (1 - 1e-9)));
+  if (result.pictures.length) showPicture(at);
   $("cursor").style.left = `${100 * at / result.length}%`;
   $("when").textContent = `At ${moment(at)}`;
   drawBars($("bars"), likely);
@@ -218,10 +251,40 @@ function showMoment(at) {
   $("timeline").setAttribute("aria-valuetext", `${moment(at)}: ${likely[0].label}, ${percent(likely[0].probability)}`);
 }
 
+function showPicture(at) {
+  let picture = result.pictures[0];
+  for (const other of result.pictures) if ((result.timed ? other.start : other.frame) <= at) picture = other;
+  if (picture === result.picture) return;
+  result.picture = picture;
+  $("picture").src = `data:image/jpeg;base64,${picture.jpeg}`;
+  $("picture").alt = `Frame ${picture.frame}`;
+}
+
+function roll() {
+  // plays the pictures
+  if (result.now >= result.length) showMoment(0);
+  const start = performance.now(), from = result.now, speed = result.timed ? 1 : RATE;
+  const next = time => {
+    showMoment(from + Math.max(time - start, 0) / 1000 * speed);
+    if (result.now >= result.length) return stop();
+    frameRequest = requestAnimationFrame(next);
+  };
+  rolling = true;
+  $("play").textContent = "Pause";
+  frameRequest = requestAnimationFrame(next);
+}
+
+function stop() {
+  cancelAnimationFrame(frameRequest);
+  rolling = false;
+  $("play").textContent = "Play";
+}
+
 const playable = () => !video.hidden && Number.isFinite(video.duration) && video.duration > 0;
 
 function seek(at) {
   at = Math.min(Math.max(at, 0), result.length);
+  if (rolling) stop();
   if (playable()) video.currentTime = result.timed ? at : at / result.length * video.duration;
   showMoment(at);
 }
@@ -239,11 +302,12 @@ $("file").addEventListener("change", event => {
   if (event.target.files.length) send(event.target.files[0]);
   event.target.value = "";  // so that the same file can be chosen again
 });
-$("cancel").addEventListener("click", () => request && request.abort());
+$("cancel").addEventListener("click", cancel);
+$("play").addEventListener("click", () => rolling ? stop() : roll());
 $("again").addEventListener("click", () => send(lastFile));
 for (const event of ["play", "seeking", "timeupdate"]) video.addEventListener(event, follow);
 video.addEventListener("error", () => {
-  if (!result) return;
+  if (!result || result.pictures.length) return;
   video.hidden = true;
   $("unplayable").hidden = false;
 });

@@ -23,8 +23,16 @@ class WindowAnswer(Segment):
     top: list[Likely]
 
 
+class Picture(BaseModel):
+    """A frame, with the second at which it is shown."""
+
+    frame: int
+    start: float | None
+    jpeg: str = Field(description="base64")
+
+
 class Answer(BaseModel):
-    """The answer on one video, as `inference.py --json` writes it."""
+    """The answer on one video, as `inference.py --json` writes it; with pictures where they were asked for."""
 
     video: str = Field(description="the file's name as the client gave it, shortened")
     fps: float | None
@@ -36,6 +44,7 @@ class Answer(BaseModel):
     top: list[Likely] = Field(description="of the video as a whole, the mean over its windows")
     timeline: list[Segment] = Field(description="without gaps, from the first frame to the last")
     windows: list[WindowAnswer]
+    pictures: list[Picture] | None = Field(None, description="evenly spaced, from the first frame on; only if asked")
 
 
 class Spec(BaseModel):

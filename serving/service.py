@@ -5,6 +5,7 @@ import json
 import queue
 import threading
 import time
+from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from network import InputSpec
-from recognition.prediction import assemble
+from recognition.prediction import assemble, frame_time
 from serving.batcher import Batcher
 from serving.decoding import Decoder, DecoderDied
 from serving.limits import Gone, Limits, Refused
@@ -37,13 +38,14 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """What a client asks of its video. name: as the client calls it, for the answer only."""
+    """What a client asks of its video. name: as the client calls it, for the answer only; pictures: at most so many."""
 
     path: Path
     name: str
     stride: int
     top: int
     threshold: float
+    pictures: int = 0
 
 
 class Job:
@@ -207,6 +209,11 @@ class Service:
             probs,
         )
         content = prediction.to_dict(question.top, question.threshold)
+        if question.pictures:
+            content["pictures"] = [
+                {"frame": frame, "start": frame_time(frame, facts.fps, facts.times), "jpeg": b64encode(jpeg).decode()}
+                for frame, jpeg in facts.pictures.items()
+            ]
         return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
 
     def _through_the_network(self, job: Job, decoder: Decoder) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
@@ -216,7 +223,7 @@ class Service:
         ahead: deque[Future] = deque()
         places, probs = [], []
         try:
-            with closing(decoder.windows(job.question.path, job.question.stride)) as windows:
+            with closing(decoder.windows(job.question.path, job.question.stride, job.question.pictures)) as windows:
                 for first, last, clip in windows:
                     if (len(places) + 1) * named > self.limits.max_named:
                         raise Refused(422, _too_much(self.limits.max_named, named))

@@ -3,12 +3,16 @@ test_serve_places.py."""
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 
+import av
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -16,12 +20,14 @@ import pytest
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
 
 import serve
+from dataloaders.video import decode_frames
 from engine.checkpoint import save_checkpoint
 from engine.errors import ROOT, UsageError, UserError
 from inference import Recognizer
 from recognition.prediction import Prediction
 from serving import options, schema, uploads
 from serving.batcher import Batcher
+from serving.pictures import small_jpeg
 from tests.recognizer import CLASSES, content_of
 from tests.service import LIMITS
 
@@ -67,6 +73,25 @@ def test_the_body_may_be_the_video_itself(server, recognizer, videos):
         assert_same(answer.json(), recognizer.predict(videos[0]), "video")
 
 
+@pytest.mark.parametrize(("most", "step"), [(200, 1), (33, 1), (32, 2), (10, 4), (1, 64)])
+def test_pictures_are_evenly_spaced_frames(server, videos, most, step):
+    """For who cannot play the video: of 33 frames at most so many, and no answer has any where none are asked for."""
+    answer = server.send(videos[1], pictures=most).json()
+    frames = list(decode_frames(videos[1], "bgr24"))
+    assert [picture["frame"] for picture in answer["pictures"]] == list(range(0, 33, step))
+    assert schema.Answer.model_validate(answer).model_dump() == answer
+    for picture in answer["pictures"]:
+        pixels = cv2.imdecode(np.frombuffer(b64decode(picture["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture["start"] == pytest.approx(picture["frame"] / 25)
+        assert np.abs(pixels.astype(int) - frames[picture["frame"]]).mean() < 5
+    assert "pictures" not in server.send(videos[1]).json()
+
+
+def test_pictures_are_small():
+    frame = av.VideoFrame.from_ndarray(np.zeros((720, 1280, 3), np.uint8), format="rgb24")
+    assert cv2.imdecode(np.frombuffer(small_jpeg(frame), np.uint8), cv2.IMREAD_COLOR).shape == (208, 370, 3)
+
+
 def test_requests_at_the_same_time_get_each_its_own_answer(server, recognizer, videos):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: server.send(videos[number % 4]), range(8)))
@@ -105,7 +130,7 @@ def test_a_network_that_answers_too_few_windows_leaves_nobody_waiting():
 
 def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
     answer = server.send(videos[0]).json()
-    assert schema.Answer.model_validate(answer).model_dump() == answer
+    assert schema.Answer.model_validate(answer).model_dump(exclude_unset=True) == answer
     paths = server.client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/predict", "/health", "/model"}
     assert set(paths["/predict"]["post"]["responses"]) >= {"200", "400", "408", "413", "415", "422", "503", "504"}
@@ -118,6 +143,19 @@ def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
     health = server.client.get("/health").json()
     assert (health["status"], health["there"], health["working"], health["queue"]) == ("ok", 0, 0, 8)
     assert health["answered"] > 0
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_the_clients_of_the_documentation_get_the_answer(server, recognizer, videos, language, tmp_path):
+    [code] = re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "serving.md").read_text("utf-8"), re.DOTALL)
+    command = {"python": sys.executable, "js": shutil.which("node")}[language]
+    if not command:
+        pytest.skip("node is not installed")
+    client = tmp_path / f"client.{'mjs' if language == 'js' else 'py'}"
+    client.write_text(code.replace("http://127.0.0.1:8000", server.address), encoding="utf-8")
+    shutil.copy(videos[0], tmp_path / "clip.mp4")
+    said = subprocess.run([command, client], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert said.stdout.startswith(recognizer.predict(videos[0]).label()), said.stderr
 
 
 # --- the command line

@@ -5,10 +5,12 @@ from base64 import b64encode
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
 
+from dataloaders.video import decode_frames
 from engine.checkpoint import save_checkpoint
 from inference import Recognizer
 from tests.browser import Browser, browser, missing
@@ -63,7 +65,7 @@ def test_a_video_is_played_with_its_labels_over_time(desktop, server, recognizer
     upload(desktop, server.address, videos["webm"])
     prediction = recognizer.predict(videos["webm"])
     [(label, probability)] = prediction.top(1)
-    assert text(desktop, "#label") == [f"{label}, {100 * probability:.1f} %"]
+    assert text(desktop, "#label") == [f"{label}, {100 * probability:.1f}\N{NO-BREAK SPACE}%"]
     assert text(desktop, "#facts") == ["<b>clip & co.webm · 2.4 s · 60 frames at 25 fps · 18 windows"]
     titles = desktop.run("return [...$('segments').children].map(segment => segment.title)")
     assert [title.rpartition(", ")[0].rpartition(", ")[0] for title in titles] == [
@@ -85,7 +87,7 @@ def test_a_video_is_played_with_its_labels_over_time(desktop, server, recognizer
         probs = prediction.at(int(share * 60))
         best = sorted(range(6), key=lambda i: -probs[i])
         assert text(desktop, "#bars .name span:first-child") == [NAMES[i] for i in best[:5]]
-        assert text(desktop, "#bars .name span:last-child")[0] == f"{100 * probs[best[0]]:.1f} %"
+        assert text(desktop, "#bars .name span:last-child")[0] == f"{100 * probs[best[0]]:.1f}\N{NO-BREAK SPACE}%"
 
     desktop.run("video.currentTime = 0; video.play()")
     wait_until(lambda: float(desktop.run("return timeline.getAttribute('aria-valuenow')")) > 1)
@@ -94,9 +96,50 @@ def test_a_video_is_played_with_its_labels_over_time(desktop, server, recognizer
     assert all(name.startswith((server.address, "blob:")) for name in loaded), "nothing comes from elsewhere"
 
 
-def test_what_the_browser_cannot_play_has_its_timeline(desktop, server, recognizer, videos):
+def test_what_the_browser_cannot_play_is_shown_as_pictures(desktop, server, videos):
     upload(desktop, server.address, videos["avi"])
-    wait_until(lambda: desktop.run("return video.hidden && !$('unplayable').hidden"))
+    assert desktop.run("return video.hidden && !$('still').hidden && $('unplayable').hidden")
+    frames = list(decode_frames(videos["avi"]))
+    for frame in (0, 40):
+        desktop.run("seek(arguments[0])", (frame + 0.5) / 25)
+        assert desktop.run("return $('picture').alt") == f"Frame {frame}"
+        wait_until(lambda: desktop.run("return $('picture').complete"))
+        shown = desktop.run(
+            "const canvas = document.createElement('canvas'), picture = $('picture');"
+            "[canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];"
+            "const context = canvas.getContext('2d'); context.drawImage(picture, 0, 0);"
+            "return [canvas.height, canvas.width, [...context.getImageData(0, 0, canvas.width, canvas.height).data]]"
+        )
+        pixels = np.array(shown[2]).reshape(shown[0], shown[1], 4)[..., :3]
+        assert np.abs(pixels - frames[frame]).mean() < 5
+
+    desktop.run("seek(0)")
+    desktop.click("#play")
+    wait_until(lambda: float(desktop.run("return timeline.getAttribute('aria-valuenow')")) > 0.5)
+    desktop.click("#play")
+    assert desktop.run("return [$('play').textContent, 'pictures' in result.answer]") == ["Play", False]
+    assert desktop.messages() == []
+    upload(desktop, server.address, videos["webm"])
+    assert desktop.run("return !video.hidden && $('still').hidden")
+
+
+def test_a_video_may_be_dropped_on_the_page(desktop, server, videos):
+    desktop.open(server.address)
+    wait_until(lambda: desktop.run("return model !== null"))
+    desktop.run(
+        "const bytes = Uint8Array.from(atob(arguments[0]), letter => letter.charCodeAt(0)), drag = new DataTransfer();"
+        "drag.items.add(new File([bytes], 'dropped.webm')); document.body.dispatchEvent("
+        "new DragEvent('drop', { dataTransfer: drag, bubbles: true, cancelable: true }))",
+        b64encode(videos["webm"].read_bytes()).decode(),
+    )
+    wait_until(lambda: desktop.run("return !$('result').hidden"))
+    assert text(desktop, "#facts")[0].startswith("dropped.webm · 2.4 s")
+
+
+def test_where_neither_video_nor_pictures_can_be_shown_there_is_the_timeline(desktop, server, recognizer, videos):
+    upload(desktop, server.address, videos["avi"])
+    desktop.run("show({ ...result.answer, pictures: [] }, lastFile)")
+    wait_until(lambda: desktop.run("return video.hidden && !$('unplayable').hidden && $('still').hidden"))
     desktop.type("#timeline", "\ue010")  # End
     last = recognizer.predict(videos["avi"]).at(59)
     assert text(desktop, "#bars .name span:first-child")[0] == NAMES[int(last.argmax())]

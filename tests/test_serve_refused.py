@@ -52,6 +52,7 @@ RAW = {"content-type": "video/mp4"}
         ("?top=0", form(b""), 422, "top: Input should be greater than or equal to 1, but is '0'."),
         ("?threshold=2", form(b""), 422, "threshold: Input should be less than or equal to 1, but is '2'."),
         ("?stride=x", form(b""), 422, "stride: Input should be a valid integer"),
+        ("?pictures=201", form(b""), 422, "pictures: Input should be less than or equal to 200, but is '201'."),
         ("?tpo=3", form(b""), 422, "Unknown parameter 'tpo'. Did you mean 'top'?"),
         ("?a%0Ab=3", form(b""), 422, "Unknown parameter 'a\ufffdb'."),
     ],
