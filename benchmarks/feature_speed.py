@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.end_to_end import make_frames
 from benchmarks.inference_speed import make_video
-from benchmarks.model_speed import processor
+from benchmarks.machine import processor
 from dataloaders.dataset import FrameSet, open_frames
 from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader

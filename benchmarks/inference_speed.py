@@ -30,7 +30,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.model_speed import processor
+from benchmarks.machine import processor
 from dataloaders.clips import clip_indices, clip_span, clip_step
 from dataloaders.transforms import to_model_input
 from dataloaders.video import VideoReader

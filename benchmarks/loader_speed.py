@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.machine import processor
 from dataloaders import manifest
 from dataloaders.dataset import FrameSet, TrainDataset, open_frames
 from dataloaders.loader import ClipLoader
@@ -312,13 +312,6 @@ def row_of(video: str, folder: str, num_frames: int, given: str = "") -> VideoRo
         split="random",
         size="171x128",
     )
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

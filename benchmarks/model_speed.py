@@ -7,7 +7,6 @@ models in turn, so that a machine whose speed drifts drifts for all of them; the
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.machine import processor
 from dataloaders.transforms import to_model_input
 from engine.config import TrainConfig
 from engine.device import autocast, device_name, pick_amp, pick_device, place
@@ -63,13 +63,6 @@ def main() -> None:
     for name in names:
         train, infer = (statistics.median(measured) for measured in rates[name])
         print(f"{name:14}{train:14.2f}{train / reference[0]:7.2f}{infer:15.2f}{infer / reference[1]:7.2f}")
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def clips_for(name: str, batch_size: int, device: torch.device) -> torch.Tensor:

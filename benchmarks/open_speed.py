@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.loader_speed import SPEC, processor, row_of
+from benchmarks.loader_speed import SPEC, row_of
+from benchmarks.machine import processor
 from dataloaders import manifest
 from dataloaders.dataset import EvalDataset, TrainDataset, open_frames
 from dataloaders.manifest import VideoRow

@@ -29,6 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.machine import processor
 from dataloaders.extractor import Extractor, Job, num_processors, work_off
 from dataloaders.video import is_video_name
 from engine.console import count
@@ -205,13 +206,6 @@ def cpu_seconds_of(pid: int) -> float:
     """Of a process and its threads, so far (Linux)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "a processor"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import mypath
-from benchmarks.model_speed import processor
+from benchmarks.machine import processor
 from dataloaders.dataset import EvalDataset
 from dataloaders.loader import ClipLoader
 from engine.arguments import positive

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.inference_speed import make_video, save_random
-from benchmarks.model_speed import processor
+from benchmarks.machine import processor
 from engine.arguments import positive
 from engine.checkpoint import find_checkpoint
 from engine.device import device_name, pick_device

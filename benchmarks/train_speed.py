@@ -15,7 +15,6 @@ end-to-end  train.py's own loop over preprocessed frames (of a data set, or made
 
 import argparse
 import math
-import platform
 import statistics
 import sys
 from collections import Counter
@@ -30,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.end_to_end import end_to_end
 from benchmarks.levers import LEVERS, NUM_CLASSES, Variant, clip_shape, levers_for
+from benchmarks.machine import processor
 from benchmarks.roofline import Machine, elapsed, layer_costs, limit, measure_machine
+from engine.arguments import positive
 from engine.device import device_name, pick_device
 from engine.errors import run_cli
 from network import list_models
@@ -98,20 +99,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if not 0 < args.seconds < math.inf:
         parser.error(f"--seconds must be greater than 0, but is {args.seconds:g}")
     return args
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {value}")
-    return value
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

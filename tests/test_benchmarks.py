@@ -109,7 +109,7 @@ def test_the_table_of_a_small_model_is_printed_from_levers_to_end_to_end(capsys)
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--rounds 0", "must be at least 1, but is 0"),
+        ("--rounds 0", "'0' is not a whole number of at least 1"),
         ("--seconds nan", "--seconds must be greater than 0"),
         ("--frames x", "--frames says where the frames of --dataset lie"),
         ("--levers speed", "invalid choice: 'speed'"),
