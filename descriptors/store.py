@@ -11,7 +11,7 @@ import numpy as np
 from descriptors.pooling import pool_windows
 from engine.console import count
 from engine.errors import UserError
-from engine.runs import write_whole
+from engine.runs import write_whole, written_whole
 
 INDEX, PARTIAL = "index.json", "index.partial.jsonl"
 FORMAT = 1
@@ -63,13 +63,10 @@ class FeatureWriter:
         """Writes (D,) or (N, D) float32."""
         path = self.folder / entry.file
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
         try:
-            with temporary.open("wb") as file:
+            with written_whole(path) as temporary, temporary.open("wb") as file:
                 np.save(file, descriptor.astype(np.float32), allow_pickle=False)
-            temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise UserError(f"{path} cannot be written: {error.strerror}. What is there is kept.") from error
         self._note({**vars(entry)})
 

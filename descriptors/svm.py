@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import UserError
-from engine.runs import shown
+from engine.runs import shown, written_whole
 
 SEARCHED = (0.01, 0.1, 1.0, 10.0, 100.0)  # values of C for --search-c
 FOLDS = 5
@@ -112,13 +112,10 @@ def save_svm(path: Path, svm: LinearSvm, settings: dict) -> None:
     if svm.pca_mean is not None:
         arrays |= {"pca_mean": svm.pca_mean, "pca_components": svm.pca_components}
     meta = {"format": FORMAT, "classes": svm.classes, "c": svm.c, "features": settings}
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
             np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from error
 
 

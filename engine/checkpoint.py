@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 
 from engine.errors import UserError
+from engine.runs import written_whole
 from network import InputSpec, create_model
 from network.weights import read_file
 
@@ -21,20 +22,16 @@ def save_checkpoint(path: Path, content: dict) -> None:
     `content` holds tensors and plain str, int, float, bool, None, list and dict, so that weights_only=True loads it.
     """
     _check_plain(content, path.name)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with written_whole(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer hides what the file said, such as that the disk is full
         cause = _os_error_behind(error)
         if cause is None:
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _os_error_behind(error: BaseException | None) -> OSError | None:

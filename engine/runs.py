@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import UserError
@@ -86,10 +88,16 @@ def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes to a temporary name and renames, so that a reader finds the old content or the new one."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed in the end, so that a reader finds the old content or the new one."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
