@@ -1,6 +1,6 @@
 """Every network of the registry exported to both formats: how far its file's answers are from its own, size, seconds.
 
-    python benchmarks/export_table.py [--models r3d_18 s3d] [--classes 101] [--half]
+    python benchmarks/export_table.py [--models r3d_18 s3d] [--classes 101] [--half] [--branch 1]
 
 Weights are random, batch norms hold the statistics of a batch of four clips, and the last layer is scaled until answers
 differ from class to class: with answers that are all alike nothing could be seen. Residual branches of the ResNets over
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=list_models(), choices=list_models(), metavar="NAME")
     parser.add_argument("--classes", type=int, default=101)
     parser.add_argument("--half", action="store_true", help="float16 in .onnx, bfloat16 in .pt2")
+    parser.add_argument("--branch", type=float, default=BRANCH, help="scale of the residual branches (default: 0.2)")
     args = parser.parse_args()
     print(f"{date.today()}, {device_name(CPU)}, {platform.machine()}, torch {torch.__version__}, ", end="")
     print(f"{args.classes} classes{', half' * args.half}\n")
@@ -61,7 +62,7 @@ def main() -> int:
     print(f"|---|{'---:|' * 6}", flush=True)
     failed = 0
     for name in args.models:
-        trained, cells = make(name, args.classes), []
+        trained, cells = make(name, args.classes, args.branch), []
         for suffix in FORMATS:
             try:
                 entry = export(trained, suffix, half_of(suffix) if args.half else torch.float32)
@@ -75,7 +76,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def make(name: str, num_classes: int) -> TrainedModel:
+def make(name: str, num_classes: int, branch: float = BRANCH) -> TrainedModel:
     torch.manual_seed(0)
     model, spec = create_model(name, num_classes).eval(), input_spec(name)
     head, clips = model.get_submodule(model.head_name), random_clips(spec, STATISTICS)
@@ -84,7 +85,7 @@ def make(name: str, num_classes: int) -> TrainedModel:
             module.momentum = None  # then the statistics of the one batch count, alone
             module.reset_running_stats()
         elif isinstance(module, (BasicBlock, Bottleneck)):
-            nn.init.constant_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight, BRANCH)
+            nn.init.constant_((module.bn2 if isinstance(module, BasicBlock) else module.bn3).weight, branch)
     answer_of(model.train(), spec, clips)
     model.eval()
     with torch.no_grad():
