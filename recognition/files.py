@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 
+from engine import runs
 from engine.errors import UsageError, UserError
 
 
@@ -44,15 +45,12 @@ def write_json(path: Path, content: dict | list[dict]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: renamed in the end, removed if anything goes wrong. Raises UserError."""
-    temporary = temporary_name(path)
+    """As engine/runs.py has it; a disk or an encoder that fails is a UserError."""
     try:
-        yield temporary
-        temporary.replace(path)
+        with runs.written_whole(path) as temporary:
+            yield temporary
     except (OSError, av.error.FFmpegError) as error:
         raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def temporary_name(path: Path) -> Path:
