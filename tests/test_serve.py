@@ -73,6 +73,12 @@ def test_the_body_may_be_the_video_itself(server, recognizer, videos):
         assert_same(answer.json(), recognizer.predict(videos[0]), "video")
 
 
+def test_a_folder_that_was_cleared_away_is_made_again(server, videos):
+    """As /tmp is on many machines, after some days."""
+    server.folder.rmdir()
+    assert server.send(videos[2]).status_code == 200
+
+
 @pytest.mark.parametrize(("most", "step"), [(200, 1), (33, 1), (32, 2), (10, 4), (1, 64)])
 def test_pictures_are_evenly_spaced_frames(server, videos, most, step):
     """For who cannot play the video: of 33 frames at most so many, and no answer has any where none are asked for."""
@@ -135,6 +141,7 @@ def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
     assert set(paths) == {"/predict", "/health", "/model"}
     assert set(paths["/predict"]["post"]["responses"]) >= {"200", "400", "408", "413", "415", "422", "503", "504"}
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
+    assert "/openapi.json" in server.client.get("/docs").text
 
     model = server.client.get("/model").json()
     assert (model["model"], model["classes"]) == ("r3d_10", CLASSES)

@@ -49,6 +49,7 @@ RAW = {"content-type": "video/mp4"}
         ("", {"content": b"0" * 400_000, "headers": RAW}, 413, "The file is larger than 0.3 MB, the limit of this"),
         ("", {"content": iter([b"0" * 200_000] * 2), "headers": RAW}, 413, "The file is larger than 0.3 MB"),
         ("", {"files": {"video": b"0" * 310_000}}, 413, "The file is larger than 0.3 MB"),
+        ("", {**form(b""), "content": form(b"")["content"] + b"\n" * 70_000}, 413, "more than 64 KB beside its file"),
         ("?top=0", form(b""), 422, "top: Input should be greater than or equal to 1, but is '0'."),
         ("?threshold=2", form(b""), 422, "threshold: Input should be less than or equal to 1, but is '2'."),
         ("?stride=x", form(b""), 422, "stride: Input should be a valid integer"),
