@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from engine.arguments import Parser
 from engine.charts import draw_charts
 from engine.checkpoint import find_checkpoint
 from engine.comparison import RunResult, printable, read_run
@@ -52,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python compare.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python compare.py", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder or name (default: all of run/)")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="a line a run, every number in full")

@@ -1,6 +1,5 @@
 """The whole way once: generated videos -> frames -> training -> test accuracy -> an annotated video. `make demo`"""
 
-import argparse
 import time
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ import inference
 import train
 from dataloaders.dataset import open_frames
 from dataloaders.source import find_source
+from engine.arguments import Parser
 from engine.config import TrainConfig
 from engine.console import duration
 from engine.errors import ROOT, run_cli
@@ -19,7 +19,7 @@ MODEL = "r3d_10"
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python demo.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python demo.py", description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, help="of training (default: what the model brings)")
     epochs = parser.parse_args(argv).epochs
     start = time.monotonic()

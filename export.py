@@ -18,6 +18,7 @@ import torch
 
 from dataloaders.dataset import EvalDataset, open_frames
 from dataloaders.source import find_source
+from engine.arguments import Parser
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.errors import ROOT, UsageError, UserError, run_cli
 from exported.checking import TOLERANCES, Comparison, compare
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python export.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python export.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add(
         "checkpoint", nargs="?", metavar="CHECKPOINT", help="of a training run: the file, the run's folder, or its name"

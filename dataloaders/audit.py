@@ -28,7 +28,7 @@ from dataloaders.naming import class_names
 from dataloaders.preprocess import make_demo_videos
 from dataloaders.source import DataSource, find_source, find_videos
 from dataloaders.splits import SPLITS, split_videos
-from engine.arguments import positive
+from engine.arguments import Parser, positive
 from engine.console import count, progress
 from engine.errors import ROOT, UserError, run_cli
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
     parser.add_argument("--frames", help="where its frames lie (default: as mypath.py says, or FOLDER-frames)")
     parser.add_argument("--split", choices=SPLITS, help="the split to look at (default: 1, given or random)")

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from dataloaders.fetch import Archive, Unreachable, check, fetch, num_bytes_there, size
 from dataloaders.tree import LIST_FILES, class_folders, video_files
 from dataloaders.unpack import install_advice, needs_unpacker, rar_tools, unpack
+from engine.arguments import Parser
 from engine.console import progress
 from engine.errors import ROOT, UserError, run_cli
 
@@ -101,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=DATA_SETS, help="which data set")
     parser.add_argument("--to", metavar="DIR", help="where archives and videos go (default: data, in the project)")
     parser.add_argument(

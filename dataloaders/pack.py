@@ -43,6 +43,7 @@ from dataloaders.preprocess import size
 from dataloaders.settings import DEFAULT_SIZE, FrameSize
 from dataloaders.source import DataSource, find_source
 from dataloaders.volumes import READERS, Volume, plan_volumes, write_volume
+from engine.arguments import Parser
 from engine.console import count, duration, gigabytes, progress
 from engine.errors import ROOT, Stopped, UserError, run_cli
 from engine.runs import write_whole
@@ -66,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dataloaders.pack", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m dataloaders.pack", description=__doc__.split("\n")[0])
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="the folder of extracted frames itself")

@@ -26,7 +26,7 @@ from dataloaders.shards import Shard, check_division, merge_shards, read_shard, 
 from dataloaders.source import DataSource, SourceVideo, find_source, find_videos
 from dataloaders.splits import SPLITS, split_videos
 from dataloaders.todo import Plan, There, check_it_is_ours, make_plan, read_there
-from engine.arguments import positive
+from engine.arguments import Parser, positive
 from engine.console import count, gigabytes, progress
 from engine.errors import ROOT, Stopped, UsageError, UserError, run_cli
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m dataloaders.preprocess", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python -m dataloaders.preprocess", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
     parser.add_argument("--frames", help="where the frames go (default: as mypath.py says, or FOLDER-frames)")
     parser.add_argument("--split", choices=SPLITS, help="the split that the folders show (default: 1, given or random)")

@@ -8,16 +8,14 @@ from dataloaders.extractor import num_processors
 from dataloaders.splits import SPLITS
 from descriptors.layers import LAYERS
 from descriptors.pooling import NORMS, POOLINGS
-from engine.arguments import above_zero, positive
+from engine.arguments import Parser, above_zero, positive
 from engine.errors import UsageError
 
 STEP = 8  # frames from one window to the next
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python features.py", description="Descriptors of videos, and a linear SVM on them."
-    )
+    parser = Parser(prog="python features.py", description="Descriptors of videos, and a linear SVM on them.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     one = commands.add_parser("extract", help="videos -> a descriptor each", description="Videos -> a descriptor each.")

@@ -5,6 +5,8 @@ from dataclasses import MISSING, Field, field, fields
 from types import UnionType
 from typing import get_args, get_type_hints
 
+from engine.arguments import Parser
+
 METAVARS = {int: "N", float: "X", str: "NAME"}
 WIDTH = 120  # columns of --help
 
@@ -21,7 +23,7 @@ def flag_name(name: str) -> str:
 
 def build_parser(config: type, groups: dict[str, str], prog: str, description: str) -> argparse.ArgumentParser:
     """groups: title -> names of its flags, in the order in which --help shows them; what is in none comes last."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} [FLAGS]",
         description=description,

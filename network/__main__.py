@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from engine.arguments import Parser
 from engine.errors import UsageError, UserError, run_cli
 from network import InputSpec, list_models, model_entry
 from network.cost import count_macs, num_parameters, without_values
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m network",
         description=f"Without a command: every model with its parameters for {TABLE_CLASSES} classes and its "
         "multiply-adds a clip.",

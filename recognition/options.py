@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.arguments import above_zero, positive
+from engine.arguments import Parser, above_zero, positive
 from engine.errors import UsageError
 from network.weights import known_weights, model_named_by
 from recognition.files import check_writable, identity, shown
@@ -18,7 +18,7 @@ CHECKPOINT_HELP = "a training run's file, folder or name; a .onnx or .pt2 file o
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="inference.py", description="Recognises the action in videos.")
+    parser = Parser(prog="inference.py", description="Recognises the action in videos.")
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp://, http:// address")
     network = parser.add_argument_group("network")
