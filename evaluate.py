@@ -26,9 +26,9 @@ from dataloaders.ready import ensure_frames
 from dataloaders.source import find_source
 from dataloaders.splits import SPLITS
 from dataloaders.windows import WindowDataset
-from engine.arguments import positive
+from engine.arguments import Parser, positive
 from engine.checkpoint import TrainedModel, find_checkpoint
-from engine.console import count
+from engine.checks import other_classes
 from engine.device import device_name
 from engine.distributed import in_turn, joined
 from engine.errors import ROOT, UsageError, UserError, run_cli
@@ -70,7 +70,7 @@ def evaluate_all(args: argparse.Namespace) -> list[dict[str, Evaluation]]:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python evaluate.py", description=__doc__.split("\n")[0])
+    parser = Parser(prog="python evaluate.py", description=__doc__.split("\n")[0])
     parser.add_argument(
         "checkpoints",
         nargs="+",
@@ -167,21 +167,8 @@ def open_test_frames(
         ensure_frames(source, trained.input_spec.resize, split)
     frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
-        raise UserError(_other_classes(trained.classes, frame_set))
+        raise UserError(f"{other_classes(trained.classes, frame_set)} Evaluate it on the data set it was trained on.")
     return frame_set
-
-
-def _other_classes(classes: list[str], frame_set: FrameSet) -> str:
-    if len(classes) != len(frame_set.classes):
-        return (
-            f"The checkpoint knows {count(len(classes), 'class')} ({classes[0]}, ...), and {frame_set.source.name} has "
-            f"{len(frame_set.classes)} ({frame_set.classes[0]}, ...). Evaluate it on the data set it was trained on."
-        )
-    place = next(i for i, pair in enumerate(zip(classes, frame_set.classes, strict=True)) if pair[0] != pair[1])
-    return (
-        f"Class {place} of the checkpoint is '{classes[place]}', and that of {frame_set.source.name} is "
-        f"'{frame_set.classes[place]}'. Evaluate it on the data set it was trained on."
-    )
 
 
 def evaluate_checkpoint(trial: Trial, args: argparse.Namespace) -> tuple[dict[str, Evaluation], dict]:

@@ -273,11 +273,11 @@ def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
     missed = [video.video for video in videos if not re.search(source.groups, Path(video.video).stem)]
     if len(missed) == len(videos):
         raise UserError(
-            f"mypath.py: groups={source.groups!r} of '{source.name}' matches none of the {len(videos)} names "
+            f"mypath.py: groups r'{source.groups}' of '{source.name}' matches none of the {len(videos)} names "
             f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
         )
     if missed:
-        say_once(f"Note: groups={source.groups!r} does not match {len(missed)} names (first: {missed[0]}).")
+        say_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _missing_videos(source: DataSource) -> str:

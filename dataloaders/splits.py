@@ -125,6 +125,13 @@ def _listed_parts(
         )
     if unlisted:
         notes.append(f"In no list and therefore unused: {count(len(unlisted), 'video')} (first: {unlisted[0]}).")
+    here, labels = {_key(video) for video in videos}, {video.label for video in videos}
+    absent = [key for key in listed if key not in here and key.partition("/")[0] in labels and listed[key] != "unused"]
+    if absent:
+        notes.append(
+            f"In the lists, and not here or of no use: {count(len(absent), 'video')} of these classes "
+            f"(first: {absent[0]})."
+        )
     return parts, notes
 
 

@@ -1,6 +1,7 @@
 """What is looked at before a run begins, so that a mistake costs seconds; and what is said then."""
 
 import shlex
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -31,6 +32,12 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
         raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no training videos.")
     if len(frame_set.classes) < 2:
         raise UserError(f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. It takes two to learn.")
+    rows, source = frame_set.rows, frame_set.source
+    if frame_set.split.name == "random" and not source.groups and len({row.group for row in rows}) == len(rows):
+        print(
+            "Note: each video counts as a recording of its own. Where several were cut from one, training and test "
+            "share it: say 'groups' in mypath.py, or give a list with a column for it."
+        )
     if not frame_set.part("test"):
         print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
     TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
@@ -63,6 +70,22 @@ def pick_flip(config: TrainConfig, source: DataSource) -> bool:
     if source.flip is None:
         print("Clips are not mirrored. If a mirrored video shows the same action here, add --flip.")
     return bool(source.flip)
+
+
+def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
+    """How the classes of a checkpoint and of a data set differ, in a sentence."""
+    found, name = frame_set.classes, frame_set.source.name
+    new = [label for label in found if label not in set(known)]
+    missing = [label for label in known if label not in set(found)]
+    if not new and not missing:
+        place = next(i for i, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
+        return f"Class {place} of the checkpoint is '{known[place]}', and that of {name} is '{found[place]}'."
+    differences = [
+        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
+        for labels, what in ((new, "new"), (missing, "missing"))
+        if labels
+    ]
+    return f"The checkpoint knows {count(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
 
 
 def describe(run: Run) -> None:

@@ -15,6 +15,7 @@ from engine.checks import (
     agree_on_videos,
     check_parts,
     describe,
+    other_classes,
     pick_flip,
     refuse_frozen_chance,
     say_rate,
@@ -122,7 +123,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     config = changed(TrainConfig.from_dict(checkpoint["config"]), given)
     if checkpoint["epoch"] >= config.epochs:
         raise UserError(
-            f"{path.parent} has done all its {count(config.epochs, 'epoch')}. To go on, give more: --epochs"
+            f"{path.parent} has done {count(checkpoint['epoch'], 'epoch')} of {config.epochs}. To go on, say how far: "
+            f"--epochs {checkpoint['epoch'] + 1} or more."
         )
 
     config = regrouped(config, checkpoint.get("processes", 1))
@@ -135,7 +137,12 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     with in_turn():
         ensure_frames(source, spec.resize, config.split)
         frame_set = open_frames(source, spec, config.split, config.val)
-    if frame_set.split.hash != checkpoint["split"]["hash"] or frame_set.classes != checkpoint["classes"]:
+    if frame_set.classes != checkpoint["classes"]:
+        raise UserError(
+            f"{other_classes(checkpoint['classes'], frame_set)} A run goes on with its own classes only. Begin a new "
+            "run; --weights takes this one's best.pth."
+        )
+    if frame_set.split.hash != checkpoint["split"]["hash"]:
         raise UserError(
             f"The videos of '{source.name}' or their division are not those this run began with, so it cannot go on "
             "where it was. Begin a new run; --weights takes this one's best.pth."

@@ -13,6 +13,7 @@ import train
 from dataloaders.dataset import EvalDataset, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.windows import WindowDataset
+from engine.checks import other_classes
 from engine.config import TrainConfig
 from engine.errors import ROOT, UserError
 from evaluate import evaluate
@@ -325,11 +326,16 @@ def test_a_folder_whose_videos_are_gone_is_still_evaluated_on_its_frames(toy_pro
 def test_a_data_set_with_other_classes_is_refused_by_name(toy_project, tmp_path):
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
     two = make_toy_videos(tmp_path / "two", classes=("Biking", "HammerThrow"), clips=1)
-    with pytest.raises(UserError, match=r"knows 3 classes \(Biking, ...\), and two has 2"):
+    with pytest.raises(UserError, match="knows 3 classes, and two has 2: 'Hammering' is missing. Evaluate it"):
         script.main([str(run_dir), "--dataset", str(two)])
     others = make_toy_videos(tmp_path / "others", classes=("Biking", "Hammering", "Yoyo"), clips=1)
-    with pytest.raises(UserError, match="Class 2 of the checkpoint is 'HammerThrow', and that of others is 'Yoyo'"):
+    with pytest.raises(UserError, match="others has 3: 'Yoyo' is new, 'HammerThrow' is missing"):
         script.main([str(run_dir), "--dataset", str(others)])
+
+
+def test_classes_in_another_order_are_other_classes(frame_set):
+    said = other_classes(["Biking", "HammerThrow", "Hammering"], frame_set)
+    assert said.startswith("Class 1 of the checkpoint is 'HammerThrow', and that of ") and "'Hammering'" in said
 
 
 def test_a_part_without_videos_is_named(toy_project):

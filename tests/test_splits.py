@@ -129,6 +129,21 @@ def test_a_video_in_no_list_is_unused_and_said(tmp_path):
     assert split.notes == ["In no list and therefore unused: 1 video (first: Biking/v_Biking_g26_c01.avi)."]
 
 
+def test_videos_that_the_lists_name_and_nobody_has_are_said(tmp_path):
+    source = make_source("ucf101")
+    videos = ucf_videos(source)
+    lists = make_source("ucf101", write_ucf_lists(tmp_path / "lists", videos))
+    gone, other_class = videos[3], videos[0].label
+    assert gone.label == other_class
+
+    notes = split_videos(lists, [video for video in videos if video is not gone], "1").notes
+    key = gone.video.removesuffix(".avi")
+    assert notes == [f"In the lists, and not here or of no use: 1 video of these classes (first: {key})."]
+
+    some = [video for video in videos if video.label != other_class]
+    assert split_videos(lists, some, "1").notes == [], "classes that are left out are"
+
+
 def test_lists_of_another_data_set_are_refused(tmp_path):
     source = make_source("ucf101")
     lists = make_source("ucf101", write_ucf_lists(tmp_path / "lists", ucf_videos(source)))

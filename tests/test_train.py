@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,7 +182,7 @@ def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
 
 def test_a_finished_run_goes_on_with_more_epochs(toy_project):
     run_dir = run_tiny(epochs=1)
-    with pytest.raises(UserError, match="has done all its 1 epoch. To go on, give more"):
+    with pytest.raises(UserError, match=r"has done 1 epoch of 1\. To go on, say how far: --epochs 2 or more"):
         train.main(TrainConfig(resume=str(run_dir)))
     train.main(TrainConfig(resume=str(run_dir), epochs=2))
     assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 2
@@ -204,6 +205,14 @@ def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
     content["split"]["hash"] = "another"
     torch.save(content, run_dir / "last.pth")
     with pytest.raises(UserError, match="are not those this run began with"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
+    videos = make_toy_videos(tmp_path / "mine", naming="folder")
+    run_dir = run_tiny(dataset=str(videos), epochs=1)
+    shutil.copytree(videos / "Biking", videos / "Cycling")
+    with pytest.raises(UserError, match="knows 3 classes, and mine has 4: 'Cycling' is new. A run goes on"):
         train.main(TrainConfig(resume=str(run_dir), epochs=2))
 
 
@@ -348,6 +357,7 @@ def test_a_folder_of_class_folders_trains_without_an_entry_in_mypath(toy_project
     assert "Frames of 'mine' at 80x60 are not extracted yet: 12 videos" in out
     assert "Clips are not mirrored" in out
     assert "--flip" in out
+    assert "Note: each video counts as a recording of its own." in out
     assert run_dir.name == "r3d_10-mine-000"
     assert (tmp_path / "mine-frames-80x60" / "manifest.csv").is_file()
     assert train.main(TrainConfig(resume=str(run_dir), epochs=2)) == run_dir, "found again by its full path"
