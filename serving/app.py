@@ -121,7 +121,9 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def not_there(request: Request, error: HTTPException) -> Response:
-        return problem(request, error.status_code, str(error.detail), error.headers)
+        where = NOT_THERE.get(error.status_code)
+        text = where.format(request.method, path_of(request)) if where else str(error.detail)
+        return problem(request, error.status_code, text, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
@@ -145,6 +147,10 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     return app
 
 
+NOT_THERE = {
+    404: "There is nothing at '{1}'. There are POST /predict, GET /model, /health and /docs, and a page at /.",
+    405: "{0} is not for '{1}'. A video goes to POST /predict: curl -F video=@clip.mp4; all else is GET.",
+}
 OUR_FAULT = "Something went wrong in the server. Its log has the reason."
 ENDING = "The server is being stopped."
 

@@ -84,8 +84,12 @@ def test_head_is_get_without_the_content(server):
 
 
 def test_other_addresses_and_methods_are_refused_alike(server):
-    assert server.client.get("/predict").status_code == 405
-    assert server.client.post("/nothing", content=b"x" * 1000).json() == {"detail": "Not Found"}
+    answer = server.client.get("/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["detail"].startswith("GET is not for '/predict'. A video goes to POST /predict: curl -F")
+    answer = server.client.post("/no{0}thing%0A", content=b"x" * 1000)
+    assert answer.status_code == 404
+    assert answer.json()["detail"].startswith("There is nothing at '/no{0}thing\ufffd'. There are POST /predict,")
 
 
 def test_a_file_that_breaks_off_is_answered_or_refused(server, videos):
