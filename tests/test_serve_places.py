@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
@@ -54,6 +56,28 @@ def test_a_full_queue_is_503_with_retry_after(gate, videos):
         gate.open.set()
         assert [answer.result().status_code for answer in answers] == [200, 200]
         assert server.send(videos[0]).status_code == 200
+
+
+def test_a_long_video_is_decoded_no_faster_than_the_network_answers(recognizer, videos):
+    """Else it would lie in memory as windows."""
+    gate, waiting = Gate(recognizer), []
+
+    def slow(clips: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        waiting.append(server.service.batcher.waiting.qsize())
+        return recognizer.probabilities(clips)
+
+    gate.probabilities = slow
+    with running(gate) as server:
+        assert len(server.send(videos[3], stride=3).json()["windows"]) == 58
+    assert max(waiting) <= 2 * gate.batch_size
+
+
+def test_who_is_still_sending_when_refused_can_send_on_and_reads_why(gate):
+    """Else the connection would break under the upload, and the reason be lost."""
+    with running(gate, Limits(max_bytes=1000)) as server, raw_request(server, bytes(20 << 20)) as line:
+        answer = read_to_the_end(line)
+    assert answer.startswith(b"HTTP/1.1 413") and b"The file is larger than" in answer
 
 
 def test_a_killed_decoder_costs_its_own_request_only(gate, videos):
