@@ -415,6 +415,16 @@ def test_inference_from_a_file_is_inference_from_the_checkpoint(toy_export, suff
             assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
+def test_onnx_runtime_takes_as_many_threads_as_torch(toy_export):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        options = open_program(toy_export.onnx, "cpu").session.get_session_options()
+    finally:
+        torch.set_num_threads(before)
+    assert options.intra_op_num_threads == 3
+
+
 def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     argv = [str(video), "--checkpoint", str(toy_export.pt2), "--device", "cpu"]

@@ -1,6 +1,7 @@
 """What the service answers, and its command line. What it refuses: test_serve_refused.py; who waits and what ends:
 test_serve_places.py."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 
 import av
@@ -163,6 +164,15 @@ def test_the_clients_of_the_documentation_get_the_answer(server, recognizer, vid
     shutil.copy(videos[0], tmp_path / "clip.mp4")
     said = subprocess.run([command, client], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert said.stdout.startswith(recognizer.predict(videos[0]).label()), said.stderr
+
+
+def test_the_page_runs_its_own_script_and_asks_its_own_server_only(server):
+    answer = server.client.get("/")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    [script] = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    assert policy["script-src"] == f"'sha256-{b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+    assert (policy["default-src"], policy["connect-src"]) == ("'none'", "'self'")
+    assert not re.findall(r"(?:https?:)?//[a-z]", re.sub(r"^\s*//.*|\s//.*", "", answer.text, flags=re.MULTILINE))
 
 
 # --- the command line
