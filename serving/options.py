@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from dataloaders.extractor import num_processors
-from engine.arguments import above_zero, positive
+from engine.arguments import Parser, above_zero, positive
 from engine.errors import UserError
 from recognition.options import CHECKPOINT_HELP, STRIDE, add_network, check_network
 from serving.limits import Limits
@@ -13,7 +13,7 @@ DEFAULTS = Limits()
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="serve.py", description="Answers over HTTP which action a video shows.")
+    parser = Parser(prog="python serve.py", description="Answers over HTTP which action a video shows.")
     network = parser.add_argument_group("network")
     add = network.add_argument
     add("checkpoint", nargs="?", help=CHECKPOINT_HELP)

@@ -7,7 +7,9 @@ from dataloaders.preprocess import main as preprocess
 from descriptors.options import parse_args as features_args
 from engine.config import parse_configs
 from evaluate import parse_args as evaluate_args
+from export import parse_args as export_args
 from recognition.options import parse_args as inference_args
+from serving.options import parse_args as serve_args
 
 
 def train_args(argv):
@@ -27,6 +29,13 @@ def train_args(argv):
         (preprocess, "--sise 3", "Unknown flag '--sise'. Did you mean --size? python -m dataloaders.preprocess"),
         (compare_args, "--charts", "Unknown flag '--charts'. Did you mean --chart? python compare.py"),
         (features_args, "svm a --pcaa 3", "Unknown flag '--pcaa'. Did you mean --pca? python features.py"),
+        (export_args, "run --out a.pt2 --haf", "Unknown flag '--haf'. Did you mean --half? python export.py"),
+        (serve_args, "run --prot 80", "Unknown flag '--prot'. Did you mean --port? python serve.py"),
+        (
+            serve_args,
+            "run --port 80000",
+            "argument --port: '80000' is no port: a whole number up to 65535. python serve",
+        ),
         (inference_args, "a.mp4 --chekpoint b", "Unknown flag '--chekpoint'. Did you mean --checkpoint? inference.py"),
     ],
 )
