@@ -12,7 +12,7 @@ let model = null, request = null, result = null, lastFile = null, frameRequest =
 
 const percent = p => `${(100 * p).toFixed(1)}\u00a0%`;  // never alone on a line
 const clock = s => s >= 60 ? `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}` : `${s.toFixed(1)} s`;
-const number = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+const number = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 
 function element(tag, text = "", className = "") {
   const made = document.createElement(tag);
@@ -30,8 +30,10 @@ async function loadModel() {
     return showProblem("The server cannot be reached.", false);
   }
   const on = model.dataset ? `, trained on ${model.dataset}` : "";
-  $("about").textContent = `${model.model}${on}: ${model.classes.length} classes`;
-  $("about").title = model.classes.join(", ");
+  const [summary, names] = $("about").children;
+  summary.textContent = `${model.model}${on}: ${number(model.classes.length, "class")}`;
+  names.textContent = model.classes.join(", ");
+  $("about").hidden = false;
   const { max_bytes, max_seconds } = model.limits;
   $("limits").textContent = `Up to ${Math.round(max_bytes / 1e5) / 10} MB and ${Math.round(max_seconds)} s`;
 }

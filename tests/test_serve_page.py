@@ -123,6 +123,16 @@ def test_what_the_browser_cannot_play_is_shown_as_pictures(desktop, server, vide
     assert desktop.run("return !video.hidden && $('still').hidden")
 
 
+def test_the_page_says_which_actions_there_are(desktop, server):
+    desktop.open(server.address)
+    wait_until(lambda: desktop.run("return model !== null"))
+    assert text(desktop, "#about summary") == ["r3d_10: 6 classes"]
+    assert text(desktop, "#about p") == [", ".join(NAMES)]
+    assert not desktop.run("return $('about').open")
+    desktop.click("#about summary")
+    assert desktop.run("return $('about').open")
+
+
 def test_a_video_may_be_dropped_on_the_page(desktop, server, videos):
     desktop.open(server.address)
     wait_until(lambda: desktop.run("return model !== null"))
