@@ -40,7 +40,13 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
         )
     if not frame_set.part("test"):
         print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
-    TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
+    training = TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
+    short = [span for row, span in zip(training.rows, training.spans, strict=True) if row.num_frames < span]
+    if 10 * len(short) >= len(training):  # a few short ones are usual, and python -m dataloaders.audit names them
+        print(
+            f"WARNING: {len(short):,} of {count(len(training), 'training video')} are shorter than a clip, which spans "
+            f"{max(short):,} frames, and repeat in it. A smaller --clip-len or --frame-stride fits more of them."
+        )
     unknown = [row.video for row in frame_set.rows if not row.fps]
     if spec.fps and unknown:
         print(

@@ -123,7 +123,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     config = changed(TrainConfig.from_dict(checkpoint["config"]), given)
     if checkpoint["epoch"] >= config.epochs:
         raise UserError(
-            f"{path.parent} has done {count(checkpoint['epoch'], 'epoch')} of {config.epochs}. To go on, say how far: "
+            f"{path.parent} has done {count(checkpoint['epoch'], 'epoch')}. To go on, say how far: "
             f"--epochs {checkpoint['epoch'] + 1} or more."
         )
 

@@ -182,7 +182,7 @@ def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
 
 def test_a_finished_run_goes_on_with_more_epochs(toy_project):
     run_dir = run_tiny(epochs=1)
-    with pytest.raises(UserError, match=r"has done 1 epoch of 1\. To go on, say how far: --epochs 2 or more"):
+    with pytest.raises(UserError, match=r"has done 1 epoch\. To go on, say how far: --epochs 2 or more"):
         train.main(TrainConfig(resume=str(run_dir)))
     train.main(TrainConfig(resume=str(run_dir), epochs=2))
     assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 2
@@ -376,6 +376,13 @@ def test_batches_are_mirrored_only_where_the_data_set_says_so(toy_project, monke
     mirrored = torch.cat(seen[3:])
     assert mirrored.dtype == torch.bool
     assert 0 < mirrored.sum() < len(mirrored) == 12
+
+
+def test_clips_longer_than_their_videos_are_said(toy_project, capsys):
+    run_tiny(epochs=1)
+    assert "shorter than a clip" not in capsys.readouterr().out
+    run_tiny(epochs=1, clip_len=8)  # 22 frames of 20
+    assert "WARNING: 12 of 12 training videos are shorter than a clip, which spans 22 frames" in capsys.readouterr().out
 
 
 def test_bf16_autocast_trains_where_it_is_asked_for(toy_project):
