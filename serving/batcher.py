@@ -3,10 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import numpy as np
+
+LOOK, END = object(), object()  # in the queue: a source is through; there will be no more windows
 
 
 class Batcher:
@@ -14,16 +17,29 @@ class Batcher:
 
     probabilities   (B, T, h, w, 3) uint8 -> (B, num_classes) float32
     batch_size      windows that go through the network together
-    wait            seconds for which an incomplete batch waits for more windows
+    wait            seconds for which an incomplete batch waits for more windows, while there are sources of them
     """
 
     def __init__(self, probabilities: Callable[[np.ndarray], np.ndarray], batch_size: int, wait: float = 0.005):
         self.probabilities, self.batch_size, self.wait = probabilities, batch_size, wait
-        self.waiting: queue.SimpleQueue[tuple[np.ndarray, Future] | None] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[tuple[np.ndarray, Future] | object] = queue.SimpleQueue()
+        self.num_sources, self.lock = 0, threading.Lock()
         self.num_windows = self.num_batches = 0
         self.failed_in_a_row = 0  # batches, up to now
         self.thread = threading.Thread(target=self._run, name="network", daemon=True)
         self.thread.start()
+
+    @contextmanager
+    def source(self) -> Iterator[None]:
+        """While the windows of one video come. When the last source is through, nothing is waited for any more."""
+        with self.lock:
+            self.num_sources += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.num_sources -= 1
+            self.waiting.put(LOOK)
 
     def submit(self, clip: np.ndarray) -> Future:
         future: Future = Future()
@@ -32,7 +48,7 @@ class Batcher:
 
     def close(self) -> None:
         """Ends the thread after the windows that are waiting."""
-        self.waiting.put(None)
+        self.waiting.put(END)
         self.thread.join()
 
     def _run(self) -> None:
@@ -49,13 +65,13 @@ class Batcher:
         deadline = 0.0
         while len(batch) < self.batch_size:
             try:
-                left = max(deadline - time.monotonic(), 0.0) if batch else None
-                item = self.waiting.get(timeout=left)
+                left = max(deadline - time.monotonic(), 0.0) if self.num_sources else 0.0
+                item = self.waiting.get(timeout=left if batch else None)
             except queue.Empty:
                 break
-            if item is None:
+            if item is END:
                 return batch, True
-            if item[1].set_running_or_notify_cancel():
+            if item is not LOOK and item[1].set_running_or_notify_cancel():
                 deadline = deadline if batch else time.monotonic() + self.wait
                 batch.append(item)
         return batch, False

@@ -223,7 +223,8 @@ class Service:
         ahead: deque[Future] = deque()
         places, probs = [], []
         try:
-            with closing(decoder.windows(job.question.path, job.question.stride, job.question.pictures)) as windows:
+            windows = decoder.windows(job.question.path, job.question.stride, job.question.pictures)
+            with closing(windows), self.batcher.source():
                 for first, last, clip in windows:
                     if (len(places) + 1) * named > self.limits.max_named:
                         raise Refused(422, _too_much(self.limits.max_named, named))

@@ -126,6 +126,22 @@ def test_windows_of_several_requests_go_through_the_network_together():
     assert [future.result()[0] for i, future in enumerate(futures) if i != 2] == [0, 1, 3, 4, 5, 6, 7]
 
 
+def test_an_incomplete_batch_waits_for_videos_that_are_being_decoded_only():
+    sizes = []
+    batcher = Batcher(lambda clips: sizes.append(len(clips)) or clips[:, 0, 0, 0, :1], batch_size=2, wait=1000)
+    clip = np.zeros((1, 2, 2, 3), np.uint8)
+    with batcher.source():
+        with batcher.source():
+            futures = [batcher.submit(clip) for _ in range(3)]
+            futures[1].result(20)
+        futures.append(batcher.submit(clip))
+        futures[3].result(20)
+        futures.append(batcher.submit(clip))
+    futures[4].result(20)
+    batcher.close()
+    assert sizes == [2, 2, 1]
+
+
 def test_a_network_that_answers_too_few_windows_leaves_nobody_waiting():
     batcher = Batcher(lambda clips: clips[1:], batch_size=1)
     futures = [batcher.submit(np.zeros((1, 2, 2, 3), np.uint8)) for _ in range(2)]
