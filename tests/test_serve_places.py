@@ -80,6 +80,13 @@ def test_who_is_still_sending_when_refused_can_send_on_and_reads_why(gate):
     assert answer.startswith(b"HTTP/1.1 413") and b"The file is larger than" in answer
 
 
+def test_when_to_come_again_follows_from_how_long_requests_take(gate):
+    with running(gate, decoders=2) as server:
+        for seconds, wait in ((0.01, 1), (10, 5), (1000, 60)):
+            server.service.seconds_each = seconds
+            assert server.service.retry_after() == wait
+
+
 def test_a_killed_decoder_costs_its_own_request_only(gate, videos):
     with running(gate) as server, ThreadPoolExecutor() as pool:
         answer = pool.submit(server.send, videos[3], stride=1)  # more windows than are read ahead: it is at work

@@ -126,6 +126,11 @@ def test_pictures_that_fill_the_memory_are_refused(gate):
         assert server.send(content).status_code == 200
 
 
+def test_a_rate_that_a_header_only_claims_buys_no_more_frames():
+    limits = Limits(max_seconds=10)
+    assert [limits.max_frames(fps) for fps in (25.0, 120.0, 90_000.0, None)] == [250, 1200, 1200, 300]
+
+
 def test_a_long_video_is_refused_by_its_header_and_by_its_frames(server, tmp_path):
     write_naming_video(tmp_path / "long.mp4", 240, size=(32, 32))
     answer = server.send(tmp_path / "long.mp4")
