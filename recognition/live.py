@@ -6,7 +6,7 @@
 
 A live source is never waited for by itself: when the network or the drawing is slower than it, windows and pictures are
 dropped, and the answer stays about now. An address that has an end (a file behind http) loses nothing and is read as
-fast as it can be answered.
+fast as it can be answered; its pictures have the answer that was there when they came, however late they are drawn.
 """
 
 import errno
@@ -76,7 +76,7 @@ class LiveRecognition:
 
         self.changed = threading.Condition()
         self.ring: deque[np.ndarray] = deque(maxlen=self.span)
-        self.waiting: deque[tuple[int, np.ndarray]] = deque()
+        self.waiting: deque[tuple[int, np.ndarray, np.ndarray | None]] = deque()
         self.arrivals: list[float] = []  # of each frame
         self.due = self.span - 1  # the next window's last frame, at the earliest
         self.windows: list[Window] = []
@@ -101,11 +101,11 @@ class LiveRecognition:
                     picture = self.waiting.popleft() if self.waiting else None
                     self.changed.notify_all()
                     done = picture is None and self.ended
-                    answer = np.mean(self.recent, axis=0) if self.recent else None
-                    latency = self.latency
+                    newest, latency = self._newest(), self.latency
                 if picture is not None:
-                    seconds = self.arrivals[picture[0]] - self.arrivals[0]
-                    yield LivePicture(picture[1], seconds, answer, latency)
+                    index, pixels, answer = picture
+                    seconds = self.arrivals[index] - self.arrivals[0]
+                    yield LivePicture(pixels, seconds, newest if self.live else answer, latency)
                     done = done or (self.duration is not None and seconds >= self.duration)
                 if done or self.stop():
                     break
@@ -158,7 +158,7 @@ class LiveRecognition:
                     if len(self.waiting) >= WAITING:
                         self.waiting.popleft()
                         self.num_dropped += 1
-                    self.waiting.append((len(self.arrivals) - 1, pixels))
+                    self.waiting.append((len(self.arrivals) - 1, pixels, self._newest()))
                     self.changed.notify_all()
         except SourceLost as error:
             self.lost = str(error)
@@ -166,6 +166,9 @@ class LiveRecognition:
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
+
+    def _newest(self) -> np.ndarray | None:
+        return np.mean(self.recent, axis=0) if self.recent else None
 
     def _shown(self, index: int) -> float:
         return index / (self.fps or 25.0)
