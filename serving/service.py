@@ -184,6 +184,7 @@ class Service:
                     job.finish(error)
                 self.working.discard(decoder)
                 try:
+                    decoder.lighten()
                     decoder.start()
                     self.down.discard(decoder)
                 except (DecoderDied, OSError):  # said to the next request, if it still fails then

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,7 +19,7 @@ import pytest
 pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
 
 from engine.errors import ROOT
-from serving import connection, uploads
+from serving import connection, decoding, uploads
 from serving.decoding import Decoder
 from serving.limits import Limits
 from tests.service import Gate, Running, running, wait_until
@@ -85,6 +86,20 @@ def test_when_to_come_again_follows_from_how_long_requests_take(gate):
         for seconds, wait in ((0.01, 1), (10, 5), (1000, 60)):
             server.service.seconds_each = seconds
             assert server.service.retry_after() == wait
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_decoder_that_a_video_has_made_large_is_replaced(gate, videos, monkeypatch):
+    gate.open.set()
+    with running(gate) as server:
+        [decoder] = server.service.decoders
+        before = decoder.process.pid
+        assert server.send(videos[0]).status_code == server.send(videos[0]).status_code == 200
+        assert decoder.process.pid == before
+        monkeypatch.setattr(decoding, "KEPT", 1 << 20)
+        assert server.send(videos[0]).status_code == 200
+        wait_until(lambda: decoder.process is not None and decoder.process.pid != before)
+        assert server.send(videos[0]).status_code == 200
 
 
 def test_a_killed_decoder_costs_its_own_request_only(gate, videos):
