@@ -58,11 +58,11 @@ def main() -> None:
                 if number:  # the first round warms up
                     measured.append(rate)
 
-    print(f"{'model':14}{'train clips/s':>14}{'ratio':>7}{'infer clips/s':>15}{'ratio':>7}")
+    print(f"{'model':18}{'train clips/s':>14}{'ratio':>7}{'infer clips/s':>15}{'ratio':>7}")
     reference = [statistics.median(measured) for measured in rates[REFERENCE]]
     for name in names:
         train, infer = (statistics.median(measured) for measured in rates[name])
-        print(f"{name:14}{train:14.2f}{train / reference[0]:7.2f}{infer:15.2f}{infer / reference[1]:7.2f}")
+        print(f"{name:18}{train:14.2f}{train / reference[0]:7.2f}{infer:15.2f}{infer / reference[1]:7.2f}")
 
 
 def clips_for(name: str, batch_size: int, device: torch.device) -> torch.Tensor:
