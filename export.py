@@ -21,6 +21,7 @@ from dataloaders.source import find_source
 from engine.arguments import Parser
 from engine.checkpoint import TrainedModel, find_checkpoint, load_model
 from engine.errors import ROOT, UsageError, UserError, run_cli
+from engine.runs import written_whole
 from exported.checking import TOLERANCES, Comparison, compare
 from exported.runtimes import FORMATS, is_exported, open_program
 from exported.writing import build_program, half_of, write_program
@@ -114,7 +115,7 @@ def export(
     """Writes the file and compares it; raises UserError where it does not answer as the network does. Then, as when it
     is interrupted, what was there before is there still."""
     temporary = output.with_name(f".{output.stem}.{uuid4().hex[:8]}{output.suffix}")  # another export may be at work
-    try:
+    with written_whole(output, temporary):
         write_program(build_program(trained, dtype), trained, temporary)
         program = open_program(temporary, "cpu")
         try:
@@ -125,9 +126,6 @@ def export(
             raise UserError(
                 f"{shown(output)} is not written: read again, it does not answer as the network does, {comparison}."
             )
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return comparison
 
 

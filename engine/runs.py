@@ -93,14 +93,21 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed in the end, so that a reader finds the old content or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
+def written_whole(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed in the end, so that a reader finds the old content or the new one.
+
+    temporary: another name than the usual one, where several may write to `path` or the suffix must stay.
+    """
+    temporary = temporary or temporary_name(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 def shown(path: Path) -> str:

@@ -31,7 +31,7 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{shown(path)} is a folder, and a file is to be written there. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_name(path)
+        temporary = runs.temporary_name(path)
         temporary.touch()
         temporary.unlink(missing_ok=True)  # another process may try the same
     except OSError as error:
@@ -51,10 +51,6 @@ def written_whole(path: Path) -> Iterator[Path]:
             yield temporary
     except (OSError, av.error.FFmpegError) as error:
         raise UserError(f"{shown(path)} cannot be written: {error.strerror}.") from error
-
-
-def temporary_name(path: Path) -> Path:
-    return path.with_name(path.name + ".tmp")
 
 
 def shown(path: str | Path) -> str:

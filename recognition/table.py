@@ -4,7 +4,8 @@ import csv
 from pathlib import Path
 
 from engine.errors import UserError
-from recognition.files import shown, temporary_name
+from engine.runs import temporary_name
+from recognition.files import shown
 from recognition.prediction import Prediction
 
 
