@@ -14,17 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.arguments import Parser
-from engine.charts import draw_charts
-from engine.checkpoint import find_checkpoint
-from engine.comparison import RunResult, printable, read_run
-from engine.console import count
-from engine.drawing import save_picture
-from engine.errors import ROOT, UsageError, UserError, run_cli
-from engine.groups import Group, group_runs
-from engine.page import write_page
-from engine.runs import shown, write_whole
-from engine.tables import group_lines, group_markdown, runs_csv
+from common.cli import Parser, run_cli
+from common.console import count
+from common.drawing import save_picture
+from common.errors import UsageError, UserError
+from common.files import ROOT, relative_to_cwd, write_atomically
+from engine.comparison.charts import draw_charts
+from engine.comparison.groups import Group, group_runs
+from engine.comparison.page import write_page
+from engine.comparison.run_result import RunResult, one_line, read_run
+from engine.comparison.tables import group_lines, group_markdown, runs_csv
+from engine.runs.checkpoint import find_checkpoint
 
 WIDTH = 120  # columns of the table where the output is no terminal
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
 
     runs, left_out = read_runs(find_runs(args.runs, ROOT / mypath.RUNS))
     remarks = [f"Left out: {remark}" for remark in left_out]
-    remarks += [printable(f"{run.name}: {note}") for run in runs for note in run.notes]
+    remarks += [one_line(f"{run.name}: {note}") for run in runs for note in run.notes]
     for remark in remarks:
         print(remark, file=sys.stderr)
     if not runs:
@@ -70,7 +70,7 @@ def find_runs(names: Sequence[str], runs: Path) -> list[Path]:
     if not names:
         found = sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
         if not found:
-            raise UserError(f"There are no runs in {shown(runs)} yet. Train one: python train.py")
+            raise UserError(f"There are no runs in {relative_to_cwd(runs)} yet. Train one: python train.py")
         return found
     return list(dict.fromkeys(find_run(name, runs) for name in names))
 
@@ -81,7 +81,7 @@ def find_run(name: str, runs: Path) -> Path:
             return folder.resolve()
     path = find_checkpoint(name, runs)
     if path.name != "best.pth":
-        raise UserError(f"{shown(path)} is a file. Runs are compared by their best.pth; name a run's folder.")
+        raise UserError(f"{relative_to_cwd(path)} is a file. Runs are compared by their best.pth; name a run's folder.")
     return path.resolve().parent
 
 
@@ -90,11 +90,11 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunResult], list[str]]:
     runs, left_out = [], []
     names = [folder.name for folder in folders]
     for folder in folders:
-        name = folder.name if names.count(folder.name) == 1 else shown(folder)
+        name = folder.name if names.count(folder.name) == 1 else relative_to_cwd(folder)
         try:
             runs.append(read_run(folder, name))
         except (UserError, OSError) as error:
-            left_out.append(printable(f"{name}: {error}"))
+            left_out.append(one_line(f"{name}: {error}"))
     return runs, left_out
 
 
@@ -109,12 +109,12 @@ def print_groups(groups: Sequence[Group], markdown: bool) -> None:
 def save(path: Path, content: str) -> None:
     """Into a folder that is made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    write_atomically(path, content)
     say(path)
 
 
 def say(path: Path) -> None:
-    print(f"{shown(path)}: {path.stat().st_size:,} bytes", file=sys.stderr)
+    print(f"{relative_to_cwd(path)}: {path.stat().st_size:,} bytes", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import evaluate
 import inference
 import train
+from common.cli import Parser, run_cli
+from common.console import duration
+from common.files import ROOT, relative_to_cwd
 from dataloaders.dataset import open_frames
-from dataloaders.source import find_source
-from engine.arguments import Parser
-from engine.config import TrainConfig
-from engine.console import duration
-from engine.errors import ROOT, run_cli
-from engine.runs import shown
+from dataloaders.sources.data_source import find_source
+from engine.training.config import TrainConfig
 from network import input_spec
 
 MODEL = "r3d_10"
@@ -38,9 +37,11 @@ def main(argv: Sequence[str]) -> None:
 
     print(f"\nDone in {duration(time.monotonic() - start)}.")
     print(f"Test accuracy    {evaluations[0]['normal'].top1:.2f} % of the videos")
-    print(f"Annotated video  {shown(annotated)}")
-    print(f"Run              {shown(run_dir)}")
-    print(f"TensorBoard      tensorboard --logdir {shown(run_dir.parent)}   (with .venv: .venv/bin/tensorboard)")
+    print(f"Annotated video  {relative_to_cwd(annotated)}")
+    print(f"Run              {relative_to_cwd(run_dir)}")
+    print(
+        f"TensorBoard      tensorboard --logdir {relative_to_cwd(run_dir.parent)}   (with .venv: .venv/bin/tensorboard)"
+    )
 
 
 if __name__ == "__main__":

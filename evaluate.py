@@ -18,29 +18,29 @@ from pathlib import Path
 
 import torch
 
+from common.cli import Parser, positive, run_cli
+from common.errors import UsageError, UserError
+from common.files import ROOT, relative_to_cwd
+from common.torchrun import is_first, processes, rank
+from common.worker_process import num_processors
+from dataloaders.batch_sampler import EvalPlan
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
-from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
-from dataloaders.plan import EvalPlan
-from dataloaders.ready import ensure_frames
-from dataloaders.source import find_source
-from dataloaders.splits import SPLITS
+from dataloaders.preprocess.ensure import ensure_frames
+from dataloaders.sources.data_source import find_source
+from dataloaders.sources.splits import SPLITS
 from dataloaders.windows import WindowDataset
-from engine.arguments import Parser, positive
-from engine.checkpoint import TrainedModel, find_checkpoint
-from engine.checks import other_classes
-from engine.device import device_name
-from engine.distributed import in_turn, joined
-from engine.errors import ROOT, UsageError, UserError, run_cli
-from engine.evaluation import Evaluation, evaluate, evaluate_answers
-from engine.launch import is_first, processes, rank
-from engine.leaks import find_leak, knows_its_training
-from engine.published import official_name, pretraining_of
-from engine.report import FORMAT, Analysis, is_logged, log_report, provenance, write_report
-from engine.runs import shown
-from engine.subject import Subject, open_subject
-from engine.summary import comparable, print_record, print_splits, where
-from exported.runtimes import is_exported
+from engine.evaluation.evaluate import Evaluation, evaluate, evaluate_answers
+from engine.evaluation.leaks import find_leak, knows_its_training
+from engine.evaluation.published import official_name, pretraining_of
+from engine.evaluation.report import FORMAT, Analysis, is_logged, log_report, provenance, write_report
+from engine.evaluation.summary import comparable, print_record, print_splits, where
+from engine.export.runtimes import is_exported
+from engine.hardware.device import device_name
+from engine.hardware.distributed import in_turn, joined
+from engine.predictor import Subject, open_subject
+from engine.runs.checkpoint import TrainedModel, find_checkpoint
+from engine.training.checks import other_classes
 from network import InputSpec
 
 __all__ = ["Evaluation", "evaluate", "main"]
@@ -239,7 +239,7 @@ def write(folder: Path, trial: Trial, args: argparse.Namespace, record: dict, an
     pictures = write_report(folder, stem, record, analysis, title)
     if stem == "test" and args.output is None and not logged:
         log_report(folder, record, analysis, pictures)
-    print(f"  {shown(file)}, and tables and pictures in {shown(folder / stem)}/")
+    print(f"  {relative_to_cwd(file)}, and tables and pictures in {relative_to_cwd(folder / stem)}/")
 
 
 def build_dataset(

@@ -16,20 +16,19 @@ from uuid import uuid4
 import numpy as np
 import torch
 
+from common.cli import Parser, run_cli
+from common.errors import UsageError, UserError
+from common.files import ROOT, atomic_write, check_writable, identity, printable
+from common.input_spec import WholeFrameSpec
 from dataloaders.dataset import EvalDataset, open_frames
-from dataloaders.source import find_source
-from engine.arguments import Parser
-from engine.checkpoint import TrainedModel, find_checkpoint, load_model
-from engine.errors import ROOT, UsageError, UserError, run_cli
-from engine.runs import written_whole
-from exported.checking import TOLERANCES, Comparison, compare
-from exported.runtimes import FORMATS, is_exported, open_program
-from exported.writing import build_program, half_of, write_program
+from dataloaders.sources.data_source import find_source
+from engine.export.check import TOLERANCES, Comparison, compare
+from engine.export.runtimes import FORMATS, is_exported, open_program
+from engine.export.write import build_program, half_of, write_program
+from engine.inference.options import check_network
+from engine.inference.windows import evenly_spaced_clips
+from engine.runs.checkpoint import TrainedModel, find_checkpoint, load_model
 from inference import load_foreign, runs_folder
-from network.registry import WholeFrameSpec
-from recognition.files import check_writable, identity, shown
-from recognition.options import check_network
-from recognition.windows import evenly_spaced_clips
 
 NUM_CLIPS = 3  # of each real video
 NUM_VIDEOS = 2  # of a data set
@@ -44,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     dtype = half_of(args.output.suffix) if args.half else torch.float32
     comparison = export(trained, args.output, dtype, real)
     kind, size = str(dtype).removeprefix("torch."), f"{args.output.stat().st_size / 1e6:.1f} MB"
-    print(f"{shown(args.output)}: {trained.name}, {len(trained.classes)} classes, {kind}, {size}")
+    print(f"{printable(args.output)}: {trained.name}, {len(trained.classes)} classes, {kind}, {size}")
     print(f"  {comparison}\n  {where}")
 
 
@@ -73,7 +72,7 @@ def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
         raise UsageError(f"{checkpoint} is exported already. Give the run or the checkpoint that it was made from.")
     read = [path for path in (checkpoint, args.weights, args.labels, *(args.video or [])) if path]
     if identity(args.output) and identity(args.output) in [identity(Path(path)) for path in read]:
-        raise UsageError(f"{shown(args.output)} would be written over, and it is read here. Choose another name.")
+        raise UsageError(f"{printable(args.output)} would be written over, and it is read here. Choose another name.")
     check_writable(args.output)
 
 
@@ -83,7 +82,7 @@ def real_clips(trained: TrainedModel, videos: Sequence[Path] | None) -> tuple[li
     spec = WholeFrameSpec.from_dict(trained.input_spec.to_dict())
     if videos:
         clips = [clip for video in videos for clip in evenly_spaced_clips(video, spec, NUM_CLIPS)[1]]
-        return clips, f"Real clips: {', '.join(shown(video) for video in videos)}"
+        return clips, f"Real clips: {', '.join(printable(video) for video in videos)}"
     try:
         clips = clips_of_run(trained, spec)
         return clips, f"Real clips: {len(clips)} of the run's validation videos"
@@ -115,7 +114,7 @@ def export(
     """Writes the file and compares it; raises UserError where it does not answer as the network does. Then, as when it
     is interrupted, what was there before is there still."""
     temporary = output.with_name(f".{output.stem}.{uuid4().hex[:8]}{output.suffix}")  # another export may be at work
-    with written_whole(output, temporary):
+    with atomic_write(output, temporary):
         write_program(build_program(trained, dtype), trained, temporary)
         program = open_program(temporary, "cpu")
         try:
@@ -124,7 +123,7 @@ def export(
             raise UserError(f"--half: {trained.name} cannot be run in it here ({error}). Leave --half out.") from error
         if not comparison.holds:
             raise UserError(
-                f"{shown(output)} is not written: read again, it does not answer as the network does, {comparison}."
+                f"{printable(output)} is not written: read again, it does not answer as the network does, {comparison}."
             )
     return comparison
 

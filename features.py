@@ -17,13 +17,21 @@ from pathlib import Path
 import av
 import torch
 
+from common.cli import run_cli
+from common.console import count, progress
+from common.drawing import save_picture
+from common.errors import UsageError, UserError
+from common.files import ROOT, relative_to_cwd, write_atomically
 from dataloaders.dataset import open_frames
-from dataloaders.ready import ensure_frames
-from dataloaders.source import DataSource, find_source
-from descriptors.extraction import Describer, describe_data_set, describe_videos
-from descriptors.options import STEP, parse_args
-from descriptors.pooling import pool_windows
-from descriptors.protocol import (
+from dataloaders.preprocess.ensure import ensure_frames
+from dataloaders.sources.data_source import DataSource, find_source
+from engine.evaluation.bootstrap import mean_and_deviation
+from engine.evaluation.confusion import confusion_csv, draw_confusion
+from engine.evaluation.published import pretraining_of
+from engine.features.extraction import Describer, describe_data_set, describe_videos
+from engine.features.options import STEP, parse_args
+from engine.features.pooling import pool_windows
+from engine.features.protocol import (
     OFFICIAL,
     FeatureSet,
     Outcome,
@@ -32,25 +40,17 @@ from descriptors.protocol import (
     run_split,
     seen_in_training,
 )
-from descriptors.reading import LayerReader
-from descriptors.store import FORMAT, Described, FeatureWriter
-from descriptors.svm import load_svm, save_svm
-from engine.checkpoint import find_checkpoint, load_model
-from engine.confusion import confusion_csv, draw_confusion
-from engine.console import count, progress
-from engine.device import pick_device, place
-from engine.drawing import save_picture
-from engine.errors import ROOT, UsageError, UserError, run_cli
-from engine.published import pretraining_of
-from engine.report import weights_hash
-from engine.runs import shown, write_whole
-from engine.statistics import mean_and_deviation
+from engine.features.reading import LayerReader
+from engine.features.store import FORMAT, Described, FeatureWriter
+from engine.features.svm import load_svm, save_svm
+from engine.hardware.device import pick_device, place
+from engine.hardware.low_precision import pick_precision
+from engine.inference.prediction import likeliest
+from engine.inference.sources import find_sources
+from engine.runs.checkpoint import find_checkpoint, load_model, weights_hash
 from network import InputSpec, create_model, input_spec
-from network.freezing import Freezable
-from network.weights import known_weights, load_into, model_named_by, read_weights
-from recognition.precision import pick_precision
-from recognition.prediction import likeliest
-from recognition.sources import find_sources
+from network.base import Freezable
+from network.weights.read import known_weights, load_into, model_named_by, read_weights
 
 PAPER = {None: 82.3, 10: 52.8}  # UCF101, C3D of Sports-1M, fc6: mean of the three splits, by the values kept by PCA
 
@@ -88,7 +88,7 @@ def extract(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
     good = sum("file" in entry for entry in writer.done.values())
     problems = f", {count(len(refused), 'video')} could not be used" if refused else ""
-    print(f"{count(good, 'descriptor')} of layer {args.layer} in {shown(args.output)}{problems}")
+    print(f"{count(good, 'descriptor')} of layer {args.layer} in {relative_to_cwd(args.output)}{problems}")
     return 1 if refused else 0
 
 
@@ -201,7 +201,7 @@ def svm(args: argparse.Namespace) -> int:
         outcomes += run_split(data, split, dims, None if args.search_c else args.c)
     write_results(output, data, outcomes, leaks)
     print_outcomes(data, outcomes, dims, leaks)
-    print(f"Classifiers, tables and pictures: {shown(output)}/")
+    print(f"Classifiers, tables and pictures: {relative_to_cwd(output)}/")
     return 0
 
 
@@ -245,8 +245,8 @@ def write_results(output: Path, data: FeatureSet, outcomes: Sequence[Outcome], l
     for outcome in outcomes:
         stem = f"split{outcome.split}" + (f"-pca{outcome.dims}" if outcome.dims else "")
         save_svm(output / f"{stem}.npz", outcome.svm, {"folders": data.settings, "split": outcome.split})
-        write_whole(output / f"{stem}-per_class.csv", outcome.per_class_csv())
-        write_whole(output / f"{stem}-confusion.csv", confusion_csv(outcome.matrix(), data.classes))
+        write_atomically(output / f"{stem}-per_class.csv", outcome.per_class_csv())
+        write_atomically(output / f"{stem}-confusion.csv", confusion_csv(outcome.matrix(), data.classes))
         title = f"Linear SVM, split {outcome.split}: {outcome.accuracy:.1f} %"
         save_picture(output / f"{stem}-confusion.png", draw_confusion(outcome.matrix(), data.classes, title))
         interval = outcome.interval
@@ -261,7 +261,7 @@ def write_results(output: Path, data: FeatureSet, outcomes: Sequence[Outcome], l
             }
         )
     content = {"results": table, "leak": sorted(set(leaks)), "features": data.settings}
-    write_whole(output / "svm.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(output / "svm.json", json.dumps(content, indent=2) + "\n")
 
 
 # --- video -> label
@@ -293,7 +293,7 @@ def predict(args: argparse.Namespace) -> int:
             best = ", ".join(
                 f"{label} {margin:+.2f}" for label, margin in likeliest(classifier.classes, margins, args.top)
             )
-            print(f"{shown(video)}: {best}", flush=True)
+            print(f"{relative_to_cwd(video)}: {best}", flush=True)
         except UserError as error:
             failed += 1
             print(error, file=sys.stderr)

@@ -24,28 +24,29 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from common.class_names import read_labels
+from common.cli import run_cli
+from common.console import count, progress
+from common.errors import UsageError, UserError, unknown_name
+from common.files import ROOT, printable, write_json
 from dataloaders.transforms import to_model_input
-from engine.checkpoint import TrainedModel, find_checkpoint, load_model
-from engine.console import count, progress
-from engine.device import pick_device, place
-from engine.errors import ROOT, UsageError, UserError, run_cli, unknown_name
-from engine.stopping import StopRequest
-from exported.runtimes import Program, is_exported, open_program
+from engine.export.runtimes import Program, is_exported, open_program
+from engine.hardware.device import pick_device, place
+from engine.hardware.low_precision import Answerer, check_probabilities
+from engine.inference.annotate import annotate, show_annotated, write_live
+from engine.inference.csv_table import AnswerTable
+from engine.inference.grad_cam import Explanation, HeatOverVideo, check_explainable, explain_clips
+from engine.inference.live import LiveRecognition
+from engine.inference.options import STRIDE, TIMEOUT, only_classifies, parse_args, plan_outputs
+from engine.inference.prediction import Prediction, assemble, report
+from engine.inference.preview_window import check_screen
+from engine.inference.read_ahead import read_ahead
+from engine.inference.sources import Sources, find_sources
+from engine.inference.windows import Clock, batches, evenly_spaced_clips, sliding_clips
+from engine.runs.checkpoint import TrainedModel, find_checkpoint, load_model
+from engine.training.stop_request import StopRequest
 from network import InputSpec
-from network.labels import read_labels
-from network.weights import build_whole, read_weights
-from recognition.ahead import read_ahead
-from recognition.annotate import annotate, show_annotated, write_live
-from recognition.explain import Explanation, HeatOverVideo, check_explainable, explain_clips
-from recognition.files import shown, write_json
-from recognition.live import LiveRecognition
-from recognition.options import STRIDE, TIMEOUT, only_classifies, parse_args, plan_outputs
-from recognition.precision import Answerer, check_probabilities
-from recognition.prediction import Prediction, assemble, report
-from recognition.screen import check_screen
-from recognition.sources import Sources, find_sources
-from recognition.table import AnswerTable
-from recognition.windows import Clock, batches, evenly_spaced_clips, sliding_clips
+from network.weights.read import build_whole, read_weights
 
 NUM_CLIPS = 10  # of a video, as in evaluate.py
 
@@ -108,7 +109,7 @@ def recognize(args: argparse.Namespace, recognizer: "Recognizer", video: Path, o
     options = (args.top, True, args.threshold, explanation, recognizer.input_spec)
     if output:
         annotate(video, prediction, output, *options)
-        print(f"  -> {shown(output)}", flush=True)
+        print(f"  -> {printable(output)}", flush=True)
     if args.show:
         show_annotated(video, prediction, *options)
     explained = {"explained": explanation.to_dict()} if explanation else {}
@@ -138,10 +139,10 @@ def classify_all(args: argparse.Namespace, recognizer: "Recognizer", sources: So
                 table.add(prediction)
             else:
                 label, (_, probability) = prediction.label(args.threshold), prediction.top(1)[0]
-                print(f"{shown(video)}: {label} {100 * probability:.1f} %", flush=True)
+                print(f"{printable(video)}: {label} {100 * probability:.1f} %", flush=True)
     if table:
         table.close()
-        print(f"-> {shown(args.csv)}")
+        print(f"-> {printable(args.csv)}")
     for error in refused:
         print(error, file=sys.stderr)
     print(summary(len(videos), refused))
@@ -163,7 +164,7 @@ def watch_live(args: argparse.Namespace, recognizer: "Recognizer", name: str, ou
     print(report(prediction, args.top, args.threshold))
     print(f"  {count(live.num_dropped, 'picture')} and {count(live.num_skipped, 'window')} dropped to keep up")
     if output:
-        print(f"  -> {shown(output)}")
+        print(f"  -> {printable(output)}")
     if args.json:
         write_json(args.json, prediction.to_dict(args.top, args.threshold))
     if live.lost:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.console import count
-from engine.errors import UserError, run_cli
-from exported.checking import random_clips
+from common.cli import run_cli
+from common.console import count
+from common.errors import UserError
+from engine.export.check import random_clips
+from engine.serving.options import check_installed, limits_of, parse_args
+from engine.serving.service import Service
+from engine.serving.uploads import upload_folder
 from inference import Recognizer, load_recognizer
-from serving.options import check_installed, limits_of, parse_args
-from serving.service import Service
-from serving.uploads import upload_folder
 
 if TYPE_CHECKING:  # needed here only, and imported at use
     import uvicorn
@@ -59,8 +60,8 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
     """Runs until Ctrl-C or SIGTERM: then what is there is finished, and nothing new taken."""
     import uvicorn
 
-    from serving.app import create_app
-    from serving.connection import BACKLOG, connection_for, most_connections
+    from engine.serving.app import create_app
+    from engine.serving.connection import BACKLOG, connection_for, most_connections
 
     longest = service.limits.timeout + service.limits.upload_timeout
     most = most_connections(service.num_decoders + service.max_waiting, service.num_decoders)

@@ -24,18 +24,20 @@ import torch
 import torch.nn as nn
 from tqdm import tqdm
 
-from engine.config import TrainConfig, parse_configs
-from engine.console import count, duration
-from engine.distributed import added, gather, joined, share, share_buffers
-from engine.errors import ROOT, Stopped, UserError, fail, is_out_of_memory, run_cli
-from engine.evaluation import Evaluation, evaluate
-from engine.launch import is_first, processes
-from engine.prefetch import prefetch
-from engine.runs import find_launched, finish_launch, shown
-from engine.session import begin_run, resume_run
-from engine.state import Progress, Run, out_of_patience, pool_means, write_checkpoint
-from engine.step import out_of_memory, train_step
-from engine.stopping import StopRequest
+from common.cli import fail, run_cli
+from common.console import count, duration
+from common.errors import Stopped, UserError, is_out_of_memory
+from common.files import ROOT, relative_to_cwd
+from common.torchrun import is_first, processes
+from dataloaders.prefetch import prefetch
+from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.hardware.distributed import added, gather, joined, share, share_buffers
+from engine.runs.folder import find_launched, finish_launch
+from engine.training.config import TrainConfig, parse_configs
+from engine.training.run import Progress, Run, out_of_patience, pool_means, write_checkpoint
+from engine.training.setup import begin_run, resume_run
+from engine.training.step import out_of_memory, train_step
+from engine.training.stop_request import StopRequest
 
 LOG_EVERY = 20  # steps between two looks at the device's numbers
 
@@ -78,7 +80,7 @@ def train_each(configs: Sequence[TrainConfig]) -> int:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if runs:
-        print(f"\nCompare them: python compare.py {' '.join(shown(run) for run in runs)}")
+        print(f"\nCompare them: python compare.py {' '.join(relative_to_cwd(run) for run in runs)}")
     if failed:
         print(f"Failed: {', '.join(failed)}. What each said stands above.", file=sys.stderr)
     return 1 if failed else 0
@@ -94,9 +96,9 @@ def main(config: TrainConfig) -> Path:
         if earlier:
             run_dir, done = earlier
             if done:
-                print(f"This launch has done its run already: {shown(run_dir)}")
+                print(f"This launch has done its run already: {relative_to_cwd(run_dir)}")
                 return run_dir
-            print(f"This launch has begun {shown(run_dir)} and goes on there.")
+            print(f"This launch has begun {relative_to_cwd(run_dir)} and goes on there.")
             config = replace(config, resume=str(run_dir))
         begin = resume_run if config.resume else begin_run
         run = begin(config, mypath.DATASETS, runs)
@@ -106,10 +108,10 @@ def main(config: TrainConfig) -> Path:
             finish_launch(run.run_dir)
         if run.progress.epoch < run.config.epochs:
             print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
-        print(f"Done in {duration(time.monotonic() - run.start)}: {shown(run.run_dir)}{_best(run.progress)}")
+        print(f"Done in {duration(time.monotonic() - run.start)}: {relative_to_cwd(run.run_dir)}{_best(run.progress)}")
         if run.frame_set.part("test"):
-            print(f"Test it:    python evaluate.py {shown(run.run_dir)}")
-        print(f"Look at it: tensorboard --logdir {shown(run.run_dir.parent)}")
+            print(f"Test it:    python evaluate.py {relative_to_cwd(run.run_dir)}")
+        print(f"Look at it: tensorboard --logdir {relative_to_cwd(run.run_dir.parent)}")
         return run.run_dir
 
 
@@ -131,7 +133,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                 raise Stopped(
                     stop.agreed,
                     f"Stopped by {signal.Signals(stop.agreed).name} after step {progress.step}. "
-                    f"To go on: python train.py --resume {shown(run.run_dir)}",
+                    f"To go on: python train.py --resume {relative_to_cwd(run.run_dir)}",
                 )
             finish_epoch(run, validation, averaged, measured, time.monotonic() - epoch_start)
     except (MemoryError, RuntimeError) as error:
@@ -288,7 +290,7 @@ def diverged(run: Run, step: int) -> UserError:
         advice += ", --amp bf16"
     if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in run.model.modules()):
         advice += ", or a model with normalisation layers (c3d_bn)"
-    kept = f" {shown(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
+    kept = f" {relative_to_cwd(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
     where = f"from step {step} on (learning rate {lr:g})"
     error = UserError(f"The loss is not a number any more, {where}. {advice}.{kept}")
     error.everywhere = True

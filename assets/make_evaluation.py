@@ -13,8 +13,8 @@ import cv2
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from engine.drawing import canvas, save_picture
-from engine.worst import COLUMNS, FRAME_HEIGHT, HEAD, MARGIN, TITLE
+from common.drawing import canvas, save_picture
+from engine.evaluation.worst_videos import COLUMNS, FRAME_HEIGHT, HEAD, MARGIN, TITLE
 
 MAX_BYTES = 150_000
 

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloaders.video import decode_frames
 from inference import Recognizer
-from tests.browser import browser
-from tests.service import running
-from tests.toy import write_video
+from tests.helpers.browser import browser
+from tests.helpers.service import running
+from tests.helpers.toy import write_video
 
 
 def main() -> None:

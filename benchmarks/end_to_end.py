@@ -17,10 +17,10 @@ import torch
 import mypath
 import train
 from benchmarks.roofline import synchronize
-from engine.config import TrainConfig
-from engine.session import Run, begin_run
-from engine.step import train_step
-from engine.stopping import StopRequest
+from engine.training.config import TrainConfig
+from engine.training.setup import Run, begin_run
+from engine.training.step import train_step
+from engine.training.stop_request import StopRequest
 from network import input_spec
 
 

@@ -21,13 +21,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataloaders.transforms import to_model_input
-from engine.checkpoint import TrainedModel
-from engine.device import device_name, pick_device, place
-from exported.checking import random_clips
-from exported.runtimes import FORMATS, open_program
-from exported.writing import build_program, half_of, write_program
+from engine.export.check import random_clips
+from engine.export.runtimes import FORMATS, open_program
+from engine.export.write import build_program, half_of, write_program
+from engine.hardware.device import device_name, pick_device, place
+from engine.hardware.low_precision import Answerer
+from engine.runs.checkpoint import TrainedModel
 from network import create_model, input_spec, list_models
-from recognition.precision import Answerer
 
 Form = Callable[[np.ndarray], np.ndarray]
 

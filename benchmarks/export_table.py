@@ -25,11 +25,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.checkpoint import TrainedModel
-from engine.device import device_name
-from exported.checking import TOLERANCES, answer_of, compare, random_clips
-from exported.runtimes import FORMATS, open_program
-from exported.writing import build_program, half_of, write_program
+from engine.export.check import TOLERANCES, answer_of, compare, random_clips
+from engine.export.runtimes import FORMATS, open_program
+from engine.export.write import build_program, half_of, write_program
+from engine.hardware.device import device_name
+from engine.runs.checkpoint import TrainedModel
 from network import create_model, input_spec, list_models
 
 CPU = torch.device("cpu")

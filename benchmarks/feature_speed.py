@@ -30,21 +30,20 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.end_to_end import make_frames
 from benchmarks.inference_speed import make_video
 from benchmarks.machine import processor
+from common.cli import positive, run_cli
+from common.worker_process import num_processors
 from dataloaders.dataset import FrameSet, open_frames
-from dataloaders.extractor import num_processors
 from dataloaders.loader import ClipLoader
-from dataloaders.source import find_source
+from dataloaders.sources.data_source import find_source
 from dataloaders.windows import WindowDataset
-from descriptors.extraction import Describer, cut_windows, describe_data_set, describe_videos
-from descriptors.layers import LAYERS
-from descriptors.reading import LayerReader
-from descriptors.store import SETTINGS, Described, FeatureWriter
-from engine.arguments import positive
-from engine.device import device_name, pick_device, place
-from engine.errors import run_cli
+from engine.features.extraction import Describer, cut_windows, describe_data_set, describe_videos
+from engine.features.layers import LAYERS
+from engine.features.reading import LayerReader
+from engine.features.store import SETTINGS, Described, FeatureWriter
+from engine.hardware.device import device_name, pick_device, place
+from engine.hardware.low_precision import pick_precision
+from engine.inference.read_ahead import read_ahead
 from network import create_model, input_spec
-from recognition.ahead import read_ahead
-from recognition.precision import pick_precision
 
 NUM_CLASSES, STEP = 101, 8
 

@@ -31,16 +31,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import processor
+from common.cli import positive, run_cli
 from dataloaders.clips import clip_indices, clip_span, clip_step
 from dataloaders.transforms import to_model_input
 from dataloaders.video import VideoReader
-from engine.arguments import positive
-from engine.checkpoint import load_model, save_checkpoint
-from engine.device import device_name, pick_device
-from engine.errors import run_cli
+from engine.hardware.device import device_name, pick_device
+from engine.inference.windows import prepare_frame
+from engine.runs.checkpoint import load_model, save_checkpoint
 from inference import Recognizer
 from network import create_model, input_spec
-from recognition.windows import prepare_frame
 
 NUM_CLASSES = 101
 

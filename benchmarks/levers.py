@@ -5,12 +5,12 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 
+from benchmarks.factorised import add_biases_apart, pad_mid_widths, use_views
 from benchmarks.roofline import elapsed, synchronize
 from dataloaders.transforms import to_model_input
-from engine.device import autocast, channels_last, compile_model
-from engine.precision import keep_wrong_layers_in_float32
+from engine.hardware.autocast_check import keep_wrong_layers_in_float32
+from engine.hardware.device import autocast, channels_last, compile_model
 from network import create_model, input_spec
-from network.factorised import add_biases_apart, pad_mid_widths, use_views
 
 NUM_CLASSES = 101  # UCF101's
 

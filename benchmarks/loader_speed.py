@@ -28,13 +28,13 @@ from torch.utils.data import DataLoader, Dataset
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
-from dataloaders import manifest
+from common.input_spec import InputSpec
 from dataloaders.dataset import FrameSet, TrainDataset, open_frames
+from dataloaders.frames import manifest
+from dataloaders.frames.manifest import VideoRow
 from dataloaders.loader import ClipLoader
-from dataloaders.manifest import VideoRow
 from dataloaders.pack import pack
-from dataloaders.source import DataSource
-from network.registry import InputSpec
+from dataloaders.sources.data_source import DataSource
 
 SPEC = InputSpec(clip_len=16, frame_stride=1, crop_size=112)
 

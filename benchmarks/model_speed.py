@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
 from dataloaders.transforms import to_model_input
-from engine.config import TrainConfig
-from engine.device import autocast, device_name, pick_amp, pick_device, place
-from engine.optim import build_optimizer
+from engine.hardware.device import autocast, device_name, pick_amp, pick_device, place
+from engine.training.config import TrainConfig
+from engine.training.optimizer import build_optimizer
 from network import create_model, input_spec, list_models, model_entry
 
 REFERENCE = "r3d_18"

@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.loader_speed import SPEC, row_of
 from benchmarks.machine import processor
-from dataloaders import manifest
 from dataloaders.dataset import EvalDataset, TrainDataset, open_frames
-from dataloaders.manifest import VideoRow
-from dataloaders.ready import ensure_frames
-from dataloaders.source import DataSource
-from dataloaders.splits import leaking_groups
+from dataloaders.frames import manifest
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.preprocess.ensure import ensure_frames
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.splits import leaking_groups
 
 
 def main() -> None:

@@ -30,9 +30,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
-from dataloaders.extractor import Extractor, Job, num_processors, work_off
+from common.console import count
+from common.worker_process import num_processors
+from dataloaders.preprocess.worker import Extractor, Job, work_off
 from dataloaders.video import is_video_name
-from engine.console import count
 
 SIZE, QUALITY = (171, 128), 95
 

@@ -32,15 +32,15 @@ sys.path.insert(0, str(ROOT))
 
 import mypath
 from benchmarks.machine import processor
+from common.cli import positive, run_cli
+from common.console import duration
+from common.errors import UsageError, UserError
 from dataloaders.dataset import EvalDataset
 from dataloaders.loader import ClipLoader
-from engine.arguments import positive
-from engine.checkpoint import load_model
-from engine.console import duration
-from engine.device import device_name, pick_device, place
-from engine.errors import UsageError, UserError, run_cli
-from engine.statistics import bootstrap_interval, mean_and_deviation
-from engine.tracking import read_metrics
+from engine.evaluation.bootstrap import bootstrap_interval, mean_and_deviation
+from engine.hardware.device import device_name, pick_device, place
+from engine.runs.checkpoint import load_model
+from engine.runs.tracking import read_metrics
 from evaluate import evaluate, open_test_frames
 
 SETTINGS = {

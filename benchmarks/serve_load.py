@@ -36,12 +36,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.inference_speed import make_video, save_random
 from benchmarks.machine import processor
-from engine.arguments import positive
-from engine.checkpoint import find_checkpoint
-from engine.device import device_name, pick_device
-from engine.errors import UserError, run_cli
+from common.cli import positive, run_cli
+from common.errors import UserError
+from engine.hardware.device import device_name, pick_device
+from engine.inference.windows import batches, sliding_clips
+from engine.runs.checkpoint import find_checkpoint
 from inference import Recognizer, runs_folder
-from recognition.windows import batches, sliding_clips
 
 
 @dataclass

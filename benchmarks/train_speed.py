@@ -31,9 +31,8 @@ from benchmarks.end_to_end import end_to_end
 from benchmarks.levers import LEVERS, NUM_CLASSES, Variant, clip_shape, levers_for
 from benchmarks.machine import processor
 from benchmarks.roofline import Machine, elapsed, layer_costs, limit, measure_machine
-from engine.arguments import positive
-from engine.device import device_name, pick_device
-from engine.errors import run_cli
+from common.cli import positive, run_cli
+from engine.hardware.device import device_name, pick_device
 from network import list_models
 
 SMALL_MODELS = ("r3d_10", "r2plus1d_10")

@@ -24,9 +24,9 @@ def build_loaders(
     Each is the share of process `rank`; train.plan says which batches make an optimiser step. cache="ram" keeps frames
     as they were decoded; dataset.check_cache_memory says beforehand whether there is room.
     """
+    from dataloaders.batch_sampler import EvalPlan, TrainPlan
     from dataloaders.dataset import EvalDataset, TrainDataset
     from dataloaders.loader import ClipLoader
-    from dataloaders.plan import EvalPlan, TrainPlan
 
     train = TrainDataset(frame_set, spec, flip, seed, clips_per_video=clips_per_video, stride_jitter=stride_jitter)
     val = EvalDataset(frame_set, spec, part="val", num_clips=val_clips)

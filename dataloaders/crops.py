@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:  # what only decodes loads no torch
-    from network.registry import InputSpec
+    from common.input_spec import InputSpec
 
 
 def crop_offsets(width: int, height: int, size: int, crops: int = 1) -> list[tuple[int, int]]:

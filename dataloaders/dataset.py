@@ -11,19 +11,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataloaders import manifest
+from common.errors import UserError
+from common.input_spec import InputSpec
 from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
 from dataloaders.crops import cut_offsets, random_crop_offset
-from dataloaders.frame_cache import FrameCache, check_memory
-from dataloaders.frame_store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
-from dataloaders.frame_tree import index_frames
-from dataloaders.listed import with_groups
-from dataloaders.manifest import VideoRow
-from dataloaders.naming import class_names
-from dataloaders.source import DataSource
-from dataloaders.splits import Split, split_videos
-from engine.errors import UserError
-from network.registry import InputSpec
+from dataloaders.frames import manifest
+from dataloaders.frames.foreign import index_frames
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.memory_cache import FrameCache, check_memory
+from dataloaders.frames.store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.listed import with_groups
+from dataloaders.sources.naming import class_names
+from dataloaders.sources.splits import Split, split_videos
 
 FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
 

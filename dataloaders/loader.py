@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dataloaders.plan import EvalPlan
+from dataloaders.batch_sampler import EvalPlan
 
 BATCHES_AHEAD = 3
 

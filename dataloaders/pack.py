@@ -22,8 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataloaders import manifest
-from dataloaders.frame_store import (
+from common.cli import Parser, run_cli
+from common.console import count, duration, gigabytes, progress
+from common.errors import Stopped, UserError
+from common.files import ROOT, write_atomically
+from dataloaders.frames import manifest
+from dataloaders.frames.foreign import index_frames
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.pack_volumes import READERS, Volume, plan_volumes, write_volume
+from dataloaders.frames.settings import DEFAULT_SIZE, FrameSize, parse_size
+from dataloaders.frames.store import (
     INDEX_DTYPE,
     INDEX_NAME,
     PACK_FORMAT,
@@ -36,17 +44,8 @@ from dataloaders.frame_store import (
     read_pack,
     redo,
 )
-from dataloaders.frame_tree import index_frames
-from dataloaders.locks import only_one_run
-from dataloaders.manifest import VideoRow
-from dataloaders.preprocess import size
-from dataloaders.settings import DEFAULT_SIZE, FrameSize
-from dataloaders.source import DataSource, find_source
-from dataloaders.volumes import READERS, Volume, plan_volumes, write_volume
-from engine.arguments import Parser
-from engine.console import count, duration, gigabytes, progress
-from engine.errors import ROOT, Stopped, UserError, run_cli
-from engine.runs import write_whole
+from dataloaders.preprocess.locks import only_one_run
+from dataloaders.sources.data_source import DataSource, find_source
 
 VOLUME_GIGABYTES = 1.0
 
@@ -72,7 +71,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="the folder of extracted frames itself")
     which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and say whether it is whole")
-    parser.add_argument("--size", type=size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
+    parser.add_argument("--size", type=parse_size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
     parser.add_argument("--output", metavar="DIR", help="where the pack goes (default: <frames>-packed)")
     parser.add_argument(
         "--volume-gb", type=_gigabytes, metavar="X", help=f"size of a file (default: {VOLUME_GIGABYTES:g})"
@@ -273,7 +272,7 @@ def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[di
 
 
 def _save_json(path: Path, content: dict) -> None:
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def _hash(path: Path) -> str:

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from network.registry import InputSpec
+from common.input_spec import InputSpec
 
 
 def to_model_input(clips: torch.Tensor, spec: InputSpec, flip: torch.Tensor | None = None) -> torch.Tensor:

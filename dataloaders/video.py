@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from engine.errors import UserError
+from common.errors import UserError
 
 # What people keep beside their videos. Everything else is tried as a video, and refused aloud when it is none.
 NO_VIDEO_SUFFIXES = frozenset(

@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from common.errors import UserError
+from common.input_spec import InputSpec
 from dataloaders.clips import clip_indices, window_starts
 from dataloaders.crops import cut_offsets
 from dataloaders.dataset import ClipSource, FrameSet, disturb, frame_size
-from engine.errors import UserError
-from network.registry import InputSpec
 
 
 class WindowDataset(ClipSource):

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from engine.arguments import Parser
-from engine.errors import UsageError, UserError, run_cli
+from common.cli import Parser, run_cli
+from common.errors import UsageError, UserError
 from network import InputSpec, list_models, model_entry
 from network.cost import count_macs, num_parameters, without_values
-from network.weights import build_whole, known_weights, read_weights
+from network.weights.read import build_whole, known_weights, read_weights
 
 TABLE_CLASSES = 101  # UCF101's
 
@@ -160,9 +160,9 @@ def describe_layer(module: torch.nn.Module) -> str:
 
 def convert(source: str, output: Path, model_name: str, labels: Path | None) -> None:
     """Writes a checkpoint that inference.py, evaluate.py and train.py --weights take."""
-    from engine.checkpoint import save_checkpoint, versions
-    from engine.config import TrainConfig
-    from network.labels import read_labels
+    from common.class_names import read_labels
+    from engine.runs.checkpoint import save_checkpoint, versions
+    from engine.training.config import TrainConfig
 
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"{output} is to be a file, in a folder that is there.")

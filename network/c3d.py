@@ -10,9 +10,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from engine.errors import UsageError, UserError
-from network.freezing import Freezable
-from network.registry import InputSpec, register_model
+from common.errors import UsageError, UserError
+from common.input_spec import InputSpec
+from network.base import Freezable
+from network.registry import register_model
 
 C3D_INPUT = InputSpec(clip_len=16, frame_stride=1, resize=(171, 128), crop_size=112)
 

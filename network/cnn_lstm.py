@@ -12,10 +12,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from engine.errors import UsageError
-from network.freezing import Freezable
-from network.importers.torchvision import import_torchvision
-from network.registry import InputSpec, register_model
+from common.errors import UsageError
+from common.input_spec import InputSpec
+from network.base import Freezable
+from network.registry import register_model
+from network.weights.torchvision import import_torchvision
 
 POOLS = ("attention", "last", "mean")
 

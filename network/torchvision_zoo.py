@@ -14,11 +14,12 @@ stands here is the way through them, with features and head apart.
 import torch
 import torch.nn as nn
 
-from engine.errors import UserError
-from network.freezing import Freezable
-from network.importers.torchvision import import_torchvision
-from network.registry import InputSpec, register_model
-from network.widening import input_conv
+from common.errors import UserError
+from common.input_spec import InputSpec
+from network.base import Freezable
+from network.input_channels import input_conv
+from network.registry import register_model
+from network.weights.torchvision import import_torchvision
 
 
 class ZooNetwork(Freezable):

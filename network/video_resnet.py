@@ -8,8 +8,9 @@ Parameter names are torchvision's, so that weights pass unchanged in both direct
 import torch
 import torch.nn as nn
 
-from network.freezing import Freezable
-from network.registry import InputSpec, register_model
+from common.input_spec import InputSpec
+from network.base import Freezable
+from network.registry import register_model
 
 Stride = tuple[int, int, int]  # time, height, width
 

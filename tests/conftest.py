@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 import mypath
-from dataloaders.preprocess import preprocess
-from dataloaders.settings import Settings
-from dataloaders.source import DataSource
-from tests.toy import make_toy_videos, write_naming_video
+from dataloaders.frames.settings import Settings
+from dataloaders.preprocess.run import preprocess
+from dataloaders.sources.data_source import DataSource
+from tests.helpers.toy import make_toy_videos, write_naming_video
 
 TOY_SIZE = (80, 60)
 
@@ -48,9 +48,9 @@ class ToyExport:
 def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
     pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
     from dataloaders.dataset import open_frames
-    from engine.checkpoint import load_model
+    from engine.runs.checkpoint import load_model
     from export import export
-    from tests.exports import SPEC, save_toy_checkpoint
+    from tests.helpers.exports import SPEC, save_toy_checkpoint
 
     folder = tmp_path_factory.mktemp("export")
     split = open_frames(toy_source, SPEC, "1").split
@@ -63,8 +63,8 @@ def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """Of the small network of tests/recognizer.py."""
-    from engine.checkpoint import save_checkpoint
-    from tests.recognizer import content_of
+    from engine.runs.checkpoint import save_checkpoint
+    from tests.helpers.recognizer import content_of
 
     path = tmp_path_factory.mktemp("run") / "best.pth"
     save_checkpoint(path, content_of())
@@ -81,7 +81,7 @@ def recognizer(checkpoint):
 @pytest.fixture(scope="session")
 def video(tmp_path_factory) -> Path:
     """20 frames; to the recognizer 5 windows."""
-    from tests.recognizer import make_video
+    from tests.helpers.recognizer import make_video
 
     return make_video(tmp_path_factory.mktemp("video") / "clip.mp4")
 
@@ -98,7 +98,7 @@ def videos(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def server(recognizer):
     """A service whose limits (tests/service.py) a small video reaches."""
-    from tests.service import LIMITS, running
+    from tests.helpers.service import LIMITS, running
 
     with running(recognizer, LIMITS, decoders=2) as server:
         yield server
@@ -107,7 +107,7 @@ def server(recognizer):
 @pytest.fixture
 def gate(recognizer):
     """The recognizer, closed: it answers after gate.open.set(), and at the end of the test at the latest."""
-    from tests.service import Gate
+    from tests.helpers.service import Gate
 
     gate = Gate(recognizer)
     yield gate

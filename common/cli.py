@@ -1,0 +1,136 @@
+"""Command lines whose mistakes are one line in the user's words."""
+
+import argparse
+import errno
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import Stopped, UsageError, UserError, is_out_of_memory
+from common.torchrun import is_first, rank
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says of a mistake what it is and where the flags are listed, and knows what a misspelt
+    flag was meant to be."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(_unknown(rest[0], self._flags(sys.argv[1:] if args is None else args)))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"{message}{end} {self.prog} --help lists the flags.\n")
+
+    def _flags(self, args: Sequence[str]) -> list[str]:
+        """Its flags, and those of the commands that the line names."""
+        flags = []
+        for action in self._actions:
+            flags += action.option_strings
+            if isinstance(action, argparse._SubParsersAction):
+                flags += [
+                    flag for name, command in action.choices.items() if name in args for flag in command._flags([])
+                ]
+        return flags
+
+
+def _unknown(word: str, flags: Sequence[str]) -> str:
+    if not word.startswith("-"):
+        return f"'{word}' stands where nothing is expected"
+    close = get_close_matches(word.partition("=")[0], flags, n=1)
+    return f"Unknown flag '{word}'" + (f". Did you mean {close[0]}?" if close else "")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A finite number greater than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than 0")
+    return value
+
+
+def run_cli(main: Callable[[Sequence[str]], object]) -> None:
+    """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _raise_stopped)  # so that what was begun is cleared away
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts us with & has it ignored
+    try:
+        result = main(sys.argv[1:])
+        status = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = _say("Stopped by Ctrl-C.", 128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output went away, as in `... | head`
+        sys.stdout = None
+        status = 0
+    except Exception as error:
+        status = fail(error)
+    sys.exit(status)
+
+
+def fail(error: Exception) -> int:
+    """Says on stderr what a user can do about it, in one line -> the exit status. A bug of ours is raised again."""
+    if isinstance(error, UsageError):
+        return _say(error, 2)
+    if isinstance(error, UserError):
+        return _say(error, 1)
+    if isinstance(error, Stopped):
+        return _say(error, 128 + error.signum)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
+        where = error.filename or "a file of this run"
+        return _say(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
+    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
+        return _say("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
+    mistake = _mistake_in_mypath(error)
+    if mistake is None:
+        raise error
+    return _say(mistake, 1)
+
+
+def _mistake_in_mypath(error: Exception) -> str | None:
+    """What is wrong with mypath.py, the one file of ours that users edit; None where the error is not from there."""
+    if isinstance(error, SyntaxError):
+        file, line, what = error.filename or "", error.lineno, f"{error.msg}: {(error.text or '').strip()}"
+    elif isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == "mypath":
+        return f"mypath.py has no {error.name} any more. Put it back: git diff mypath.py shows what was changed."
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line, what = frame.filename, frame.lineno, f"{error} ({(frame.line or '').strip()})"
+    return f"mypath.py, line {line}: {what}" if Path(file).name == "mypath.py" else None
+
+
+def _raise_stopped(signum: int, _: object) -> None:
+    raise Stopped(signum, "Stopped by SIGTERM.")
+
+
+ADVICE = {
+    errno.ENOSPC: "Free some space on that disk, or choose another folder; what is written whole is kept.",
+    errno.EDQUOT: "Your disk quota is used up: free some space, or choose another folder.",
+    errno.EROFS: "Choose a folder on a disk that can be written.",
+    errno.EACCES: "Choose a folder that you may write, or ask for the permission.",
+    errno.EPERM: "Choose a folder that you may write, or ask for the permission.",
+}
+
+
+def _say(error: Exception | str, status: int) -> int:
+    """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
+    if is_first():
+        print(error, file=sys.stderr)
+    elif not getattr(error, "everywhere", False):
+        print(f"Process {rank()}: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,93 @@
+"""Writing files that appear whole or not at all, and paths as text."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import UsageError, UserError
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes text (UTF-8) or bytes under a temporary name, then renames the file to `path`."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, content: dict | list[dict]) -> None:
+    """Writes a result that the user asked for as indented JSON. Raises UserError where the file cannot be written."""
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Gives a temporary name beside `path` and renames it at the end, so a reader finds the old content or the new one.
+
+    temporary: another name than the usual one, where several processes may write to `path` or the suffix must stay.
+    """
+    temporary = temporary or temporary_name(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_output(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
+    """Like atomic_write, for a file that the user named: `errors` of the disk or of an encoder become a UserError."""
+    try:
+        with atomic_write(path) as temporary:
+            yield temporary
+    except errors as error:
+        raise UserError(f"{printable(path)} cannot be written: {error.strerror}.") from error
+
+
+def temporary_name(path: Path) -> Path:
+    """The name beside `path` under which its content is written first."""
+    return path.with_name(path.name + ".tmp")
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of `path` and creates a file in it. Raises UsageError or UserError where it cannot."""
+    if identity(path) and path.is_dir():
+        raise UsageError(f"{printable(path)} is a folder, and a file is to be written there. Choose another name.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(path)
+        temporary.touch()
+        temporary.unlink(missing_ok=True)  # another process may try the same
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be written: {error.strerror}. Choose another folder.") from error
+
+
+def same_file(left: Path, right: Path) -> bool:
+    """Whether both paths exist and lead to one file."""
+    return left.exists() and right.exists() and left.samefile(right)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """(device, inode) of a file; None where it does not exist or may not be read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def printable(path: str | Path) -> str:
+    """A path or name as text that can be printed; bytes that are no UTF-8 become backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def relative_to_cwd(path: Path) -> str:
+    """A path as one would type it here: relative where it lies below the current folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+ROOT = Path(__file__).resolve().parent.parent

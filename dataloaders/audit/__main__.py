@@ -1,0 +1,74 @@
+"""What a data set holds, what is wrong with it, and whether its split leaks.
+
+    python -m dataloaders.audit --dataset ucf101
+    python -m dataloaders.audit --dataset my/videos --json - | jq .leaks
+
+Nothing is changed. Exit status: 0 no leak, 1 a leak (or no audit was possible: the reason is on stderr), 2 usage.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.cli import Parser, positive, run_cli
+from common.files import ROOT
+from dataloaders.audit.report import report, to_dict
+from dataloaders.audit.run import audit_source
+from dataloaders.clips import clip_span
+from dataloaders.preprocess.run import make_demo_videos
+from dataloaders.sources.data_source import find_source
+from dataloaders.sources.splits import SPLITS
+
+
+def main(argv: Sequence[str]) -> int:
+    import mypath
+
+    args = parse_args(argv)
+    source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
+    make_demo_videos(source)
+    span = clip_span(args.clip_len, args.frame_stride or 1) if args.clip_len else _span_of(mypath.DEFAULT_MODEL)
+    with contextlib.redirect_stdout(sys.stderr):  # notes on the way, which would spoil the JSON
+        audit = audit_source(source, args.split, args.val, span, args.decode, args.workers)
+
+    if args.json != "-":
+        print(report(audit, args.all))
+    if args.json:
+        text = json.dumps(to_dict(audit), indent=1) + "\n"
+        if args.json == "-":
+            print(text, end="")
+        else:
+            Path(args.json).write_text(text, encoding="utf-8")
+    return 1 if audit.leaks else 0
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
+    parser.add_argument("--frames", help="where its frames lie (default: as mypath.py says, or FOLDER-frames)")
+    parser.add_argument("--split", choices=SPLITS, help="the split to look at (default: 1, given or random)")
+    parser.add_argument("--val", choices=("auto", "none"), default="auto", help="as for train.py (default: auto)")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output")
+    parser.add_argument("--decode", action="store_true", help="decode every frame: slow, and counts what is there")
+    parser.add_argument("--clip-len", type=positive, help="frames of a clip (default: the model's of mypath.py)")
+    parser.add_argument("--frame-stride", type=positive, help="their distance, with --clip-len (default: 1)")
+    parser.add_argument("--all", action="store_true", help="print every class and every finding")
+    parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
+    args = parser.parse_args(argv)
+    if args.frame_stride and not args.clip_len:
+        parser.error("--frame-stride says how far apart the frames of --clip-len are; give that, too")
+    if args.json and not Path(args.json).parent.is_dir():
+        parser.error(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    return args
+
+
+def _span_of(model: str) -> int:
+    from network import input_spec  # loads torch, which the rest of the audit does without
+
+    return input_spec(model).span
+
+
+if __name__ == "__main__":
+    run_cli(main)

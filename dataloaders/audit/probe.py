@@ -1,0 +1,243 @@
+"""Video file -> what a look at it tells, in processes of their own: a damaged file may crash a decoder or hang it."""
+
+import multiprocessing
+import queue
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import av
+import numpy as np
+
+from common.console import duration, gigabytes
+from dataloaders.preprocess.extract import limit_memory
+from dataloaders.preprocess.worker import Limits
+from dataloaders.video import VideoError, VideoReader
+
+LOOK_SECONDS = 60  # for one file; a look at a whole one takes some milliseconds
+DECODE_SECONDS = 1800  # with decode, which takes as long as the video is
+MEMORY = Limits().memory  # as in preprocessing
+STILL_FRAMES = 500  # so many frames without change are enough to call a video frozen
+THUMBNAIL = (64, 48)
+STILL_LEVELS = 4  # of 255: what a thumbnail's pixel may change by in a frozen video (noise of the codec)
+BLACK_LEVEL = 20  # of 255: a thumbnail without a brighter pixel is black
+
+
+@dataclass(frozen=True)
+class Facts:
+    """One video file.
+
+    unreadable     why it cannot be used, else ""; nothing else but num_bytes is known then
+    num_frames     what it holds, and how that was counted: "packets" (a claim of the file: some may show no frame),
+                   "decoded", or "manifest" (what preprocessing decoded)
+    header_frames  what the container's header claims; 0 where it says nothing
+    fps            as the container states it; 0 where it does not
+    uneven         share, 0 to 1, of the steps in time from frame to frame that are half off the usual step, or more
+    still          "black" or "frozen" where no frame differs from the first, else ""
+    damaged        places found damaged: packets cut short; with "decoded", whatever did not decode whole
+    """
+
+    num_bytes: int = 0
+    unreadable: str = ""
+    num_frames: int = 0
+    counted: str = "packets"
+    header_frames: int = 0
+    fps: float = 0.0
+    width: int = 0
+    height: int = 0
+    uneven: float = 0.0
+    still: str = ""
+    damaged: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """0 where the rate is not known."""
+        return self.num_frames / self.fps if self.fps else 0.0
+
+
+def look_at_all(paths: Sequence[Path], decode: bool = False, workers: int = 1) -> Iterator[Facts]:
+    """Facts of each path, in the order of the paths. decode: every frame, not the first alone."""
+    lookers = [Looker() for _ in range(max(min(workers, len(paths)), 1))]
+    free: queue.SimpleQueue[Looker] = queue.SimpleQueue()
+    for looker in lookers:
+        free.put(looker)
+
+    def look_at_one(path: Path) -> Facts:
+        looker = free.get()
+        try:
+            return looker.look(path, decode)
+        finally:
+            free.put(looker)
+
+    pool = ThreadPoolExecutor(len(lookers))
+    try:
+        yield from pool.map(look_at_one, paths)
+    finally:
+        for looker in lookers:
+            looker.kill()
+        pool.shutdown(cancel_futures=True)
+        for looker in lookers:
+            looker.close()
+
+
+class Looker:
+    """A process that looks at one file after the other, and is replaced when a file kills it."""
+
+    def __init__(self) -> None:
+        self.process: multiprocessing.Process | None = None
+        self.killed = False
+
+    def look(self, path: Path, decode: bool) -> Facts:
+        num_bytes = path.stat().st_size if path.is_file() else 0
+        limit = DECODE_SECONDS if decode else LOOK_SECONDS
+        if self.process is None:
+            self._start()
+        try:
+            self.connection.send((path, decode))
+            if self.connection.poll(limit):
+                return self.connection.recv()
+            reason = f"the decoder was not done with it after {duration(limit)}"
+        except (EOFError, OSError):
+            self.process.join()
+            reason = f"the decoder crashed on it ({_how_it_ended(self.process.exitcode)})"
+        self._end()
+        return Facts(num_bytes, reason)
+
+    def kill(self) -> None:
+        """Ends the process at once and for good, from any thread; look() sees it die."""
+        self.killed = True
+        if self.process is not None and self.process.pid is not None:
+            self.process.kill()
+
+    def close(self) -> None:
+        self._end()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()  # or its end would not be noticed
+        if self.killed:
+            self.process.kill()
+
+    def _end(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+
+def _how_it_ended(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"status {status}"
+
+
+def _serve(connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this process
+    limit_memory(MEMORY)
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        while True:
+            connection.send(look(*connection.recv()))
+    except (EOFError, BrokenPipeError):  # the parent is gone
+        return
+
+
+def look(path: Path, decode: bool = False) -> Facts:
+    """Reads all packets of a file and decodes its first frame; with decode, and where the packets are as small as those
+    of a picture that stands still, its other frames too."""
+    try:
+        num_bytes = path.stat().st_size
+        times, sizes, damaged, header_frames = _read_packets(path)
+        with VideoReader(path) as reader:
+            frames = iter(reader)
+            first = next(frames)
+            width, height = reader.width, reader.height
+            still, num_decoded = "", 1
+            if decode or _may_be_still(sizes, width * height):
+                rest = frames if decode else islice(frames, STILL_FRAMES - 1)
+                still, num_decoded = _watch(first, rest, to_the_end=decode)
+            fps = reader.fps or 0.0
+            damaged = reader.num_damaged if decode else damaged
+    except VideoError as error:
+        return Facts(_size_of(path), str(error))
+    except FileNotFoundError:
+        return Facts(0, "there is no such file, only a link to it" if path.is_symlink() else "it is gone")
+    except MemoryError:
+        return Facts(
+            _size_of(path), f"its frames take more memory than the {gigabytes(MEMORY)} that one video may have"
+        )
+    except OSError as error:
+        return Facts(_size_of(path), f"{error.strerror}".lower() or "it cannot be read")
+
+    num_frames, counted = (num_decoded, "decoded") if decode else (len(sizes), "packets")
+    if num_frames == 1:
+        return Facts(num_bytes, "it has only 1 frame, and a single picture shows no action")
+    uneven = _uneven_share(times)
+    return Facts(num_bytes, "", num_frames, counted, header_frames, fps, width, height, uneven, still, damaged)
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _read_packets(path: Path) -> tuple[list[int], list[int], int, int]:
+    """-> (time stamps of the packets, as far as they have any; their sizes in bytes; damaged places; frames as the
+    header has them)"""
+    times, sizes, damaged = [], [], 0
+    with VideoReader(path) as reader:
+        for packet in reader.packets():
+            if packet.size:
+                damaged += packet.is_corrupt  # cut short
+                sizes.append(packet.size)
+                time = packet.dts if packet.pts is None else packet.pts
+                if time is not None:
+                    times.append(time)
+        damaged += reader.num_damaged
+        return times, sizes, damaged, _header_frames(reader)
+
+
+def _header_frames(reader: VideoReader) -> int:
+    """Matroska and WebM state a duration instead, which is the video's own where there is no sound."""
+    container = reader.container
+    if reader.stream.frames > 0 or "matroska" not in container.format.name or len(container.streams) > 1:
+        return max(reader.stream.frames, 0)
+    return round((container.duration or 0) / av.time_base * (reader.fps or 0))
+
+
+def _uneven_share(times: list[int]) -> float:
+    steps = np.diff(np.sort(np.asarray(times)))  # sorted: packets come in the order of decoding
+    usual = np.median(steps) if len(steps) else 0
+    return float(np.mean(np.abs(steps - usual) >= usual / 2)) if usual else 0.0
+
+
+def _may_be_still(sizes: list[int], num_pixels: int) -> bool:
+    """Frames that say "as before" take some bytes, whatever the picture shows; where all are stored by themselves
+    (MJPEG), equal pictures take equally many."""
+    later = sizes[1:]
+    return bool(later) and (np.median(later) < 64 + num_pixels / 1000 or len(set(sizes)) == 1)
+
+
+def _watch(first: av.VideoFrame, rest: Iterable[av.VideoFrame], to_the_end: bool) -> tuple[str, int]:
+    """-> ("black", "frozen" or "", number of frames seen). Ends at the first movement, unless asked not to."""
+    reference = _thumbnail(first)
+    black, moving, num_frames = reference.max() <= BLACK_LEVEL, False, 1
+    for frame in rest:
+        num_frames += 1
+        if not moving:
+            picture = _thumbnail(frame)
+            black = black and picture.max() <= BLACK_LEVEL
+            moving = not black and np.abs(picture - reference).max() > STILL_LEVELS
+        if moving and not to_the_end:
+            break
+    return "" if moving else "black" if black else "frozen", num_frames
+
+
+def _thumbnail(frame: av.VideoFrame) -> np.ndarray:
+    """-> (48, 64) int16, 0 to 255: each pixel the mean brightness of a patch, so that a small movement shows."""
+    return frame.reformat(*THUMBNAIL, format="gray").to_ndarray().astype(np.int16)

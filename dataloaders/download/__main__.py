@@ -1,0 +1,250 @@
+"""Fetches UCF101 or HMDB51 with its official lists, unpacks them, and says what to put into mypath.py.
+
+    python -m dataloaders.download ucf101
+    python -m dataloaders.download hmdb51 --to /data
+
+Stopped at any moment, the same command goes on where it was; archives that were fetched by hand into the folder are
+taken as they are. Whatever an archive comes from, its SHA-256 is checked before it is unpacked.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from common.cli import Parser, run_cli
+from common.console import progress
+from common.errors import UserError
+from common.files import ROOT
+from dataloaders.download.archives import install_advice, needs_unpacker, rar_tools, unpack
+from dataloaders.download.http import Archive, Unreachable, check, fetch, num_bytes_there, size
+from dataloaders.sources.folder import LIST_FILES, class_folders, video_files
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """layout: its name in mypath.py; num_videos, num_classes and num_lists: what there is when all is there."""
+
+    layout: str
+    page: str
+    videos: Archive
+    lists: Archive
+    num_videos: int
+    num_classes: int
+    num_lists: int
+    unpacked: int  # bytes
+
+
+CRCV = "https://www.crcv.ucf.edu"
+# Brown's own server has lost the files of 2013; the Serre lab keeps them on Hugging Face now.
+SERRE = "https://huggingface.co/datasets/Serrelab/hmdb51/resolve/main"
+BROWN = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
+
+# The checksums are those of torchvision's prototype data sets.
+DATA_SETS = {
+    "ucf101": DataSet(
+        layout="ucf101",
+        page="https://www.crcv.ucf.edu/data/UCF101.php",
+        videos=Archive(
+            "UCF101.rar",
+            "UCF-101",
+            (f"{CRCV}/data/UCF101/UCF101.rar", f"{CRCV}/datasets/human-actions/ucf101/UCF101.rar"),
+            "ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55",
+            6_932_971_618,
+        ),
+        lists=Archive(
+            "UCF101TrainTestSplits-RecognitionTask.zip",
+            "ucfTrainTestlist",
+            (
+                f"{CRCV}/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+                f"{CRCV}/wp-content/uploads/2019/03/UCF101TrainTestSplits-RecognitionTask.zip",
+            ),
+            "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+            114_000,
+        ),
+        num_videos=13_320,
+        num_classes=101,
+        num_lists=3,
+        unpacked=7_300_000_000,
+    ),
+    "hmdb51": DataSet(
+        layout="hmdb51",
+        page="https://serre.lab.brown.edu/hmdb51.html",
+        videos=Archive(
+            "hmdb51_org.rar",
+            "hmdb51",
+            (f"{SERRE}/hmdb51_org.rar", f"{BROWN}/hmdb51_org.rar"),
+            "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e",
+            2_130_000_000,
+        ),
+        lists=Archive(
+            "test_train_splits.rar",
+            "testTrainMulti_7030_splits",
+            (f"{SERRE}/test_train_splits.rar", f"{BROWN}/test_train_splits.rar"),
+            "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
+            200_000,
+        ),
+        num_videos=6_766,
+        num_classes=51,
+        num_lists=51,
+        unpacked=2 * 2_200_000_000,  # the 51 archives in the archive, and what is in them
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    args = parse_args(argv)
+    folder = Path(args.to).expanduser().resolve() if args.to else ROOT / "data"
+    download(DATA_SETS[args.name], folder, args.mirror, args.lists_only, args.check_certificate)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
+    parser.add_argument("name", choices=DATA_SETS, help="which data set")
+    parser.add_argument("--to", metavar="DIR", help="where archives and videos go (default: data, in the project)")
+    parser.add_argument(
+        "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
+    )
+    parser.add_argument("--lists-only", action="store_true", help="only the official lists, for videos that you have")
+    parser.add_argument(
+        "--check-certificate",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="that the server is who it says; without it, the archives' SHA-256 alone vouches for them",
+    )
+    return parser.parse_args(argv)
+
+
+def download(
+    data: DataSet, folder: Path, mirror: str | None = None, lists_only: bool = False, check_certificate: bool = True
+) -> None:
+    """Brings the lists and the videos into `folder`, as far as they are not there yet. Raises UserError with what to do
+    by hand where the network does not allow it."""
+    archives = [archive for archive in (data.lists, data.videos) if not _is_whole(data, archive, folder)]
+    if lists_only:
+        archives = [archive for archive in archives if archive is data.lists]
+    if not archives:
+        print(f"Everything is there already, in {folder}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".download.lock", timeout=0):
+            _bring(data, archives, folder, mirror, check_certificate)
+    except Timeout as error:
+        raise UserError(f"Another process is fetching into {folder} right now. Wait until it is done.") from error
+    _say_entry(data, folder, lists_only)
+
+
+def _bring(
+    data: DataSet, archives: Sequence[Archive], folder: Path, mirror: str | None, check_certificate: bool
+) -> None:
+    if archives:
+        _say_space(data, archives, folder)
+    if not rar_tools() and any(needs_unpacker(folder / archive.name) for archive in archives):
+        raise UserError(f"No program here unpacks .rar. {install_advice()} Then give the same command again.")
+    for archive in archives:
+        path = folder / archive.name
+        if not path.is_file():
+            try:
+                fetch(archive, path, mirror, check_certificate)
+            except Unreachable as error:
+                _say_by_hand(archives, folder, data.page)
+                raise UserError(f"{archive.name} could not be fetched: {error}.") from error
+        check(archive, path)
+        _unpack_whole(data, archive, folder)
+
+
+def _is_whole(data: DataSet, archive: Archive, folder: Path) -> bool:
+    """Whether what an archive holds is there. Raises UserError where something else is in its place."""
+    unpacked = folder / archive.folder
+    if not unpacked.exists():
+        return False
+    what = _what_is_missing(data, archive, unpacked)
+    if what:
+        raise UserError(f"{unpacked} {what}. Move it away, or choose another folder: --to DIR")
+    return True
+
+
+def _what_is_missing(data: DataSet, archive: Archive, unpacked: Path) -> str:
+    if archive is data.lists:
+        found = len(list(unpacked.glob(LIST_FILES[data.layout])))
+        return "" if found >= data.num_lists else f"has {found} of {data.num_lists} lists {LIST_FILES[data.layout]}"
+    folders = [path for _, path in class_folders(unpacked)]
+    found = sum(len(video_files(path)) for path in folders)
+    if found >= data.num_videos and len(folders) >= data.num_classes:
+        return ""
+    return f"has {found:,} of {data.num_videos:,} videos in {len(folders)} of {data.num_classes} classes"
+
+
+def _say_space(data: DataSet, archives: Sequence[Archive], folder: Path) -> None:
+    """Size and free space, before anything is fetched. Raises UserError where the disk is too small."""
+    to_fetch = sum(archive.about - num_bytes_there(folder / archive.name) for archive in archives)
+    need = max(to_fetch, 0) + (data.unpacked if data.videos in archives else 0)
+    free = shutil.disk_usage(folder).free
+    names = " and ".join(archive.name for archive in archives)
+    print(f"{names}: {size(max(to_fetch, 0))} to fetch, {size(need)} with what is in them, into {folder}.")
+    if need > free:
+        raise UserError(
+            f"The disk of {folder} has {size(free)} free, and {size(need)} are needed. Free some space, or "
+            "choose a folder on another disk: --to DIR"
+        )
+    print(f"Its disk has {size(free)} free.")
+
+
+def _unpack_whole(data: DataSet, archive: Archive, folder: Path) -> None:
+    """<folder>/<archive.folder>, whole or not at all."""
+    temporary = folder / f".{archive.folder}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    print(f"Unpacking {archive.name}")
+    try:
+        unpack(folder / archive.name, temporary)
+        inner = sorted(path for path in temporary.iterdir() if path.suffix == ".rar")
+        if inner:  # HMDB51: one archive a class
+            for path in progress(inner, len(inner), "Unpacking", "archives"):
+                unpack(path, temporary / archive.folder)
+                path.unlink()
+        found = temporary / archive.folder
+        found = found if found.is_dir() else temporary
+        missing = _what_is_missing(data, archive, found)
+        if missing:
+            raise UserError(f"{folder / archive.name}, unpacked, {missing}.")
+        found.rename(folder / archive.folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _say_by_hand(archives: Sequence[Archive], folder: Path, page: str) -> None:
+    print(f"\nBy hand, on a machine that reaches them (from {page}):")
+    for archive in archives:
+        print(f"  fetch {archive.urls[0]}  ({size(archive.about)})")
+        print(f"  to    {folder / archive.name}")
+    print("and give the same command again: it checks and unpacks what is there.\n")
+
+
+def _say_entry(data: DataSet, folder: Path, lists_only: bool) -> None:
+    videos, frames, lists = (
+        json.dumps((folder / name).as_posix(), ensure_ascii=False)
+        for name in (data.videos.folder, f"{data.videos.folder}-frames", data.lists.folder)
+    )
+    if lists_only:
+        print(f'In mypath.py, in the entry of your data set:\n        "splits": {lists},')
+        return
+    left = [folder / archive.name for archive in (data.videos, data.lists) if (folder / archive.name).is_file()]
+    if left:
+        taken = size(sum(path.stat().st_size for path in left))
+        print(f"No longer needed ({taken}): {', '.join(path.name for path in left)}")
+    print("In mypath.py, as an entry of DATASETS:")
+    print(f'    "{data.layout}": {{')
+    print(f'        "layout": "{data.layout}",')
+    print(f'        "videos": {videos},')
+    print(f'        "frames": {frames},')
+    print(f'        "splits": {lists},')
+    print('        "flip": True,\n    },')
+    print(f"and then: python train.py --dataset {data.layout}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

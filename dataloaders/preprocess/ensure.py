@@ -1,0 +1,157 @@
+"""Frames that training and evaluation find ready: what is missing is extracted, after a word on what that will take."""
+
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.console import count, duration, gigabytes
+from common.errors import UserError
+from common.worker_process import num_processors
+from dataloaders.frames import manifest
+from dataloaders.frames.foreign import index_frames
+from dataloaders.frames.settings import Settings
+from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
+from dataloaders.preprocess.extract import extract_video
+from dataloaders.preprocess.locks import LOCK
+from dataloaders.preprocess.plan import has_content
+from dataloaders.preprocess.run import make_demo_videos, preprocess
+from dataloaders.preprocess.shards import Shard, shard_state
+from dataloaders.sources.data_source import DataSource, changed_since, find_videos
+from dataloaders.sources.splits import split_videos
+from dataloaders.video import VideoError, VideoReader
+
+
+def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:
+    """Before training or evaluation: extracts what is missing, after saying what that will take.
+
+    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are. A
+    manifest that is damaged is rebuilt. Raises UserError where the disk is too small, or a shard is missing.
+    """
+    frames = source.frames_for(size)
+    if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
+        return  # a pack is read as it is
+    if manifest.is_complete(frames):
+        if _is_damaged(frames):
+            _rebuild(source, frames, size, split)
+        elif _videos_changed(source, frames):
+            preprocess(source, stored_settings(frames), split)
+        return
+    if frames.exists() and not frames.is_dir():
+        raise UserError(f"{frames} is a file, and a folder of frames is looked for there. Choose another --frames.")
+    if frames.is_dir() and (state := shard_state(frames)):
+        if state.missing:
+            raise UserError(
+                f"{frames} is made in shards, and {state} is missing. Extract it, or preprocess without --shard, which "
+                "takes what is there and extracts the rest."
+            )
+        rows, _ = manifest.salvage(frames, Shard(1, state.total).manifest_name)
+        preprocess(source, rows[0].settings if rows else Settings(size), split)
+        return
+    if frames.is_dir() and not manifest.names(frames) and has_content(frames):
+        if (frames / LOCK).exists():  # left by a run of ours, never by another program
+            _rebuild(source, frames, size, split)
+        return
+
+    make_demo_videos(source)
+    split_videos(source, find_videos(source), split)  # what is wrong with the split is said before hours of work
+    settings = Settings(size)
+    need = estimate(source, settings)
+    print(
+        f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {count(need.num_videos, 'video')}, "
+        f"about {gigabytes(need.num_bytes)} and {duration(need.seconds)} into {frames}."
+    )
+    frames.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(frames).free
+    already = sum(1 for _ in frames.rglob("*.jpg")) * need.num_bytes / max(need.num_frames, 1)
+    if need.num_bytes - already > free:
+        raise UserError(
+            f"The disk of {frames} has {gigabytes(free)} free, which is too little. Free some space, or choose a "
+            "folder on another disk: --frames DIR"
+        )
+    preprocess(source, settings, split)
+
+
+def _is_damaged(frames: Path) -> bool:
+    try:
+        manifest.read_manifest(frames)
+    except manifest.DamagedManifest:
+        return True
+    return False
+
+
+def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str | None) -> None:
+    """What preprocessing does where the manifest is gone or damaged; index_frames where the frames were made
+    elsewhere."""
+    rows, problems = manifest.salvage(frames) if (frames / manifest.NAME).is_file() else ([], ["it is gone"])
+    if not (frames / LOCK).exists() and not any(row.quality for row in rows):
+        print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is made anew from the folders.")
+        manifest.write_manifest(frames, index_frames(frames))
+        return
+    if not source.videos.is_dir():
+        raise UserError(
+            f"{frames / manifest.NAME} is damaged: {problems[0]}. To rebuild it, the videos are needed, and "
+            f"there is no folder {source.videos}. Restore the manifest from a copy."
+        )
+    preprocess(source, rows[0].settings if rows else Settings(size), split)
+
+
+def stored_settings(frames: Path) -> Settings:
+    """Settings of the frames that are there."""
+    return manifest.read_manifest(frames)[0].settings
+
+
+def _videos_changed(source: DataSource, frames: Path) -> bool:
+    """Whether the videos or their list are younger than the manifest, unless the frames were made elsewhere."""
+    return changed_since(source, (frames / manifest.NAME).stat().st_mtime) and stored_settings(frames).quality > 0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take, from a few videos tried."""
+
+    num_videos: int
+    num_frames: float
+    num_bytes: float
+    seconds: float
+
+
+def estimate(source: DataSource, settings: Settings, workers: int | None = None, num_samples: int = 12) -> Estimate:
+    """Extracts the beginning of a few videos, spread over the data set, and scales by the lengths in their headers."""
+    videos = find_videos(source)
+    samples = videos[:: max(len(videos) // num_samples, 1)][:num_samples]
+    num_frames = num_bytes = tried_frames = tried = 0
+    seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for number, video in enumerate(samples):
+            path = source.videos / video.video
+            length = _header_frames(path)
+            start = time.monotonic()
+            result = extract_video(path, Path(folder) / str(number), **asdict(settings), limit=32)
+            if result.refused:
+                continue
+            seconds += time.monotonic() - start
+            tried += 1
+            tried_frames += result.num_frames
+            num_bytes += result.num_bytes
+            num_frames += max(length // settings.every, result.num_frames)
+    if not tried:
+        return Estimate(len(videos), 0.0, 0.0, 0.0)
+    total_frames = num_frames / tried * len(videos)
+    return Estimate(
+        num_videos=len(videos),
+        num_frames=total_frames,
+        num_bytes=total_frames * num_bytes / tried_frames,
+        seconds=total_frames * seconds / tried_frames / (workers or num_processors()),
+    )
+
+
+def _header_frames(path: Path) -> int:
+    """Frames as the header has them: good enough for an estimate, and for nothing else."""
+    try:
+        with VideoReader(path) as reader:
+            seconds = (reader.container.duration or 0) / 1e6
+            return reader.stream.frames or int(seconds * (reader.fps or 25))
+    except VideoError:
+        return 0

@@ -1,0 +1,151 @@
+"""What is in a frames folder already, and what is to be done: before anything is extracted."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from common.errors import UserError
+from dataloaders.frames import manifest
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.settings import Settings
+from dataloaders.preprocess import messages
+from dataloaders.preprocess.locks import LOCK
+from dataloaders.preprocess.shards import Shard
+from dataloaders.preprocess.worker import Job
+from dataloaders.sources.data_source import DataSource, SourceVideo, still_valid
+
+
+@dataclass(frozen=True)
+class There:
+    """What is in the frames folder: rows by video, the split that its folders show, and whether a manifest was
+    damaged."""
+
+    rows: dict[str, VideoRow]
+    split: str
+    is_damaged: bool
+
+
+def check_it_is_ours(frames: Path) -> None:
+    """A folder in which a run of this program began has its lock."""
+    if not manifest.names(frames) and not (frames / LOCK).exists() and has_content(frames):
+        raise UserError(
+            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
+            "they are; to extract, choose another folder: --frames DIR"
+        )
+
+
+def read_there(frames: Path, settings: Settings) -> There:
+    """Rows of earlier runs, which must have had the same settings."""
+    rows: dict[str, VideoRow] = {}
+    names = manifest.names(frames)
+    is_damaged = not names and has_content(frames)
+    if is_damaged:
+        print(f"The manifest of {frames} is gone. It is rebuilt from the frames and the videos.")
+    for name in names:
+        found, problems = manifest.salvage(frames, name)
+        if problems:
+            is_damaged = True
+            messages.say_damage(frames / name, problems, len(found))
+        rows.update({row.video: row for row in found})
+    for row in rows.values():
+        if not row.quality:
+            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
+        if row.settings != settings:
+            raise UserError(
+                f"{frames} holds frames at {row.settings}, and {settings} is asked for. "
+                "Choose another folder (--frames DIR), or delete that one."
+            )
+    return There(rows, next((row.split for row in rows.values()), ""), is_damaged)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """done: rows that stay as they are; jobs: what is to be extracted, or confirmed where its folder is there; videos,
+    folders and sizes by the name of the video; gone: rows of videos that are no longer there; lost: videos whose frames
+    are no longer there; is_done: nothing is to be done for any shard."""
+
+    done: list[VideoRow]
+    jobs: list[Job]
+    videos: dict[str, SourceVideo]
+    folders: dict[str, str]
+    sizes: dict[str, int]
+    gone: list[VideoRow]
+    lost: list[str]
+    is_done: bool
+
+
+def make_plan(
+    source: DataSource,
+    videos: Sequence[SourceVideo],
+    parts: dict[str, str],
+    there: There,
+    frames: Path,
+    shard: Shard | None,
+) -> Plan:
+    folders = _folders(videos, parts)
+    sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
+    valid = still_valid(there.rows.values(), videos, sizes)
+    done, jobs, lost, num_open = [], [], [], 0
+    for video in videos:
+        name, row = video.video, valid.get(video.video)
+        is_done = row is not None and _has_frames(frames, row)
+        num_open += not is_done or row != there.rows[name]
+        if shard is not None and not shard.takes(name):
+            continue
+        if is_done:
+            done.append(row)
+            continue
+        if row is not None:
+            lost.append(name)
+        folder = frames / folders[name]
+        jobs.append(Job(name, folder if name not in there.rows and folder.is_dir() else None))
+    gone = [row for row in there.rows.values() if row.video not in sizes]
+    return Plan(
+        done=done,
+        jobs=jobs,
+        videos={video.video: video for video in videos},
+        folders=folders,
+        sizes=sizes,
+        gone=[row for row in gone if shard is None or shard.takes(row.video)],
+        lost=lost,
+        is_done=not num_open and not gone and not there.is_damaged,
+    )
+
+
+def _has_frames(frames: Path, row: VideoRow) -> bool:
+    """Whether the last frame is there, and none behind it. (A refused video has none.)"""
+    if row.status != "ok":
+        return True
+    folder = frames / row.folder
+    return (folder / row.frame_name(row.num_frames - 1)).is_file() and not (
+        folder / row.frame_name(row.num_frames)
+    ).exists()
+
+
+def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
+    """Folder of each video. `a.avi` and `a.mp4` of one class keep their endings, `A.avi` beside `a.avi` too."""
+    stems = Counter((video.given, video.label, Path(video.video).stem.lower()) for video in videos)
+    names = Counter((video.given, video.label, Path(video.video).name.lower()) for video in videos)
+    folders = {}
+    for video in videos:
+        path = Path(video.video)
+        name = path.stem if stems[video.given, video.label, path.stem.lower()] == 1 else path.name
+        if names[video.given, video.label, path.name.lower()] > 1:  # a list may name a/1.avi and b/1.avi
+            name += f"-{sha256(os.fsencode(video.video)).hexdigest()[:8]}"
+        folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
+    return folders
+
+
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a link to nothing; the extraction refuses it
+        return 0
+
+
+def has_content(folder: Path) -> bool:
+    """Anything but hidden files."""
+    return any(not path.name.startswith(".") for path in folder.iterdir())

@@ -1,0 +1,111 @@
+"""A list as a data set: what its lines say of each video, and of frames that are there already."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.console import count, say_once
+from common.errors import UserError
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.sources.naming import UCF101_NAME, group_of
+from dataloaders.sources.video_list import Listed, VideoList, class_file, read_list
+
+if TYPE_CHECKING:
+    from dataloaders.sources.data_source import DataSource
+
+
+def read_video_list(source: "DataSource") -> VideoList:
+    """The list, read again where it or the file of its classes has changed."""
+    if not source.list.is_file():
+        raise UserError(f"There is no list {source.list}, which names the videos of '{source.name}'.")
+    names = class_file(source.list, source.classes)
+    listed = _read_once(source.list, source.videos, source.classes, _state(source.list), names and _state(names))
+    for note in listed.notes:
+        say_once(note)
+    return listed
+
+
+def _state(file: Path) -> tuple[int, ...]:
+    if not file.is_file():
+        return ()
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+
+
+@lru_cache(maxsize=1)  # a run asks several times, and 240,000 lines take seconds
+def _read_once(path: Path, root: Path, classes: Path | None, *_: object) -> VideoList:
+    return read_list(path, root, classes)
+
+
+def listed_videos(source: "DataSource") -> list[Listed]:
+    """The lines of a list, each with its group: the one it says, else the one that the name gives."""
+    named_as_ucf101 = replace(source, layout="ucf101")
+    found = []
+    for video in read_video_list(source).videos:
+        group = video.group
+        if not group:
+            stem = Path(video.video).stem
+            # the groups in UCF101's names hold, whoever divided it
+            known = source.groups is None and UCF101_NAME.fullmatch(stem)
+            group = group_of(named_as_ucf101 if known else source, video.label, stem)
+        found.append(Listed(video.line, video.video, video.label, group, video.given))
+    return found
+
+
+def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow]:
+    """Rows of a manifest as names and lists are now: with the groups that mypath.py gives; with the class, group and
+    part that a list gives, and without videos that it does not name. Says which those are."""
+    rows = list(rows)
+    if source.list is None:
+        groups = [group_of(source, row.label, row.stem) for row in rows]
+        return [
+            row if row.group == group else replace(row, group=group) for row, group in zip(rows, groups, strict=True)
+        ]
+    if not source.list.is_file() and all(row.quality for row in rows):
+        return rows  # the list was there when they were made, and the manifest has what it said
+
+    videos = listed_videos(source)
+    lines = _lines_of(source, videos, rows)
+    found = [(row, line) for row, line in zip(rows, lines, strict=True) if line is not None]
+    if not found:
+        raise UserError(
+            f"None of the {count(len(rows), 'video')} that have frames stands in {source.list} (first: "
+            f"{rows[0].video}). Is it the list of these frames?"
+        )
+    if len(found) < len(rows):
+        first = next(row.video for row, line in zip(rows, lines, strict=True) if line is None)
+        left_out = count(len(rows) - len(found), "video")
+        say_once(f"Note: not in {source.list.name} and therefore left out: {left_out} (first: {first}).")
+    if len(found) < len(videos):
+        seen = {line.video for _, line in found}
+        missing = [video.video for video in videos if video.video not in seen]
+        say_once(f"Note: no frames of {count(len(missing), 'video')} of {source.list.name} (first: {missing[0]}).")
+    return [_changed(row, line.label, line.group, line.given) for row, line in found]
+
+
+def _lines_of(source: "DataSource", videos: Sequence[Listed], rows: Sequence[VideoRow]) -> list[Listed | None]:
+    """The line of each row: by its path; of frames made elsewhere, whose videos may have lain anywhere, by class and
+    name without ending. Raises UserError where such a name stands for two videos."""
+    if all(row.quality for row in rows):
+        by_path = {video.video: video for video in videos}
+        return [by_path.get(row.video) for row in rows]
+
+    by_name: dict[tuple[str, str], list[Listed]] = {}
+    for video in videos:
+        by_name.setdefault((video.label, Path(video.video).stem), []).append(video)
+    lines = [by_name.get((row.label, row.stem), []) for row in rows]
+    for row, found in zip(rows, lines, strict=True):
+        if len(found) > 1:
+            raise UserError(
+                f"{source.list}, lines {found[0].line} and {found[1].line}: both may be the video of the frames "
+                f"{row.folder}. Frames made elsewhere are known by class and name: give the two different names."
+            )
+    return [found[0] if found else None for found in lines]
+
+
+def _changed(row: VideoRow, label: str, group: str, given: str) -> VideoRow:
+    if (row.label, row.group, row.given) == (label, group, given):
+        return row
+    return replace(row, label=label, group=group, given=given)

@@ -1,0 +1,302 @@
+"""A list of videos as a data set: a text or csv file with a line a video.
+
+    clips/a.avi run                     path and label, with a space (the label is the last word)
+    clips/a.avi,run                     path,label     with commas, semicolons or tabs
+    clips/a.avi,run,anna                path,label,group
+    clips/a.avi,run,anna,train          path,label,group,split
+    path,label,split                    or in any order, where the first line names the columns
+
+A name with a comma in it goes in quotes. Lines that begin with # are comments. Errors name the file and the line.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from dataloaders.sources.folder import PARTS
+
+SUFFIXES = frozenset(".csv .tsv .txt .list .lst".split())
+SHAPES = "path label; path,label; path,label,group; path,label,group,split"
+CLASS_FILES = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")  # looked for beside the list
+
+# What the first line may call its columns.
+COLUMNS = {
+    "path": (
+        "path",
+        "video",
+        "video_path",
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "clip",
+        "clip_path",
+    ),
+    "label": ("label", "class", "class_name", "action", "category", "target", "tag"),
+    "group": ("group", "recording", "subject", "person", "source"),
+    "split": ("split", "part", "subset", "set"),
+}
+SPLIT_NAMES = PARTS | {"testing": "test", "validate": "val", "unused": "", "": ""}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A line: the video's path as the list has it (tidied), its class, group ("": not said) and part ("": unused)."""
+
+    line: int
+    video: str
+    label: str
+    group: str
+    given: str
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """A list as it was read. notes: what was understood where the file left a choice."""
+
+    path: Path
+    videos: list[Listed]
+    has_split: bool
+    notes: list[str]
+
+
+def read_list(path: Path, root: Path, classes: Path | None = None) -> VideoList:
+    """Reads a list whose paths count from `root`; `classes` names the classes where labels are numbers.
+
+    Looks at one file to tell the columns apart; check_files looks at all. Raises UserError that names file and line.
+    """
+    lines = _read_lines(path)
+    if not lines:
+        raise UserError(f"{path} lists no video. A line a video is looked for: {SHAPES}.")
+    rows, notes = _split_columns(path, root, lines), []
+    columns = _columns(path, rows, notes)
+    if columns.pop("header"):
+        del rows[0]
+        if not rows:
+            raise UserError(f"{path} has a line with the names of the columns, and no video.")
+
+    width = columns.pop("width")
+    videos = [_listed(path, root, number, cells, columns, width) for number, cells in rows]
+    _refuse_contradictions(path, videos)
+    videos, note = _with_class_names(path, videos, classes)
+    notes += [note] if note else []
+    return VideoList(path, videos, "split" in columns, notes)
+
+
+def check_files(listed: VideoList, root: Path) -> None:
+    """Raises UserError for files that are not there: the first one by its line, and how many."""
+    missing = [video for video in listed.videos if not (root / video.video).is_file()]
+    if not missing:
+        return
+    first = missing[0]
+    more = f" (and {len(missing) - 1:,} more of {len(listed.videos):,})" if len(missing) > 1 else ""
+    hint = f"Paths count from {root}."
+    if first is listed.videos[0]:
+        hint += " A first line that names the columns says at least path and label."
+    if re.search(r" \d+$", first.video) and first.label.isdecimal():
+        hint += (
+            " A list of frame folders (path, number of frames, label) is none of videos: give the frames as --frames."
+        )
+    elif " " in first.video and not (root / first.video).exists():
+        hint += " A label of several words needs a comma or a tab before it."
+    elif "\\" in first.video:
+        hint += " Write / between folders."
+    elif (root / first.video).is_dir():
+        raise UserError(
+            f"{listed.path}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames made "
+            "elsewhere are given as --frames DIR, a folder of <class>/<video>/."
+        )
+    raise UserError(f"{listed.path}, line {first.line}: there is no file {first.video}{more}. {hint}")
+
+
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of the lines that say something. Names may hold bytes that are no UTF-8."""
+    content = path.read_bytes()
+    if b"\0" in content[:8192]:
+        raise UserError(f"{path} is no text. --dataset takes a folder of class folders, or a list (.csv, .txt).")
+    text = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    lines = re.split(r"\r\n|\r|\n", text)
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+
+
+Rows = list[tuple[int, list[str]]]
+
+
+def _split_columns(path: Path, root: Path, lines: Sequence[tuple[int, str]]) -> Rows:
+    """Cells of each line. What is between the columns is seen from the first two lines (one may be a header): the sign
+    with which a path is that of a file; else the first of tab, comma, semicolon and space that is in them."""
+
+    def splits(sign: str) -> bool:
+        return any(len(_cells(line, sign)) > 1 for _, line in lines[:2])
+
+    def finds_file(sign: str) -> bool:
+        return any((root / cell).is_file() for _, line in lines[:2] for cell in _cells(line, sign) if cell)
+
+    signs = [sign for sign in "\t,; " if splits(sign)]
+    sign = next((sign for sign in signs if finds_file(sign)), signs[0] if signs else " ")
+    if sign == " ":
+        return [(number, _cells(line, sign)) for number, line in lines]
+    reader = csv.reader((line for _, line in lines), delimiter=sign, skipinitialspace=True, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            rows.append((lines[reader.line_num - 1][0], [cell.strip() for cell in cells]))
+    except csv.Error as error:
+        began = lines[len(rows)][0]
+        raise UserError(f"{path}, line {began}: a quotation mark that begins there does not end ({error}).") from error
+    return rows
+
+
+def _cells(line: str, sign: str) -> list[str]:
+    if sign == " ":
+        quoted = re.fullmatch(r'\s*"([^"]+)"\s+"?([^"]+?)"?\s*', line)
+        return list(quoted.groups()) if quoted else line.rsplit(maxsplit=1)
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=sign, skipinitialspace=True), [])]
+
+
+def _columns(path: Path, rows: Rows, notes: list[str]) -> dict[str, int]:
+    """{"path": 0, "label": 1, ...}; under "header" whether the first line says so, under "width" how many there are."""
+    first = [cell.lower() for cell in rows[0][1]]
+    names = {
+        kind: next((first.index(name) for name in names if name in first), None) for kind, names in COLUMNS.items()
+    }
+    if names["path"] is not None and names["label"] is not None:
+        columns = {kind: index for kind, index in names.items() if index is not None}
+        unused = [name for index, name in enumerate(rows[0][1]) if index not in columns.values()]
+        if unused:
+            notes.append(f"Note: columns of {path.name} that are not used: {', '.join(unused)}.")
+        return columns | {"header": 1, "width": len(first)}
+
+    width = len(rows[0][1])
+    if width > 4:
+        raise UserError(
+            f"{path}, line {rows[0][0]}: {width} columns, where at most 4 are known ({SHAPES}). Name the columns in "
+            "the first line, or put a name with a comma in quotes."
+        )
+    columns = dict(zip(("path", "label", "group", "split"), range(max(width, 2)), strict=False))
+    if width == 3 and all(len(cells) == 3 and cells[2].lower() in PARTS for _, cells in rows):
+        columns["split"] = columns.pop("group")
+        notes.append(f"Note: the third column of {path.name} says train, val or test and is taken for the split.")
+    return columns | {"header": 0, "width": width}
+
+
+NO_FOLDER_NAME = re.compile(r"^\.|[/\\\0-\x1f]")
+
+
+def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict[str, int], width: int) -> Listed:
+    where = f"{path}, line {number}"
+    if max(columns["path"], columns["label"]) >= len(cells):
+        raise UserError(f"{where}: no label in '{' '.join(cells)}'. A line is one of: {SHAPES}.")
+    if len(cells) > width:
+        raise UserError(f"{where}: {len(cells)} columns, {width} above it. A name with a comma in it goes in quotes.")
+
+    def cell(kind: str) -> str:
+        return cells[columns[kind]] if kind in columns and columns[kind] < len(cells) else ""
+
+    label, split = cell("label"), cell("split").lower()
+    if not cell("path") or not label:
+        raise UserError(f"{where}: the {'label' if cell('path') else 'path'} is empty.")
+    if NO_FOLDER_NAME.search(label):
+        raise UserError(
+            f"{where}: the label '{label}' cannot be the name of a folder. Leave out / and \\ and a first dot."
+        )
+    if split not in SPLIT_NAMES:
+        raise UserError(f"{where}: the split '{split}' is not one of train, val, test (or empty, for unused).")
+    return Listed(number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])
+
+
+UNTIDY = re.compile(
+    r"^[/~]|^[A-Za-z]:|\\|//|(?:^|/)\.{1,2}/"
+)  # all others are spelled in the one way (240,000 Paths: 5 s)
+
+
+def _tidy(video: str, root: Path) -> str:
+    """One spelling for one file: relative to the root where it lies there, with / between folders."""
+    if not UNTIDY.search(video):
+        return video
+    full = Path(os.path.normpath(root / Path(video).expanduser()))
+    if full.is_relative_to(root):
+        return full.relative_to(root).as_posix()
+    return full.as_posix() if Path(video).expanduser().is_absolute() else Path(os.path.normpath(video)).as_posix()
+
+
+def _refuse_contradictions(path: Path, videos: Sequence[Listed]) -> None:
+    first: dict[str, Listed] = {}
+    for video in videos:
+        other = first.setdefault(video.video, video)
+        if other is video:
+            continue
+        lines = f"{path}, lines {other.line} and {video.line}"
+        if other.label != video.label:
+            raise UserError(f"{lines}: {video.video} has two labels, {other.label} and {video.label}.")
+        if other.given != video.given:
+            parts = f"{other.given or 'unused'} and {video.given or 'unused'}"
+            raise UserError(f"{lines}: {video.video} is in two splits, {parts}.")
+        raise UserError(f"{lines}: {video.video} is listed twice. Take one of them out.")
+
+
+def _with_class_names(path: Path, videos: list[Listed], classes: Path | None) -> tuple[list[Listed], str]:
+    """Videos with the names of their classes where the labels are numbers, and a word on where the names are from."""
+    numbers = all(video.label.isdecimal() for video in videos)
+    file = class_file(path, classes)
+    if not numbers:
+        return (_known(videos, path, classes) if classes else videos), ""
+    if file is None:
+        return videos, (
+            f"Note: the labels of {path.name} are numbers, and no {CLASS_FILES[0]} beside it names them: the numbers "
+            "are the names of the classes."
+        )
+    names = _numbered_names(file)
+    unnamed = next((video for video in videos if int(video.label) not in names), None)
+    if unnamed is not None:
+        raise UserError(
+            f"{path}, line {unnamed.line}: the label {unnamed.label} has no name in {file}, which names "
+            f"{min(names)} to {max(names)}."
+        )
+    named = [Listed(v.line, v.video, names[int(v.label)], v.group, v.given) for v in videos]
+    return (
+        named,
+        f"The labels of {path.name} are numbers; {file.name} names them (first: {min(names)} {names[min(names)]}).",
+    )
+
+
+def _known(videos: list[Listed], path: Path, classes: Path) -> list[Listed]:
+    names = set(read_class_names(classes))
+    unknown = next((video for video in videos if video.label not in names), None)
+    if unknown is not None:
+        raise UserError(f"{path}, line {unknown.line}: the label '{unknown.label}' is not in {classes}.")
+    return videos
+
+
+def class_file(path: Path, classes: Path | None) -> Path | None:
+    """The file that names the classes of a list: the one that was given, else one beside the list."""
+    if classes is not None:
+        return classes
+    beside = [path.with_name(name) for name in CLASS_FILES]
+    return next((file for file in beside if file.is_file() and file != path), None)
+
+
+def read_class_names(file: Path) -> list[str]:
+    """Names of classes in the order of their numbers."""
+    names = _numbered_names(file)
+    return [names[number] for number in sorted(names)]
+
+
+def _numbered_names(file: Path) -> dict[int, str]:
+    """{number: name} of a file with a name a line, counted from 0, or `number name` as in UCF101's classInd.txt."""
+    lines = [line for _, line in _read_lines(file)] if file.is_file() else None
+    if not lines:
+        raise UserError(f"{file} names no class. A name a line is looked for, or `number name`.")
+    numbered = [re.fullmatch(r"\s*(\d+)[\s,]+(\S.*?)\s*", line) for line in lines]
+    if all(numbered):
+        names = {int(match.group(1)): match.group(2) for match in numbered}
+    else:
+        names = dict(enumerate(line.strip() for line in lines))
+    if len(names) < len(lines) or len(set(names.values())) < len(lines):
+        raise UserError(f"{file} has a number or a name twice.")
+    return names

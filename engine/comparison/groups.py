@@ -1,0 +1,113 @@
+"""Runs side by side: which of them may stand in one table, and what they say of the same videos."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.console import count
+from engine.comparison.run_result import RunResult, TestedVideo, one_line
+from engine.evaluation.bootstrap import bootstrap_interval
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on one data set and one split, the best first; only these may be compared."""
+
+    dataset: str
+    split: str
+    runs: list[RunResult]
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}, split {self.split}"
+
+    def tested(self) -> list[RunResult]:
+        return [run for run in self.runs if run.test is not None]
+
+    def about(self) -> list[str]:
+        """What a reader has to know before comparing the numbers, a sentence each."""
+        tests = [run.test for run in self.tested()]
+        said = [f"Not a test result, {run.name}: {run.test.leak}" for run in self.tested() if run.test.leak]
+        if len({test.protocol for test in tests}) > 1:
+            each = "; ".join(f"{run.name} {run.test.protocol}" for run in self.tested())
+            said.append(f"Tested in different ways: {each}")
+        names = {frozenset(video.video for video in test.videos) for test in tests if test.videos}
+        if len(names) > 1 or len({test.num_videos for test in tests}) > 1:
+            each = "; ".join(f"{run.name} {count(run.test.num_videos, 'video')}" for run in self.tested())
+            said.append(f"Tested on different videos: {each}")
+        machines = sorted({run.device for run in self.runs if run.device})
+        if len(machines) > 1:
+            said.append(f"Trained on different machines, which clips/s and hours show too: {'; '.join(machines)}")
+        return said
+
+    def tested_on(self) -> str:
+        """224 videos of 28 recordings, 10 clips x 1 crop; empty where the runs differ in it or none is tested."""
+        tests = {(run.test.num_videos, run.test.num_recordings, run.test.protocol) for run in self.tested()}
+        if len(tests) != 1:
+            return ""
+        [(videos, recordings, protocol)] = tests
+        return f"tested on {count(videos, 'video')} of {count(recordings, 'recording')}, {protocol}"
+
+    def hard_videos(self, limit: int = 12) -> list[tuple[TestedVideo, int, dict[str, str]]]:
+        """(video, how many runs are wrong, run -> its answer), those that most runs miss first, and one of each
+        recording before a second of it. Empty where the runs were not tested on the same videos."""
+        runs = self.on_same_videos()
+        answers: dict[str, dict[str, TestedVideo]] = {}
+        for run in runs:
+            for video in run.test.videos:
+                answers.setdefault(video.video, {})[run.name] = video
+        missed = []
+        for by_run in answers.values():
+            wrong = sum(not answer.right for answer in by_run.values())
+            if wrong:
+                video = next(iter(by_run.values()))
+                missed.append((video, wrong, {name: answer.prediction for name, answer in by_run.items()}))
+        missed.sort(key=lambda row: (-row[1], row[0].video))
+        shown, times = [], Counter()
+        for row in missed:
+            shown.append((times[row[0].group], *row))
+            times[row[0].group] += 1
+        return [row for _, *row in sorted(shown, key=lambda row: row[0])][:limit]
+
+    def differences(self) -> list[tuple[RunResult, float, tuple[float, float] | None]]:
+        """(run, its test top-1 minus that of the first, 95 % interval of this) for each other run. Both answered the
+        same videos, so the interval is narrower than those of the two make believe."""
+        runs = self.on_same_videos()
+        if not runs:
+            return []
+        answers = [{video.video: video for video in run.test.videos} for run in runs]
+        first, groups = answers[0], [video.group for video in answers[0].values()]
+        found = []
+        for run, other in zip(runs[1:], answers[1:], strict=True):
+            change = np.array([100.0 * (int(other[name].right) - int(video.right)) for name, video in first.items()])
+            found.append((run, float(change.mean()), bootstrap_interval(change, groups)))
+        return found
+
+    def on_same_videos(self) -> list[RunResult]:
+        """The tested runs, where there are at least two and each has the answer to the same videos; else none."""
+        runs = [run for run in self.tested() if run.test.videos and not run.test.leak]
+        same = len({frozenset(video.video for video in run.test.videos) for run in runs}) == 1
+        return runs if same and len(runs) > 1 else []
+
+
+def group_runs(runs: Sequence[RunResult]) -> list[Group]:
+    """By data set and split. Two folders of one name are two data sets, and are then shown with their paths."""
+    addresses: dict[str, set[str]] = {}
+    for run in runs:
+        addresses.setdefault(run.short_dataset, set()).add(run.address)
+    groups: dict[tuple[str, str], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.address, run.split), []).append(run)
+    found = []
+    for (address, split), members in sorted(groups.items()):
+        short = members[0].short_dataset
+        shown = short if len(addresses[short]) == 1 else one_line(address)
+        found.append(Group(shown, split, sorted(members, key=_rank)))
+    return found
+
+
+def _rank(run: RunResult) -> tuple:
+    test = run.test.top1 if run.test and not run.test.leak else -1
+    return (-test, -(run.best_val if run.best_val is not None else -1), run.name)

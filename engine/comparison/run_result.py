@@ -1,0 +1,268 @@
+"""What a run's folder says of it, for a table of runs."""
+
+import csv
+import json
+import math
+import statistics
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from common.console import count
+from common.errors import UserError
+from engine.evaluation.published import pretraining_of
+from engine.runs.checkpoint import load_checkpoint, spec_of
+from engine.runs.tracking import read_metrics
+from network import InputSpec
+from network.cost import count_macs, num_parameters, without_values
+
+
+@dataclass(frozen=True)
+class TestedVideo:
+    """A line of test/videos.csv."""
+
+    __test__ = False  # no test of pytest's
+
+    video: str
+    label: str
+    prediction: str
+    group: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What test.json says. Accuracies are percent, of videos.
+
+    interval  None where nothing varies
+    leak      why the number is no test result; None where nothing speaks against it
+    protocol  such as "10 clips x 1 crop"
+    videos    each video's answer; empty where videos.csv is not there or damaged
+    """
+
+    __test__ = False
+
+    top1: float
+    interval: tuple[float, float] | None
+    leak: str | None
+    protocol: str
+    num_videos: int
+    num_recordings: int
+    videos: tuple[TestedVideo, ...]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run as it stands in the table. None where its files do not say.
+
+    name      of its folder
+    address   the data set, as config.json names it: a name of mypath.py, a folder or a list
+    epochs    done, of `planned`
+    curve     (epoch from 1, validation video top-1 of the weights that are judged) for each epoch
+    notes     what is wrong with the run's files, a sentence each
+    """
+
+    path: Path
+    name: str
+    model: str
+    address: str
+    split: str
+    pretraining: str | None
+    parameters: int | None
+    gmacs: float | None
+    epochs: int | None
+    planned: int | None
+    best_val: float | None
+    test: TestResult | None
+    clips_per_second: float | None
+    memory_gb: float | None
+    hours: float | None
+    device: str | None
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def short_dataset(self) -> str:
+        """The data set's name; the last part of a folder's path."""
+        return one_line(self.address.replace("\\", "/").rstrip("/").split("/")[-1])
+
+
+def read_run(run_dir: Path, name: str) -> RunResult:
+    """name: under which it is to be shown. Raises UserError, one line, where no checkpoint tells what the run is."""
+    path = run_dir / "best.pth"
+    if not path.is_file():
+        begun = (run_dir / "config.json").is_file()
+        raise UserError("no best.pth (yet)" if begun else "no run: neither config.json nor best.pth")
+    checkpoint = load_checkpoint(path)
+    config, split = checkpoint["config"], checkpoint.get("split")
+    split = split if isinstance(split, dict) else {}
+    if not (isinstance(config.get("model"), str) and isinstance(config.get("dataset"), str)):
+        raise UserError("best.pth does not say which network was trained on which data set")
+    notes: list[str] = []
+    records = _read_records(run_dir, notes)
+    parameters, gmacs = _cost(checkpoint, spec_of(path, checkpoint), notes)
+    pace = _numbers(records, "time/clips_per_second")
+    seconds = _numbers(records, "time/epoch_seconds")
+    return RunResult(
+        path=run_dir,
+        name=one_line(name),
+        model=one_line(config["model"]),
+        address=config["dataset"],
+        split=one_line(str(split.get("name") or config.get("split") or "?")),
+        pretraining=None if checkpoint.get("pretrained") else pretraining_of(config),
+        parameters=parameters,
+        gmacs=gmacs,
+        epochs=max((record["epoch"] + 1 for record in records), default=None),
+        planned=config.get("epochs") if isinstance(config.get("epochs"), int) else None,
+        best_val=_number(checkpoint.get("best_top1")),
+        test=_read_test(run_dir, checkpoint, split, notes),
+        clips_per_second=statistics.median(pace) if pace else None,
+        memory_gb=max(_numbers(records, "time/gpu_memory_gb"), default=None),
+        hours=sum(seconds) / 3600 if seconds and len(seconds) == len(records) else None,
+        device=_device(run_dir, notes),
+        curve=_curve(records),
+        notes=notes,
+    )
+
+
+def _read_records(run_dir: Path, notes: list[str]) -> list[dict]:
+    """The lines of metrics.jsonl, one an epoch; of an epoch that is there twice, the later."""
+    path = run_dir / "metrics.jsonl"
+    try:
+        records = read_metrics(run_dir)
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    except OSError as error:
+        notes.append(f"metrics.jsonl cannot be read ({error.strerror})")
+        return []
+    damaged = sum(bool(line.strip()) for line in lines) - len(records)
+    if damaged:
+        notes.append(f"metrics.jsonl: {count(damaged, 'line')} cut or damaged, left out")
+    if not records:
+        notes.append("no metrics.jsonl, so no curve and no times")
+    return [record for _, record in sorted({record["epoch"]: record for record in records}.items())]
+
+
+def _curve(records: list[dict]) -> list[tuple[int, float]]:
+    judged = "val/ema_top1" if any("val/ema_top1" in record for record in records) else "val/top1"
+    points = [(record["epoch"] + 1, _number(record.get(judged))) for record in records]
+    return [(epoch, top1) for epoch, top1 in points if top1 is not None]
+
+
+def _cost(checkpoint: dict, spec: InputSpec, notes: list[str]) -> tuple[int | None, float | None]:
+    """(parameters, GMACs a clip) of the network as the run had it: its classes, options, clip and crop."""
+    try:
+        options = dict(checkpoint.get("model_options") or {})
+        name, num_classes = checkpoint["config"]["model"], len(checkpoint["classes"])
+        parameters, macs = _counted(name, num_classes, spec, tuple(sorted(options.items())))
+        return parameters, macs / 1e9
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        notes.append(f"its network cannot be built here, so neither parameters nor GMACs: {reason}")
+        return None, None
+
+
+@cache
+def _counted(name: str, num_classes: int, spec: InputSpec, options: tuple) -> tuple[int, int]:
+    model, clip = without_values(name, num_classes, spec, **dict(options))
+    return num_parameters(model), count_macs(model, clip)
+
+
+def _device(run_dir: Path, notes: list[str]) -> str | None:
+    """What the run was trained on; runs of before do not say."""
+    try:
+        settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        device = (settings.get("environment") or {}).get("device")
+        return one_line(str(device)) if device else None
+    except FileNotFoundError:
+        notes.append("no config.json")
+    except (OSError, ValueError, AttributeError):
+        notes.append("config.json is half-written or damaged")
+    return None
+
+
+# --- the test
+
+
+def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -> TestResult | None:
+    """None, with a note, where there is no result of these very weights on the run's own test list."""
+    again = f"python evaluate.py {run_dir.name}"
+    try:
+        record = json.loads((run_dir / "test.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        notes.append(f"not tested yet: {again}")
+        return None
+    except (OSError, ValueError):
+        notes.append(f"test.json is half-written or damaged: {again}")
+        return None
+    if not isinstance(record, dict) or "format" not in record:
+        notes.append(f"test.json is of an older version: {again}")
+        return None
+    if record["format"] != 1:
+        notes.append(f"test.json is of a newer version (format {record['format']}), which this one cannot read")
+        return None
+    try:
+        if record["step"] != checkpoint.get("step", 0):
+            notes.append(f"test.json is of step {record['step']}, best.pth of {checkpoint.get('step', 0)}: {again}")
+            return None
+        if split.get("hash") and record["split_hash"] != split["hash"]:
+            notes.append(f"test.json is of other videos than the run's own: {again}")
+            return None
+        views = f"windows {record['windows']} apart" if record["windows"] else count(record["num_clips"], "clip")
+        bounds = record["interval"]["top1"]
+        leak = record["leak"] or (None if record["training_known"] else "its training list is not known")
+        return TestResult(
+            top1=_percent(record["top1"]),
+            interval=bounds and (_percent(bounds[0]), _percent(bounds[1])),
+            leak=one_line(str(leak)) if leak else None,
+            protocol=f"{views} x {count(record['crops'], 'crop')}",
+            num_videos=int(record["num_videos"]),
+            num_recordings=int(record["interval"]["num_groups"]),
+            videos=_read_videos(run_dir / "test" / "videos.csv", record["num_videos"], notes),
+        )
+    except (KeyError, TypeError, ValueError, IndexError):
+        notes.append(f"test.json is damaged: {again}")
+        return None
+
+
+RIGHT = {"0": False, "1": True}
+
+
+def _read_videos(path: Path, num_videos: int, notes: list[str]) -> tuple[TestedVideo, ...]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            videos = tuple(
+                TestedVideo(row["video"], row["class"], row["prediction"], row["group"], RIGHT[row["right"]])
+                for row in csv.DictReader(file)
+            )
+    except (OSError, KeyError, ValueError, csv.Error):  # a KeyError for a line that is cut, too: its `right` is None
+        videos = ()
+    if len(videos) != num_videos:
+        notes.append("test/videos.csv is missing or damaged: its single videos are not compared")
+        return ()
+    return videos
+
+
+# --- values of files in which anything may stand
+
+
+def one_line(text: str) -> str:
+    """Without what would move a terminal's cursor or break a line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _numbers(records: list[dict], key: str) -> list[float]:
+    values = (_number(record.get(key)) for record in records)
+    return [value for value in values if value is not None]
+
+
+def _percent(value: object) -> float:
+    number = _number(value)
+    if number is None or not 0 <= number <= 100:
+        raise ValueError(f"{value} is no percentage")
+    return number
+
+
+def _number(value: object) -> float | None:
+    """Of a file that anything may stand in."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

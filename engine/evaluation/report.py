@@ -1,0 +1,211 @@
+"""What an evaluation leaves behind: test.json, tables, pictures, and the same in TensorBoard. docs/evaluation.md tells
+what each key and column means."""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from common.drawing import save_picture
+from common.files import write_atomically
+from dataloaders.dataset import FrameSet
+from engine.evaluation.bootstrap import CONFIDENCE, SAMPLES, accuracy_by_class, bootstrap_interval
+from engine.evaluation.confusion import confusion_csv, confusion_matrix, draw_confusion, most_confused
+from engine.evaluation.worst_videos import draw_worst
+from engine.runs.tracking import Tracker
+
+FORMAT = 1  # of test.json; grows where a key changes its meaning or goes, not where one is added
+
+
+class Analysis:
+    """An evaluation taken apart: which videos of which recordings are right, class by class.
+
+    probs (V, K), labels (V,), clips_right (V,), num_clips (V,): as in engine/evaluation.py
+    """
+
+    def __init__(
+        self,
+        frame_set: FrameSet,
+        part: str,
+        probs: np.ndarray,
+        labels: np.ndarray,
+        clips_right: np.ndarray,
+        num_clips: np.ndarray,
+    ):
+        self.frame_set, self.rows, self.classes = frame_set, frame_set.part(part), frame_set.classes
+        self.probs, self.labels, self.clips_right, self.num_clips = probs, labels, clips_right, num_clips
+        self.groups = [row.group for row in self.rows]
+        self.order = np.argsort(-probs, axis=1, kind="stable")  # (V, K) the likeliest class first
+        self.predictions = self.order[:, 0]
+        self.ranks = 1 + (self.order == labels[:, None]).argmax(1)  # (V,) 1: right
+        self.matrix = confusion_matrix(labels, self.predictions, len(self.classes))
+        self.by_class = accuracy_by_class(self.ranks == 1, labels, len(self.classes))
+        self.mean_class = float(np.nanmean(self.by_class))
+
+    def intervals(self) -> dict[str, list[float] | None]:
+        """95 % intervals in percent, by resampling recordings; None where nothing varies."""
+        clips, of_class = self.num_clips, np.bincount(self.labels, minlength=len(self.classes))
+        values = {
+            "top1": (self.ranks == 1, None),
+            "top5": (self.ranks <= 5, None),
+            "clip_top1": (self.clips_right / clips, clips),
+            "mean_class": (self.ranks == 1, 1 / of_class[self.labels]),  # each class weighs the same
+        }
+        found = {name: bootstrap_interval(hits, self.groups, weights) for name, (hits, weights) in values.items()}
+        return {name: pair and [100 * bound for bound in pair] for name, pair in found.items()}
+
+    def per_class_csv(self) -> str:
+        """A line a class, in the order of the class ids."""
+        lines = []
+        for number, name in enumerate(self.classes):
+            mine = self.labels == number
+            videos = int(mine.sum())
+            if not videos:
+                lines.append([name, 0, 0, "", "", "", "", ""])
+                continue
+            errors = self.matrix[number].copy()
+            errors[number] = 0
+            taken = int(errors.argmax())
+            lines.append(
+                [
+                    name,
+                    videos,
+                    int(self.matrix[number, number]),
+                    f"{self.by_class[number]:.2f}",
+                    f"{100 * (self.ranks[mine] <= 5).mean():.2f}",
+                    f"{100 * self.clips_right[mine].sum() / self.num_clips[mine].sum():.2f}",
+                    self.classes[taken] if errors[taken] else "",
+                    int(errors[taken]) or "",
+                ]
+            )
+        return _csv(("class", "videos", "right", "top1", "top5", "clip_top1", "most_taken_for", "times"), lines)
+
+    def videos_csv(self) -> str:
+        """A line a video, in the order of the manifest."""
+        header = (
+            "video", "class", "group", "prediction", "right", "rank", "probability", "own_probability", "clips",
+            "clips_right",
+        )  # fmt: skip
+        own, best = (self.probs[np.arange(len(self.labels)), ids] for ids in (self.labels, self.predictions))
+        return _csv(
+            header,
+            (
+                [
+                    row.video,
+                    row.label,
+                    row.group,
+                    self.classes[self.predictions[at]],
+                    int(self.ranks[at] == 1),
+                    int(self.ranks[at]),
+                    f"{best[at]:.6f}",
+                    f"{own[at]:.6f}",
+                    int(self.num_clips[at]),
+                    int(self.clips_right[at]),
+                ]
+                for at, row in enumerate(self.rows)
+            ),
+        )
+
+    def numbers(self) -> dict:
+        """The part of test.json that follows from the predictions alone."""
+        return {
+            "mean_class": self.mean_class,
+            "num_classes": len(self.classes),
+            "num_videos": len(self.labels),
+            "num_clips_total": int(self.num_clips.sum()),
+            "interval": {
+                "confidence": CONFIDENCE,
+                "method": "percentile bootstrap over groups",
+                "samples": SAMPLES,
+                "num_groups": len(set(self.groups)),
+                **self.intervals(),
+            },
+            "per_class": {
+                name: None if np.isnan(top1) else float(top1)
+                for name, top1 in zip(self.classes, self.by_class, strict=True)
+            },
+            "confused": [
+                {"true": pair.true, "predicted": pair.predicted, "times": pair.times, "videos": pair.videos}
+                for pair in most_confused(self.matrix, self.classes, 20)
+            ],
+        }
+
+
+def write_report(folder: Path, stem: str, record: dict, analysis: Analysis, title: str) -> dict[str, np.ndarray]:
+    """<folder>/<stem>.json and the tables and pictures in <folder>/<stem>/; returns the pictures.
+
+    The .json comes last: where it is, the rest is there too.
+    """
+    details = folder / stem
+    details.mkdir(parents=True, exist_ok=True)
+    worst = draw_worst(analysis.frame_set, analysis.rows, analysis.probs, analysis.labels, title)
+    pictures = {"confusion.png": draw_confusion(analysis.matrix, analysis.classes, title), "worst.jpg": worst}
+    tables = {
+        "per_class.csv": analysis.per_class_csv(),
+        "confusion.csv": confusion_csv(analysis.matrix, analysis.classes),
+        "videos.csv": analysis.videos_csv(),
+    }
+    for name, text in tables.items():
+        write_atomically(details / name, text)
+    for name, picture in pictures.items():
+        save_picture(details / name, picture)
+    files = {
+        name.split(".")[0] + ("_picture" if name == "confusion.png" else ""): name for name in (*tables, *pictures)
+    }
+    record = record | {"files": {key: f"{stem}/{name}" for key, name in files.items()}}
+    write_atomically(folder / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+    return pictures
+
+
+def log_report(run_dir: Path, record: dict, analysis: Analysis, pictures: dict[str, np.ndarray]) -> None:
+    """The tags test/... of a run in TensorBoard."""
+    step = record["step"]
+    tracker = Tracker(run_dir)
+    tracker.scalars({f"test/{name}": record[name] for name in ("top1", "top5", "clip_top1", "mean_class")}, step)
+    tracker.writer.add_image("test/confusion", pictures["confusion.png"], step, dataformats="HWC")
+    tracker.writer.add_image("test/worst_videos", pictures["worst.jpg"], step, dataformats="HWC")
+    tracker.writer.add_text("test/per_class", _markdown(analysis.per_class_csv()), step)
+    tracker.close()
+
+
+def is_logged(old: Path, record: dict) -> bool:
+    """Whether an earlier test.json says the same of the same weights: then TensorBoard has it already."""
+    try:
+        before = json.loads(old.read_text(encoding="utf-8"))
+        return all(before[key] == record[key] for key in ("step", "top1", "top5", "clip_top1", "mean_class"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def provenance() -> dict:
+    """When this was computed, and with what."""
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+    }
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+def _markdown(table: str) -> str:
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in csv.reader(io.StringIO(table))]
+    rule = " | ".join("---" for _ in next(csv.reader(io.StringIO(table))))
+    return "\n".join(f"| {line} |" for line in (lines[0], rule, *lines[1:]))

@@ -1,0 +1,151 @@
+"""Windows of videos -> descriptors, through one network, in batches that reach over videos."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from dataloaders.dataset import FrameSet
+from dataloaders.loader import ClipLoader
+from dataloaders.transforms import to_model_input
+from dataloaders.windows import WindowDataset
+from engine.features.pooling import pool_windows
+from engine.features.store import Described, FeatureWriter
+from engine.inference.read_ahead import read_ahead
+from engine.inference.windows import batches, sliding_clips
+from network import InputSpec
+
+
+@dataclass
+class Pending:
+    """A video whose windows are on their way. is_read: there are no more than num_windows of them."""
+
+    entry: Described
+    rows: list[np.ndarray] = field(default_factory=list)  # (D,) each
+    num_windows: int = 0
+    is_read: bool = False
+
+
+@dataclass(frozen=True)
+class Describer:
+    """read: clips (B, C, T, H, W) -> (B, D) float32, on the device; see reading.LayerReader."""
+
+    read: Callable[[torch.Tensor], torch.Tensor]
+    spec: InputSpec
+    device: torch.device
+    pooling: str = "mean"
+    norm: str = "after"
+    per_window: bool = False
+
+    @torch.inference_mode()
+    def windows(self, clips: torch.Tensor) -> np.ndarray:
+        """(B, T, S, S, 3) uint8 -> (B, D) float32"""
+        said = self.read(to_model_input(clips.to(self.device, non_blocking=True), self.spec))
+        values = said.cpu().numpy()
+        if not np.isfinite(values).all():
+            raise UserError("The network's descriptors are no numbers (NaN): its weights are damaged, or diverged.")
+        return values
+
+    def finish(self, rows: list[np.ndarray]) -> np.ndarray:
+        """The windows of one video -> what is written: (D,), or (N, D)."""
+        stacked = np.stack(rows)
+        return stacked if self.per_window else pool_windows(stacked, self.pooling, self.norm)
+
+    def video(self, path: Path, step: int, batch_size: int) -> np.ndarray:
+        parts = batches(cut_windows(path, self.spec, step), batch_size)
+        return self.finish([row for part in parts for row in self.windows(torch.from_numpy(np.stack(part)))])
+
+
+def describe_data_set(
+    describer: Describer,
+    frame_set: FrameSet,
+    writer: FeatureWriter,
+    step: int,
+    batch_size: int,
+    workers: int,
+    watch: Callable[[Iterable, int], Iterable],
+) -> int:
+    """All videos of a data set that the folder does not hold yet, from their frames. -> how many"""
+    rows = [row for row in frame_set.rows if row.video not in writer.done]
+    if not rows:
+        return 0
+    everyone = replace(frame_set.split, parts={row.video: "all" for row in rows})
+    dataset = WindowDataset(replace(frame_set, rows=rows, split=everyone), describer.spec, "all", step)
+    pin = describer.device.type == "cuda"
+    loader = ClipLoader(dataset, batch_size, workers, pin)
+    counts = np.bincount(dataset.videos, minlength=len(rows))
+    pending: dict[int, list[np.ndarray]] = {}
+    for clips, _, positions in watch(loader, len(loader)):
+        for position, values in zip(positions.tolist(), describer.windows(clips[:, 0]), strict=True):
+            number = int(dataset.videos[position])
+            pending.setdefault(number, []).append(values)
+            if len(pending[number]) == counts[number]:
+                row = rows[number]
+                file = f"{row.label}/{Path(row.folder).name}.npy"
+                entry = Described(row.video, row.label, row.group, file, int(counts[number]), row.given)
+                writer.add(entry, describer.finish(pending.pop(number)))
+    assert not pending, "each video is finished"
+    return len(rows)
+
+
+def describe_videos(
+    describer: Describer,
+    videos: list[tuple[Path, Described]],
+    writer: FeatureWriter,
+    step: int,
+    batch_size: int,
+    workers: int,
+    watch: Callable[[Iterable, int], Iterable],
+) -> list[UserError]:
+    """Video files that the folder does not hold yet. -> what could not be used, by its reason; the rest is written."""
+    todo = [(path, entry) for path, entry in videos if "file" not in writer.done.get(entry.video, {})]
+    refused: list[UserError] = []
+    batch: list[tuple[Pending, np.ndarray]] = []  # (video, clip)
+
+    def flush() -> None:
+        if not batch:
+            return
+        values = describer.windows(torch.from_numpy(np.stack([clip for _, clip in batch])))
+        for (video, _), row in zip(batch, values, strict=True):
+            video.rows.append(row)
+            settle(video)
+        batch.clear()
+
+    def settle(video: Pending) -> None:
+        if video.is_read and len(video.rows) == video.num_windows:
+            writer.add(replace(video.entry, num_windows=video.num_windows), describer.finish(video.rows))
+
+    def read(item: tuple[Path, Described]) -> Iterator[np.ndarray | UserError]:
+        try:
+            yield from cut_windows(item[0], describer.spec, step)
+        except UserError as error:
+            yield error
+
+    with read_ahead(todo, read, workers, waiting=2 * batch_size) as reading:
+        for (_, entry), clips in watch(reading, len(todo)):
+            video = Pending(entry)
+            for clip in clips:
+                if isinstance(clip, UserError):
+                    refused.append(clip)
+                    writer.refuse(entry.video, str(clip))
+                    break
+                batch.append((video, clip))
+                video.num_windows += 1
+                if len(batch) == batch_size:
+                    flush()
+            else:
+                video.is_read = True
+                settle(video)
+    flush()
+    return refused
+
+
+def cut_windows(path: Path, spec: InputSpec, step: int) -> Iterator[np.ndarray]:
+    """A video file -> its windows (T, S, S, 3) uint8, `step` frames apart, as many as fit; a video shorter than one has
+    one, in which it repeats. Raises UserError for what is no video."""
+    with sliding_clips(path, spec, step) as (windows, _):
+        for _, _, clip in windows:
+            yield clip

@@ -1,0 +1,178 @@
+"""Descriptors on the splits of their data set: accuracy a split, their mean, and what explains it."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.console import count
+from common.errors import UserError
+from dataloaders.sources.data_source import DataSource, SourceVideo, with_lists
+from dataloaders.sources.naming import class_names, group_of, layout_of
+from dataloaders.sources.splits import Split, split_videos
+from engine.evaluation.bootstrap import accuracy_by_class, bootstrap_interval
+from engine.evaluation.confusion import confusion_matrix
+from engine.features.store import Described, list_features, load_features
+from engine.features.svm import LinearSvm, Pca, fit_pca, fit_svm, search_c
+
+OFFICIAL = ("1", "2", "3")
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Descriptors of the videos of a data set.
+
+    settings  of each folder, as its index has them; {} for one made elsewhere
+    features  (V, F) float32: where several folders are put together, their descriptors side by side
+    """
+
+    source: DataSource
+    settings: list[dict]
+    videos: list[SourceVideo]
+    features: np.ndarray
+    classes: list[str]
+
+    @property
+    def labels(self) -> np.ndarray:
+        ids = {name: number for number, name in enumerate(self.classes)}
+        return np.array([ids[video.label] for video in self.videos])
+
+
+def open_features(folders: Sequence[Path], source: DataSource | None) -> FeatureSet:
+    """The videos that every folder describes. source: whose splits and class order count; None: told from the names.
+
+    Raises UserError for folders that are not usable, or describe other videos each.
+    """
+    settings, listed = zip(*(list_features(folder) for folder in folders), strict=True)
+    by_video = [{key_of(entry): entry for entry in entries} for entries in listed]
+    common = sorted(set.intersection(*map(set, by_video)))
+    for folder, entries in zip(folders, by_video, strict=True):
+        if len(common) < len(entries):
+            alone = sorted(set(entries) - set(common))
+            raise UserError(
+                f"{folder} describes {count(len(alone), 'video')} that the other folders do not (first: {alone[0]}). "
+                "Descriptors are put together video by video: extract the missing ones."
+            )
+    first = [by_video[0][key] for key in common]
+    if source is None:
+        layout = layout_of([entry.stem for entry in first])
+        source = with_lists(DataSource(folders[0].name, folders[0], folders[0], layout=layout))
+    parts = []
+    for folder, made, entries in zip(folders, settings, by_video, strict=True):
+        parts.append(load_features(folder, [entries[key] for key in common], made.get("per_window", False)))
+    videos = [
+        SourceVideo(entry.video, entry.label, entry.group or group_of(source, entry.label, entry.stem), entry.given)
+        for entry in first
+    ]
+    classes = class_names(source, {video.label for video in videos})
+    return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes)
+
+
+def key_of(entry: Described) -> str:
+    """What a video is called in any folder of descriptors: its class and its name without ending."""
+    return f"{entry.label}/{entry.stem}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One classifier on one split. dims: values after PCA, None without; predictions (V,) of the test videos."""
+
+    split: str
+    dims: int | None
+    svm: LinearSvm
+    labels: np.ndarray
+    predictions: np.ndarray
+    groups: list[str]
+
+    @property
+    def accuracy(self) -> float:
+        return 100 * float(np.mean(self.labels == self.predictions))
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        interval = bootstrap_interval(self.labels == self.predictions, self.groups)
+        return None if interval is None else (100 * interval[0], 100 * interval[1])
+
+    def matrix(self) -> np.ndarray:
+        return confusion_matrix(self.labels, self.predictions, len(self.svm.classes))
+
+    def per_class_csv(self) -> str:
+        classes = self.svm.classes
+        accuracies = accuracy_by_class(self.labels == self.predictions, self.labels, len(classes))
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["class", "videos", "top1"])
+        totals = np.bincount(self.labels, minlength=len(classes))
+        writer.writerows(zip(classes, totals.tolist(), [f"{value:.2f}" for value in accuracies], strict=True))
+        return file.getvalue()
+
+
+def run_split(
+    data: FeatureSet, split_name: str | None, dims: Sequence[int | None], c: float | None, say=print
+) -> list[Outcome]:
+    """Trains on the whole training list of a split and tests on its test list, once for each number of dims.
+
+    c: None searches it by holding out whole groups of the training list. PCA is fitted on the training list alone.
+    Raises UserError for a class without training videos, and for a split without test videos.
+    """
+    split = split_videos(data.source, data.videos, split_name, val="none")
+    for note in split.notes:
+        say(f"  {note}")
+    train, test = (np.array([split.parts[v.video] == part for v in data.videos]) for part in ("train", "test"))
+    check_split(data, split, train, test)
+    x, labels = data.features[train], data.labels[train]
+    groups = [video.group for video, is_in in zip(data.videos, train, strict=True) if is_in]
+    wanted = [number for number in dims if number]
+    pca = fit_pca(x, max(wanted)) if wanted else None
+
+    outcomes = []
+    for number in dims:
+        projection: Pca | None = pca.first(number) if number else None
+        chosen = c
+        if chosen is None:
+            chosen, scores = search_c(projection.project(x) if projection else x, labels, groups)
+            tried = ", ".join(f"{value:g}: {score:.1f}" for value, score in scores.items())
+            what = f"split {split.name}" + (f", PCA {number}" if number else "")
+            say(f"  {what}: C = {chosen:g} (held-out accuracy of {tried})")
+        svm = fit_svm(x, labels, data.classes, chosen, projection)
+        predictions = svm.margins(data.features[test]).argmax(1)
+        tested = [video.group for video, is_in in zip(data.videos, test, strict=True) if is_in]
+        outcomes.append(Outcome(split.name, number, svm, data.labels[test], predictions, tested))
+    return outcomes
+
+
+def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndarray) -> None:
+    if not test.any():
+        raise UserError(f"Split {split.name} has none of its test videos among these {count(len(test), 'descriptor')}.")
+    without = sorted(set(data.classes) - {v.label for v, is_in in zip(data.videos, train, strict=True) if is_in})
+    if without:
+        raise UserError(
+            f"Split {split.name} has no training video of {count(len(without), 'class')} (first: {without[0]}). "
+            "Extract them, or take another split."
+        )
+
+
+def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str | None:
+    """Why the accuracy would mean nothing: the network of these descriptors was trained on test recordings."""
+    trained = settings.get("trained_on") or {}
+    groups = set(trained.get("groups", []))
+    same = trained.get("dataset") == data.source.name or data.source.layout in ("ucf101", "hmdb51")
+    if not groups or not same:
+        return None
+    split = split_videos(data.source, data.videos, split_name, val="none")
+    tested = {video.group for video in data.videos if split.parts[video.video] == "test"}
+    shared = sorted(tested & groups)
+    if not shared:
+        return None
+    return (
+        f"the network of these descriptors was trained on {count(len(shared), 'recording')} that split {split.name} "
+        f"tests on (first: {shared[0]})"
+    )
+
+
+def is_whole_ucf101(data: FeatureSet) -> bool:
+    """Whether these are all classes of UCF101, so that the paper's numbers may stand beside."""
+    return data.source.layout == "ucf101" and len(data.classes) == 101

@@ -1,0 +1,212 @@
+"""Descriptors on disk: <folder>/<class>/<video>.npy and index.json, or a tree of files made elsewhere."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from common.console import count
+from common.errors import UserError
+from common.files import atomic_write, write_atomically
+from engine.features.pooling import pool_windows
+
+INDEX, PARTIAL = "index.json", "index.partial.jsonl"
+FORMAT = 1
+# what decides the numbers in a file; those of one folder share all of it
+SETTINGS = tuple("format weights_hash model layer step pooling norm per_window precision input_spec".split())
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A video that has a descriptor: relative path, class and group, its file below the folder, and its part of the
+    data set where folders or a list say it ("" elsewhere)."""
+
+    video: str
+    label: str
+    group: str
+    file: str
+    num_windows: int = 1
+    given: str = ""
+
+    @property
+    def stem(self) -> str:
+        return Path(self.video).stem
+
+
+class FeatureWriter:
+    """Fills a folder with descriptors. Stopped at any moment, the next one goes on: what stands in index.partial.jsonl
+    is whole. Raises UserError for a folder that holds descriptors of other settings, and where two videos, of the
+    entries to come and of those that are there, would be written as one file."""
+
+    def __init__(self, folder: Path, settings: dict, entries: Iterable[Described] = ()):
+        self.folder, self.settings = folder, settings
+        self.done: dict[str, dict] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = read_partial(folder) or read_index(folder)
+        if earlier:
+            check_same(folder, earlier, settings)
+            self.done = {entry["video"]: entry for entry in earlier["videos"]}
+        elif any(folder.rglob("*.npy")):
+            raise UserError(f"{folder} holds .npy files and no {INDEX}. Choose another --output.")
+        self._check_names(entries)
+        partial = folder / PARTIAL
+        if not partial.is_file():
+            lines = [settings, *self.done.values()]
+            write_atomically(partial, "".join(json.dumps(line) + "\n" for line in lines))
+        self.file = partial.open("a", encoding="utf-8")
+
+    def add(self, entry: Described, descriptor: np.ndarray) -> None:
+        """Writes (D,) or (N, D) float32."""
+        path = self.folder / entry.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with atomic_write(path) as temporary, temporary.open("wb") as file:
+                np.save(file, descriptor.astype(np.float32), allow_pickle=False)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}. What is there is kept.") from error
+        self._note({**vars(entry)})
+
+    def refuse(self, video: str, reason: str) -> None:
+        self._note({"video": video, "refused": reason})
+
+    def _note(self, entry: dict) -> None:
+        self.done[entry["video"]] = entry
+        self.file.write(json.dumps(entry) + "\n")
+        self.file.flush()
+
+    def _check_names(self, entries: Iterable[Described]) -> None:
+        taken = {entry["file"].lower(): entry["video"] for entry in self.done.values() if "file" in entry}
+        for entry in entries:
+            other = taken.setdefault(entry.file.lower(), entry.video)  # some file systems do not tell A from a
+            if other != entry.video:
+                raise UserError(
+                    f"{other} and {entry.video} would both be written as {entry.file}. Rename one, or give another "
+                    "--output."
+                )
+
+    def finish(self) -> None:
+        """index.json instead of the partial one: all videos, sorted."""
+        self.file.close()
+        videos = sorted(self.done.values(), key=lambda entry: entry["video"])
+        write_atomically(self.folder / INDEX, json.dumps({**self.settings, "videos": videos}, indent=1) + "\n")
+        (self.folder / PARTIAL).unlink()
+
+
+def read_partial(folder: Path) -> dict | None:
+    """Settings and videos of an interrupted extraction; None where there is none. Half a line is none."""
+    path = folder / PARTIAL
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_atomically(path, whole)
+    lines = [json.loads(line) for line in whole.splitlines()]
+    return {**lines[0], "videos": lines[1:]} if lines else None
+
+
+def read_index(folder: Path) -> dict | None:
+    path = folder / INDEX
+    if not path.is_file():
+        return None
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}). Extract anew into another --output.") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise UserError(f"{path} was written by another version of this program. Extract anew into another --output.")
+    videos = index.get("videos")
+    if not isinstance(videos, list) or not all(map(_is_entry, videos)):
+        raise UserError(f"{path} is damaged (its list of videos is not whole). Extract anew into another --output.")
+    return index
+
+
+def _is_entry(line: object) -> bool:
+    if not isinstance(line, dict) or not isinstance(line.get("video"), str):
+        return False
+    return "refused" in line or line.keys() == {field.name for field in fields(Described)}
+
+
+def check_same(folder: Path, earlier: dict, settings: dict) -> None:
+    for key in SETTINGS:
+        if earlier.get(key) != settings[key]:
+            what = "other weights" if key == "weights_hash" else f"{key} {earlier.get(key)}, not {settings[key]}"
+            raise UserError(f"{folder} holds descriptors of {what}. Choose another --output; nothing is mixed.")
+
+
+def list_features(folder: Path) -> tuple[dict, list[Described]]:
+    """Settings (empty for a tree made elsewhere) and the videos that have a descriptor, by their paths.
+
+    Elsewhere: <class>/<video>.npy, the video's name before ".proc." or the ending of a video in it. Raises UserError
+    for a folder without any, an interrupted extraction, and files that the index has and the folder has not.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Descriptors are made by: python features.py extract")
+    if (folder / PARTIAL).is_file():
+        raise UserError(f"The extraction into {folder} was interrupted. Give its command again: it goes on.")
+    index = read_index(folder)
+    if index is None:
+        return {}, _foreign(folder)
+    entries = [Described(**entry) for entry in index.pop("videos") if "refused" not in entry]
+    missing = [entry.file for entry in entries if not (folder / entry.file).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder / INDEX} lists {count(len(missing), 'file')} that are not there (first: {missing[0]}). Copy "
+            f"them, or delete {INDEX} and its folder's files, and extract again."
+        )
+    if not entries:
+        raise UserError(f"{folder / INDEX} lists no descriptor.")
+    return index, entries
+
+
+def _foreign(folder: Path) -> list[Described]:
+    entries = []
+    for path in sorted(folder.rglob("*.npy")):
+        relative = path.relative_to(folder)
+        if len(relative.parts) < 2:
+            raise UserError(f"{path} lies in no class folder. Descriptors are <class>/<video>.npy.")
+        stem = relative.stem.split(".proc.")[0]
+        while stem.lower().endswith(VIDEO_SUFFIXES):
+            stem = stem[: stem.rfind(".")]
+        label = relative.parts[-2]
+        entries.append(Described(f"{label}/{stem}.avi", label, "", relative.as_posix()))
+    if not entries:
+        raise UserError(f"{folder} has neither {INDEX} nor <class>/<video>.npy.")
+    doubled = [video for video, times in Counter(entry.video for entry in entries).items() if times > 1]
+    if doubled:
+        raise UserError(f"{folder} has two descriptors of {doubled[0]} ({count(len(doubled), 'video')} in all).")
+    return entries
+
+
+def load_features(folder: Path, entries: Sequence[Described], per_window: bool = False) -> np.ndarray:
+    """(V, D) float32, a row an entry. Files of shape (N, D) are windows, and are averaged and scaled to length 1; one
+    of (1, D) is a window where the folder was made with per_window, else the descriptor itself.
+
+    Raises UserError where files are damaged, of different lengths, or hold NaN: counted, the first one named.
+    """
+    rows, problems = [], []
+    for entry in entries:
+        path = folder / entry.file
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            problems.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+            continue
+        if values.ndim == 2 and (per_window or len(values) > 1):
+            values = pool_windows(values)
+        values = values.reshape(-1)
+        if not np.isfinite(values).all():
+            problems.append(f"{path} holds values that are no numbers")
+        elif rows and values.shape != rows[0].shape:
+            problems.append(f"{path} has {len(values)} values, and the first file {len(rows[0])}")
+        else:
+            rows.append(values.astype(np.float32))
+    if problems:
+        raise UserError(
+            f"{count(len(problems), 'descriptor')} cannot be used; first: {problems[0]}. Extract them anew."
+        )
+    return np.stack(rows)

@@ -1,0 +1,126 @@
+"""Which device a run uses, and in what precision."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn as nn
+
+from common.console import count
+from common.errors import UsageError, UserError
+from common.torchrun import local_rank, processes
+
+
+def pick_device(name: str) -> torch.device:
+    """auto takes cuda, else mps, else cpu. Of several processes on a machine each takes a GPU of its own.
+
+    Raises UserError for a device that is not there.
+    """
+    if processes() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+        return _own_gpu()
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: this PyTorch finds no GPU (driver missing, or a build without CUDA). Use --device cpu, or "
+            "leave the flag out."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
+    if device.type == "cuda" and processes() > 1:
+        raise UsageError(f"--device {name}: of {processes()} processes each takes a GPU of its own. Use --device cuda.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine has no Apple GPU that PyTorch can use. Use --device cpu.")
+    if device.type not in ("cuda", "mps", "cpu"):
+        raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.")
+    return device
+
+
+def _own_gpu() -> torch.device:
+    if local_rank() >= torch.cuda.device_count():
+        raise UserError(
+            f"torchrun started more processes on this machine than the {torch.cuda.device_count()} it has GPUs. Use "
+            f"--nproc-per-node={torch.cuda.device_count()}, or --device cpu."
+        )
+    return torch.device("cuda", local_rank())
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":  # ONNX Runtime may have one where PyTorch has none
+        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "NVIDIA GPU"
+    return f"CPU, {count(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "Apple GPU"
+
+
+def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The dtype of mixed precision, None for full float32. auto: bf16 on a GPU that computes in it, else none."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and _computes_bf16(device) else None
+    if name == "fp16" and device.type != "cuda":
+        raise UsageError(f"--amp fp16 needs a CUDA device; this run is on {device.type}. Use --amp bf16 or off.")
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    """In hardware: older GPUs emulate it, slower than float32."""
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it."""
+    return channels_last(model.to(device))
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Puts the kernels of convolutions into the order in which clips lie. Returns the model."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            module.weight.data = module.weight.data.contiguous(memory_format=formats[module.weight.ndim])
+    return model
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:
+    return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
+
+
+def compile_model(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The compiled network. The model itself stays as it is, with its names, for checkpoints and for evaluation."""
+    return torch.compile(model, dynamic=False)  # two sizes of batch, the last one's too, and both worth their own code
+
+
+def check_compiler(device: torch.device) -> None:
+    """Compiles something small. Raises UserError where this machine has no compiler that PyTorch can use."""
+    x = torch.ones(8, device=device)
+    try:
+        torch.compile(lambda x: (x + 1).relu(), dynamic=False)(x)
+    except Exception as error:  # from TorchInductor, from Triton, or from the system's compiler
+        found = str(error).strip().splitlines()
+        what = "a C++ compiler (such as g++)" if device.type == "cpu" else "Triton and a C compiler (such as gcc)"
+        raise UserError(
+            f"--compile needs {what}, and none works here ({type(error).__name__}: {found[0] if found else ''}). "
+            "Install one, or leave --compile out."
+        ) from error
+
+
+def cudnn_version() -> int | None:
+    """Such as 91002 for 9.10.2; None without a GPU that uses it."""
+    return torch.backends.cudnn.version() if torch.cuda.is_available() else None
+
+
+def cudnn_warning(found: int | None, cuda: str | None = torch.version.cuda) -> str | None:
+    """cuDNN 9.8 to 9.14 computes Conv3d in bf16 and fp16 up to 4 times slower, and 9.8 to 9.10 wrong at times
+    (pytorch issues 163539, 166122, 166643, 174051). found: as cudnn_version gives it."""
+    if found is None or not 90800 <= found < 91500:
+        return None
+    package = f"nvidia-cudnn-cu{cuda.partition('.')[0]}" if cuda else "nvidia-cudnn"
+    return (
+        f"WARNING: cuDNN {found // 10000}.{found // 100 % 100} runs 3D convolutions in bf16/fp16 slowly or wrongly. "
+        f'Install one from 9.15 on (pip install -U "{package}>=9.15"), or train with --amp off.'
+    )

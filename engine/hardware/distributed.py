@@ -1,0 +1,143 @@
+"""Processes that train or evaluate together, as torchrun starts them. Without torchrun every function here is plain."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import UserError
+from common.torchrun import is_first, local_rank, num_restarts, processes, rank
+
+T = TypeVar("T")
+
+SYNC_BELOW = 16  # clips a GPU: fewer give batch norms too poor statistics of their own
+PREPARATION = timedelta(days=2)  # the others wait while the first process extracts frames
+LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "Application timeout")
+BETWEEN = ("NCCL", "gloo", "Gloo", "TCPStore")  # in what PyTorch says of trouble between processes
+
+_control: dist.ProcessGroup | None = None  # over gloo: what processes tell each other beside gradients
+
+
+@contextmanager
+def joined(device_name: str) -> Iterator[None]:
+    """Meets the other processes of a torchrun launch, once for all that is inside. Only the first one's standard output
+    is seen."""
+    global _control
+    if processes() == 1 or _control is not None:
+        yield
+        return
+    on_gpus = torch.cuda.is_available() and not device_name.startswith("cpu")
+    if on_gpus and local_rank() < torch.cuda.device_count():  # pick_device says so where there are too few
+        torch.cuda.set_device(local_rank())
+    stdout = sys.stdout
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        try:
+            store, *_ = next(iter(dist.rendezvous("env://")))
+            # torchrun's store lives on when workers are started again, and with it the addresses of those that died
+            store = dist.PrefixStore(f"start-{num_restarts()}", store)
+            backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
+            _control = dist.new_group(backend="gloo", timeout=PREPARATION)
+            if not is_first():
+                sys.stdout = nowhere
+            yield
+        except RuntimeError as error:
+            if any(sign in str(error) for sign in LOST):
+                raise UserError("Another process of this launch has ended; its message says why.") from error
+            if not any(sign in str(error) for sign in BETWEEN):
+                raise
+            raise UserError(
+                f"The processes of this launch do not reach each other: {str(error).splitlines()[0]} Look at the "
+                "address of --rdzv-endpoint, the network between the machines and that all use one PyTorch."
+            ) from error
+        finally:
+            sys.stdout = stdout
+            if dist.is_initialized() and sys.exc_info()[0] is None:
+                dist.destroy_process_group()
+            _control = None
+
+
+def share(value: T) -> T:
+    """The first process's value, in every process."""
+    if _control is None:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, group=_control)
+    return box[0]
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value, by rank, in every process."""
+    if _control is None:
+        return [value]
+    values = [None] * processes()
+    dist.all_gather_object(values, value, group=_control)
+    return values
+
+
+def largest(*values: int) -> list[int]:
+    """The largest of each number over the processes, so that all decide alike. Waits for no device."""
+    if _control is None:
+        return list(values)
+    numbers = torch.tensor(values)
+    dist.all_reduce(numbers, dist.ReduceOp.MAX, group=_control)
+    return numbers.tolist()
+
+
+def added(values: list[float]) -> list[float]:
+    """The sum of each number over the processes, in the order of their ranks."""
+    return [sum(column) for column in zip(*gather(values), strict=True)]
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """What makes files that the others then find: the first process, then the first one of each other machine, then
+    the rest."""
+    turn = 0 if is_first() else 1 if local_rank() == 0 else 2
+    for _ in range(turn):
+        largest(0)
+    yield
+    for _ in range(turn, 2):
+        largest(0)
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over the processes; its own weights are the first process's from now on."""
+    if processes() == 1:
+        return model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+
+def share_norms(model: nn.Module, batch_size: int, device: torch.device) -> None:
+    """Batch norms over the clips of all GPUs where each has few. Says what it does."""
+    if processes() == 1 or batch_size >= SYNC_BELOW or not _has_batch_norm(model):
+        return
+    if device.type != "cuda":
+        print(f"Note: batch norms are computed over the {batch_size} clips of each process: over all needs GPUs.")
+        return
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    print(f"Batch norms are computed over all GPUs (SyncBatchNorm), since each has fewer than {SYNC_BELOW} clips.")
+
+
+def _has_batch_norm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def share_buffers(model: nn.Module) -> None:
+    """The first process's batch norm statistics, in every process: in training each has counted its own clips."""
+    if processes() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def seed_process(seed: int) -> None:
+    """Dropout draws something else in every process; the first one's draws are those of a single process."""
+    if rank():
+        torch.manual_seed((seed + (rank() << 40)) % 2**63)

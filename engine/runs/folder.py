@@ -1,0 +1,88 @@
+"""The folders under run/."""
+
+import json
+import re
+from pathlib import Path
+
+from common.errors import UserError
+from common.files import write_atomically
+from common.torchrun import has_lasting_id, launch_id, num_restarts
+
+LAUNCH = "launch.json"
+
+
+def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
+    """run/<name>, or run/<stem>-NNN with the next free number. Another run may ask at the same moment."""
+    runs.mkdir(parents=True, exist_ok=True)
+    if name is not None:
+        try:
+            (runs / name).mkdir()
+        except FileExistsError as error:
+            advice = f", or go on with it: --resume {name}" if (runs / name / "last.pth").is_file() else ""
+            raise UserError(f"The run {runs / name} exists already. Choose another --name{advice}.") from error
+        return runs / name
+    while True:
+        run_dir = runs / f"{stem}-{_next_number(runs, stem):03d}"
+        try:
+            run_dir.mkdir()
+            return run_dir
+        except FileExistsError:
+            continue
+
+
+def _next_number(runs: Path, stem: str) -> int:
+    """Compared as numbers: run 1000 comes after run 999, and 10 after 9."""
+    numbers = [re.fullmatch(re.escape(stem) + r"-(\d+)", path.name) for path in runs.iterdir()]
+    return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
+
+
+def record_launch(run_dir: Path, settings: dict) -> None:
+    """Notes in the run's folder which launch of torchrun begins it, with which settings."""
+    if launch_id() is not None:
+        record = {"id": launch_id(), "settings": settings, "done": False}
+        write_atomically(run_dir / LAUNCH, json.dumps(record, indent=2) + "\n")
+
+
+def finish_launch(run_dir: Path) -> None:
+    """Notes that the run has come to its end."""
+    path = run_dir / LAUNCH
+    if path.is_file():
+        write_atomically(
+            path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"done": True}, indent=2) + "\n"
+        )
+
+
+def empty_run_dir(run_dir: Path) -> None:
+    """Clears away the records of an attempt that left no checkpoint."""
+    for path in [*run_dir.glob("events.out.*"), *run_dir.glob("metrics.jsonl"), *run_dir.glob("*.pth.tmp")]:
+        path.unlink()
+
+
+def find_unsaved(run: str, runs: Path) -> Path | None:
+    """The folder of a run that ended before it had written anything to go on from but its settings."""
+    for path in (Path(run).expanduser(), runs / run):
+        if (path / "config.json").is_file():
+            return path if not any(path.glob("*.pth")) else None
+    return None
+
+
+def find_launched(runs: Path, settings: dict) -> tuple[Path, bool] | None:
+    """The youngest run that this very launch began with these settings, and whether it is done.
+
+    A worker that torchrun starts again finds its run here. So does a job that is queued again under its old id, as
+    long as the run is not done; then the same command begins another run.
+    """
+    if launch_id() is None or not (num_restarts() or has_lasting_id()):
+        return None
+    found = []
+    for path in runs.glob(f"*/{LAUNCH}"):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["id"] == launch_id() and record["settings"] == settings:
+                found.append((path.stat().st_mtime, path.parent, record["done"]))
+        except (OSError, ValueError, KeyError, TypeError):  # another program's file, or one just being removed
+            continue
+    if not found:
+        return None
+    _, run_dir, done = max(found)
+    return (run_dir, done) if num_restarts() or not done else None

@@ -1,0 +1,191 @@
+"""What is looked at before a run begins, so that a mistake costs seconds; and what is said then."""
+
+import shlex
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+
+from common.console import count
+from common.errors import UserError
+from common.files import relative_to_cwd
+from common.torchrun import processes
+from dataloaders.audit.findings import leak_warning
+from dataloaders.dataset import FrameSet, TrainDataset
+from dataloaders.sources.data_source import DataSource
+from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
+from engine.hardware.distributed import gather
+from engine.training.config import TrainConfig
+from engine.training.run import Run
+from network import InputSpec, model_entry
+from network.weights.loaded import LoadedWeights
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+SEEN = {"rgb": "frames", "diff": "differences of frames", "rgb+diff": "frames with their differences"}
+
+
+def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
+    """Says what the split left over, and refuses one that leaves nothing to train on."""
+    for note in frame_set.split.notes:
+        print(f"Note: {note}")
+    if not frame_set.part("train"):
+        raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no training videos.")
+    if len(frame_set.classes) < 2:
+        raise UserError(f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. It takes two to learn.")
+    rows, source = frame_set.rows, frame_set.source
+    if frame_set.split.name == "random" and not source.groups and len({row.group for row in rows}) == len(rows):
+        print(
+            "Note: each video counts as a recording of its own. Where several were cut from one, training and test "
+            "share it: say 'groups' in mypath.py, or give a list with a column for it."
+        )
+    if not frame_set.part("test"):
+        print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
+    training = TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
+    short = [span for row, span in zip(training.rows, training.spans, strict=True) if row.num_frames < span]
+    if 10 * len(short) >= len(training):  # a few short ones are usual, and python -m dataloaders.audit names them
+        print(
+            f"WARNING: {len(short):,} of {count(len(training), 'training video')} are shorter than a clip, which spans "
+            f"{max(short):,} frames, and repeat in it. A smaller --clip-len or --frame-stride fits more of them."
+        )
+    unknown = [row.video for row in frame_set.rows if not row.fps]
+    if spec.fps and unknown:
+        print(
+            f"WARNING: this model wants {spec.fps:g} frames a second, and of {count(len(unknown), 'video')} nobody "
+            f"knows how many they have (first: {unknown[0]}). They give frames at stride {spec.frame_stride} instead."
+        )
+    untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
+    if untrained:
+        print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")
+
+
+def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
+    """A split that leaks is refused nothing, but said."""
+    words = ["--dataset", config.dataset, "--split", frame_set.split.name]
+    words += ["--frames", config.frames] if config.frames else []
+    words += ["--val", "none"] if config.val == "none" else []
+    warning = leak_warning(
+        frame_set.source, frame_set.split, frame_set.rows, f"python -m dataloaders.audit {shlex.join(words)}"
+    )
+    if warning:
+        print(warning)
+
+
+def pick_flip(config: TrainConfig, source: DataSource) -> bool:
+    if config.flip is not None:
+        return config.flip
+    if source.flip is None:
+        print("Clips are not mirrored. If a mirrored video shows the same action here, add --flip.")
+    return bool(source.flip)
+
+
+def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
+    """How the classes of a checkpoint and of a data set differ, in a sentence."""
+    found, name = frame_set.classes, frame_set.source.name
+    new = [label for label in found if label not in set(known)]
+    missing = [label for label in known if label not in set(found)]
+    if not new and not missing:
+        place = next(i for i, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
+        return f"Class {place} of the checkpoint is '{known[place]}', and that of {name} is '{found[place]}'."
+    differences = [
+        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
+        for labels, what in ((new, "new"), (missing, "missing"))
+        if labels
+    ]
+    return f"The checkpoint knows {count(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
+
+
+def describe(run: Run) -> None:
+    """What is about to be trained, on what, where."""
+    config, spec, frame_set = run.config, run.spec, run.frame_set
+    videos = {part: len(frame_set.part(part)) for part in ("train", "val", "test", "unused")}
+    parts = ", ".join(f"{number:,} {part}" for part, number in videos.items() if number)
+    rate = f"{spec.fps:g} a second" if spec.fps else f"stride {spec.frame_stride}"
+    values = sum(parameter.numel() for parameter in run.model.parameters())
+    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {count(len(frame_set.classes), 'class')}")
+    recordings = len({row.group for row in frame_set.rows})
+    print(
+        f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos, of "
+        f"{count(recordings, 'recording')}"
+    )
+    print(
+        f"Clips    {spec.clip_len} {SEEN[spec.input]}, {rate}, {spec.crop_size}x{spec.crop_size} of "
+        f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
+    )
+    print(
+        f"Training {count(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, {_step_size(config)}, "
+        f"on {device_name(run.device)}, {str(run.amp or torch.float32).removeprefix('torch.')}"
+    )
+    print(f"Run      {relative_to_cwd(run.run_dir)}")
+    advice = model_entry(config.model).defaults.from_scratch
+    if advice and not config.weights:
+        print(f"Note: {advice}")
+    warning = cudnn_warning(cudnn_version())
+    if run.amp and warning:
+        print(warning)
+
+
+def _step_size(config: TrainConfig) -> str:
+    clips = config.batch_size * config.accumulate * processes()
+    if clips == config.batch_size:
+        return f"batches of {clips}"
+    batches = f"{config.accumulate} x {config.batch_size}"
+    return f"steps of {clips} clips ({batches}{f' on each of {processes()} processes' if processes() > 1 else ''})"
+
+
+def say_rate(given: TrainConfig, config: TrainConfig) -> None:
+    """How the learning rate came about, where the step is not what the model's own rate is for."""
+    defaults = model_entry(config.model).defaults
+    clips = config.batch_size * config.accumulate * processes()
+    if given.lr is None and clips != defaults.batch_size:
+        print(
+            f"Learning rate {config.lr:g}: {config.lr * defaults.batch_size / clips:g} for steps of "
+            f"{defaults.batch_size} clips, the model's own, in proportion to {clips}. --lr sets another."
+        )
+    elif given.lr is not None and clips != config.batch_size:
+        print(f"Learning rate {config.lr:g} as given, for steps of {clips} clips.")
+
+
+def agree_on_videos(frame_set: FrameSet) -> None:
+    """Machines that work together each read their own copy of the frames, or a shared one: the same, at any rate."""
+    num_frames = sum(row.num_frames for row in frame_set.rows)
+    found = gather((frame_set.split.hash, len(frame_set.rows), num_frames))
+    other = next((rank for rank, mine in enumerate(found) if mine != found[0]), None)
+    if other is not None:
+        raise UserError(
+            f"Process {other} has {found[other][1]:,} videos with {found[other][2]:,} frames in {frame_set.frames}, "
+            f"and process 0 has {found[0][1]:,} with {found[0][2]:,}, or they are divided otherwise. Copy one folder "
+            "to all machines, or put it on a shared disk."
+        )
+
+
+def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> list[str]:
+    """Recordings that the weights' own training has seen, where their names mean the same here; with a warning where
+    they are tested on. They go into the checkpoint, and evaluate.py refuses what would mean nothing."""
+    if weights.trained_on != dataset and frame_set.source.layout not in ("ucf101", "hmdb51"):
+        return []
+    tested = {row.group for row in frame_set.part("test")} & set(weights.seen_groups)
+    if tested:
+        print(
+            f"WARNING: {weights.origin} was trained on {count(len(tested), 'recording')} that split "
+            f"{frame_set.split.name} tests on (first: {min(tested)}). evaluate.py will refuse that test."
+        )
+    return weights.seen_groups
+
+
+def refuse_frozen_chance(frozen: tuple[str, ...], new: list[str], origin: str) -> None:
+    """What the weights do not bring is not to be frozen at the random values it was built with."""
+    inside = tuple(f"{part}." for part in frozen)
+    lost = [name for name in new if name.startswith(inside) and not name.endswith(BUFFERS)]
+    if frozen and lost:
+        raise UserError(
+            f"--freeze would keep {count(len(lost), 'parameter')} at random values: {origin} does not bring {lost[0]}. "
+            "Train without --freeze."
+        )
+
+
+def try_out(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
+    """One clip through the network, so that a size it cannot take is said before a run is begun."""
+    clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
+    model.eval()
+    with torch.inference_mode(), autocast(device, amp):
+        model(clip)

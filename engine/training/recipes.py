@@ -1,0 +1,51 @@
+"""Settings that go together, as --recipe NAME. What the command line says wins over them, they over the model's own.
+
+docs/training.md says what is measured of them, and what is not.
+"""
+
+from common.errors import UsageError
+
+# the network on its clips, and nothing else
+PLAIN: dict[str, float | str] = {
+    "clips_per_video": 1,
+    "stride_jitter": 0.0,
+    "zoom": 1.0,
+    "colour_jitter": 0.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "clip_grad": 0.0,
+    "early_stopping": 0,
+    "ema": 0.0,
+}
+
+# from scratch on few videos, where a network otherwise learns them by heart
+STRONG = PLAIN | {
+    "colour_jitter": 0.3,
+    "label_smoothing": 0.1,
+    "clip_grad": 1.0,
+}
+
+# from weights that know videos already: small steps; the new last layer takes larger ones (--head-lr-scale)
+FINETUNE = PLAIN | {
+    "optimizer": "adamw",
+    "lr": 1e-4,
+    "weight_decay": 0.02,
+    "epochs": 20,
+    "dropout": 0.5,
+    "zoom": 0.7,
+    "label_smoothing": 0.1,
+    "clip_grad": 5.0,
+    "ema": 0.999,
+}
+
+RECIPES = {"plain": PLAIN, "strong": STRONG, "finetune": FINETUNE}
+
+
+def recipe_for(name: str, options: set[str], has_weights: bool) -> dict[str, float | str]:
+    """The settings of a recipe for a model with these options of its own."""
+    if name == "finetune" and not has_weights:
+        raise UsageError("--recipe finetune goes on from weights that are there; give some with --weights.")
+    recipe = RECIPES[name]
+    return {key: value for key, value in recipe.items() if key != "dropout" or "dropout" in options}

@@ -1,0 +1,205 @@
+"""What a run consists of while it trains, and what of it goes into a checkpoint."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from common.console import count
+from common.torchrun import is_first, processes, rank
+from dataloaders import build_loaders
+from dataloaders.augment import Augment
+from dataloaders.dataset import FrameSet
+from dataloaders.loader import ClipLoader
+from dataloaders.mixup import Mixing
+from engine.evaluation.metrics import Mean
+from engine.hardware.autocast_check import keep_wrong_layers_in_float32
+from engine.hardware.device import compile_model, place
+from engine.hardware.distributed import added, gather, parallel, share_norms
+from engine.runs.checkpoint import random_state, save_checkpoint, versions
+from engine.runs.tracking import NoTracker, Tracker
+from engine.training.config import TrainConfig
+from engine.training.ema import WeightAverage
+from engine.training.optimizer import Schedule, balance, build_optimizer
+from network import InputSpec, freeze
+
+PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
+
+
+@dataclass
+class Progress:
+    """Where a run stands. step counts optimiser steps from the beginning; epochs are those trained and validated."""
+
+    epoch: int = 0
+    step: int = 0
+    best_top1: float | None = None
+    best_loss: float | None = None
+    best_epoch: int = 0  # counted from 1; 0: none yet
+    bad_step: torch.Tensor | None = None  # on the device: first step with a loss that is no number, else -1
+    loss: Mean = field(default_factory=Mean)
+    top1: Mean = field(default_factory=Mean)
+    grad_norm: Mean = field(default_factory=Mean)
+
+    def means(self) -> dict[str, Mean]:
+        """Of the epoch that is under way."""
+        return {"loss": self.loss, "top1": self.top1, "grad_norm": self.grad_norm}
+
+    def begin_means(self, device: torch.device) -> None:
+        self.loss, self.top1, self.grad_norm = Mean(device), Mean(device), Mean(device)
+
+
+@dataclass
+class Run:
+    """All that a run needs, made by begin_run or resume_run."""
+
+    config: TrainConfig
+    run_dir: Path
+    device: torch.device
+    amp: torch.dtype | None
+    spec: InputSpec
+    frame_set: FrameSet
+    train_loader: ClipLoader
+    val_loader: ClipLoader | None
+    model: nn.Module
+    forward: Callable[[torch.Tensor], torch.Tensor]  # the model, parallel and compiled where asked for
+    augment: Augment
+    mixing: Mixing
+    class_weights: torch.Tensor | None  # (K,) on the device
+    average: WeightAverage | None
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    tracker: Tracker
+    new: list[str]  # parameters that the weights to begin with did not bring
+    seen: list[str]  # recordings that the weights to begin with were trained on
+    progress: Progress
+    start: float
+
+
+def build_run(
+    config: TrainConfig,
+    run_dir: Path,
+    device: torch.device,
+    amp: torch.dtype | None,
+    spec: InputSpec,
+    frame_set: FrameSet,
+    model: nn.Module,
+    new: list[str],
+    seen: list[str],
+    progress: Progress,
+) -> Run:
+    place(model, device)
+    clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
+    wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
+    if wrong:
+        print(
+            f"WARNING: this machine computes {count(len(wrong), 'convolution')} of the network wrongly in "
+            f"{str(amp).removeprefix('torch.')}; float32 is used there: {', '.join(wrong[:2])}"
+            f"{', ...' if wrong[2:] else ''}"
+        )
+    share_norms(model, config.batch_size, device)
+    freeze(model, config.freeze)
+    forward = parallel(model)
+    train_loader, val_loader = build_loaders(
+        frame_set,
+        spec,
+        batch_size=config.batch_size,
+        accumulate=config.accumulate,
+        rank=rank(),
+        processes=processes(),
+        val_clips=config.val_clips,
+        flip=config.flip,
+        seed=config.seed,
+        clips_per_video=config.clips_per_video,
+        stride_jitter=config.stride_jitter,
+        num_workers=config.workers,
+        pin_memory=device.type == "cuda",
+        cache=config.cache,
+    )
+    progress.begin_means(device)
+    progress.bad_step = torch.full((), -1, device=device)
+    return Run(
+        config=config,
+        run_dir=run_dir,
+        device=device,
+        amp=amp,
+        spec=spec,
+        frame_set=frame_set,
+        train_loader=train_loader,
+        val_loader=val_loader,
+        model=model,
+        forward=compile_model(forward) if config.compile else forward,
+        augment=Augment(config.colour_jitter, config.zoom, config.seed),
+        mixing=Mixing(config.mixup, config.cutmix, config.seed),
+        class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
+        if config.class_weights == "balanced"
+        else None,
+        average=WeightAverage(model, config.ema) if config.ema else None,
+        optimizer=build_optimizer(model, config, new),
+        schedule=Schedule(config, train_loader.plan.num_steps),
+        scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
+        tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_first() else NoTracker(),
+        new=new,
+        seen=seen,
+        progress=progress,
+        start=time.monotonic(),
+    )
+
+
+def checkpoint_content(run: Run, for_resume: bool) -> dict:
+    """Plain values and tensors: enough to predict; with for_resume, to go on to the same weights as without a stop.
+
+    All processes have to ask for that one together.
+    """
+    progress, split = run.progress, run.frame_set.split
+    groups = {f"{name}_groups": sorted({row.group for row in run.frame_set.part(part)}) for name, part in PARTS}
+    content = {
+        "model": run.model.state_dict(),
+        "model_options": run.model.options,
+        "ema": run.average.state if run.average else None,
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "best_top1": progress.best_top1,
+        "best_loss": progress.best_loss,
+        "best_epoch": progress.best_epoch,
+        "config": run.config.to_dict(),
+        "input_spec": run.spec.to_dict(),
+        "classes": run.frame_set.classes,
+        "split": {"name": split.name, "hash": split.hash, **groups, "seen_groups": run.seen},
+        "new_parameters": run.new,
+        "processes": processes(),
+        "versions": versions(),
+    }
+    if for_resume:
+        content |= {
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": run.schedule.state_dict(progress.step),
+            "scaler": run.scaler.state_dict(),
+            "means": {name: mean.state() for name, mean in progress.means().items()},
+            "random": {str(number): state for number, state in enumerate(gather(random_state(run.device)))},
+        }
+    return content
+
+
+def write_checkpoint(run: Run, name: str, for_resume: bool) -> None:
+    """Writes the state into the run's folder, from the first process; all have to call this together."""
+    if for_resume:
+        pool_means(run)
+    content = checkpoint_content(run, for_resume)
+    if is_first():
+        save_checkpoint(run.run_dir / name, content)
+
+
+def pool_means(run: Run) -> None:
+    """Leaves what all processes have counted with the first one, which reports and saves it."""
+    for mean in (run.progress.loss, run.progress.top1):
+        total = added(mean.state())
+        mean.load(total if is_first() else [0.0, 0])
+
+
+def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
+    """--early-stopping: so many epochs without a better validation have gone by."""
+    return bool(config.early_stopping) and progress.epoch - progress.best_epoch >= config.early_stopping

@@ -1,0 +1,125 @@
+"""torchvision's weights for networks with its parameter names: Kinetics-400's, and ImageNet's for trunks over frames.
+Fetched once, then kept by torch.
+"""
+
+import sys
+from http.client import HTTPException
+from pathlib import Path
+from pickle import UnpicklingError
+from types import ModuleType
+from urllib.error import URLError
+
+import torch
+
+from common.errors import UserError
+from common.input_spec import InputSpec
+from network.weights.loaded import LoadedWeights
+
+# our model -> torchvision's list of its weights, and the clips on which they were trained: frames, and how many a
+# second. The weights themselves do not say; torchvision's documentation and training recipes do.
+KINETICS400 = {
+    "r3d_18": ("R3D_18_Weights", 16, 15.0),
+    "mc3_18": ("MC3_18_Weights", 16, 15.0),
+    "r2plus1d_18": ("R2Plus1D_18_Weights", 16, 15.0),
+    "s3d": ("S3D_Weights", 64, 15.0),
+    "mvit_v1_b": ("MViT_V1_B_Weights", 16, 7.5),
+    "mvit_v2_s": ("MViT_V2_S_Weights", 16, 7.5),
+    "swin3d_t": ("Swin3D_T_Weights", 32, 15.0),
+    "swin3d_s": ("Swin3D_S_Weights", 32, 15.0),
+    "swin3d_b": ("Swin3D_B_Weights", 32, 15.0),
+}
+
+# our model -> torchvision's list of its trunk's weights
+IMAGENET = {
+    "cnn_lstm": "ResNet152_Weights",
+    "cnn_lstm_50": "ResNet50_Weights",
+    "cnn_lstm_18": "ResNet18_Weights",
+    "cnn_mean": "ResNet152_Weights",
+    "cnn_mean_50": "ResNet50_Weights",
+    "cnn_mean_18": "ResNet18_Weights",
+}
+
+
+def read_kinetics400(model_name: str) -> LoadedWeights:
+    """Weights, class names and input of torchvision's KINETICS400_V1. A UserError where they cannot be had."""
+    enum, clip_len, fps = KINETICS400[model_name]
+    weights = getattr(import_torchvision().models.video, enum).KINETICS400_V1
+    return LoadedWeights(
+        state=fetch(weights, f"kinetics400 weights of {model_name}"),
+        input_spec=kinetics400_input(weights, clip_len, fps),
+        classes=list(weights.meta["categories"]),
+        origin=f"torchvision's {model_name}, Kinetics-400 ({Path(weights.url).name})",
+    )
+
+
+def read_imagenet(model_name: str) -> LoadedWeights:
+    """torchvision's IMAGENET1K_V1 for the trunk of a network over frames; all else of the network starts anew."""
+    weights = getattr(import_torchvision().models, IMAGENET[model_name]).IMAGENET1K_V1
+    state = fetch(weights, f"imagenet weights of {model_name}")
+    return LoadedWeights(
+        state={f"trunk.{name}": value for name, value in state.items() if not name.startswith("fc.")},
+        input_spec=None,  # the models' own has ImageNet's mean and std
+        classes=None,
+        origin=f"torchvision's {IMAGENET[model_name].removesuffix('_Weights')}, ImageNet ({Path(weights.url).name})",
+        part="trunk.",
+    )
+
+
+def fetch(weights, what: str) -> dict[str, torch.Tensor]:
+    """The state dict of one entry of torchvision's lists, from torch's folder or the net, its hash checked."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        state = weights.get_state_dict(
+            progress=sys.stderr.isatty(), map_location="cpu", weights_only=True, check_hash=True
+        )
+    except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"Could not fetch the {what} ({getattr(error, 'reason', error)}). "
+            f"Fetch {weights.url} on a computer that can, and put {path.name} into {path.parent}."
+        ) from None
+    except (RuntimeError, UnpicklingError, EOFError):
+        # a download is moved to its place only when its hash fits, so a damaged file here came another way
+        place = f"{path} is damaged. Delete it" if path.exists() else f"{weights.url} arrived damaged. Start again"
+        raise UserError(f"{place}; then the {what} are fetched anew.") from None
+    return dict(state)
+
+
+def kinetics400_input(weights, clip_len: int, fps: float) -> InputSpec:
+    """Sizes, mean and std from the weights' own preprocessing. A single size is that of a frame's short side; the long
+    one is then taken for frames of 4:3.
+    """
+    preset = weights.transforms()
+    height, width = preset.resize_size if len(preset.resize_size) == 2 else (*preset.resize_size, None)
+    return InputSpec(
+        clip_len=clip_len,
+        frame_stride=1,
+        fps=fps,
+        resize=(width or round(height * 4 / 3), height),
+        crop_size=preset.crop_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+    )
+
+
+def import_torchvision() -> ModuleType:
+    """torchvision with its models, or a UserError with the line to type."""
+    try:
+        import torchvision.models.video
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+        raise UserError(f"torchvision is not installed. Do: pip install {fitting_torchvision()}") from None
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        # "operator torchvision::nms does not exist", or an undefined symbol: compiled against another torch
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"torchvision was built for another torch than the one installed, {torch.__version__} ({reason}). "
+            f"Do: pip install {fitting_torchvision()}"
+        ) from None
+    return torchvision
+
+
+def fitting_torchvision() -> str:
+    """The requirement for pip. Since 2.0 and 0.15 the two are released together: 2.N goes with 0.(N + 15)."""
+    major, minor = torch.__version__.split(".")[:2]
+    return f'"torchvision==0.{int(minor) + 15}.*"' if major == "2" else "--force-reinstall torch torchvision"

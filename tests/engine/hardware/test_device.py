@@ -1,0 +1,75 @@
+"""Where a network lies and how it is compiled; warnings about the libraries below."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train
+from common.errors import Stopped
+from common.files import ROOT
+from engine.hardware.device import cudnn_version, cudnn_warning
+from engine.runs.checkpoint import load_model
+from engine.runs.tracking import read_metrics
+from engine.training.config import TrainConfig
+from network import create_model
+from tests.scripts.test_train import assert_equal_weights, stop_after
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [(90800, "cuDNN 9.8 "), (91002, "cuDNN 9.10 "), (91300, "cuDNN 9.13 "), (91499, "cuDNN 9.14 ")],
+)
+def test_slow_and_wrong_versions_of_cudnn_are_warned_of(found, text):
+    """Trap 30: cuDNN 9.8 to 9.14: bf16 and fp16 Conv3d slow, hungry, and on 9.8 to 9.10 wrong."""
+    warning = cudnn_warning(found, cuda="12.8")
+    assert text in warning
+    assert 'pip install -U "nvidia-cudnn-cu12>=9.15"' in warning
+    assert "--amp off" in warning
+    assert "nvidia-cudnn-cu13" in cudnn_warning(found, cuda="13.0")
+
+
+@pytest.mark.parametrize("found", [None, 8907, 90701, 91500, 91501, 92000])
+def test_other_versions_of_cudnn_and_machines_without_it_are_not_warned_of(found):
+    assert cudnn_warning(found) is None
+
+
+def test_the_version_of_cudnn_is_a_number_that_torch_gives():
+    version = cudnn_version()
+    assert version == torch.backends.cudnn.version() if torch.cuda.is_available() else version is None
+
+
+def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):
+    code = (
+        "import torch\nfrom engine.device import check_compiler\nfrom engine.errors import run_cli\n"
+        "run_cli(lambda argv: check_compiler(torch.device('cpu')))"
+    )
+    environment = os.environ | {"CXX": "no-such-compiler", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.strip().startswith("--compile needs a C++ compiler (such as g++), and none works here (")
+    assert ended.stderr.strip().endswith("Install one, or leave --compile out.")
+    assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+def test_a_compiled_run_resumes_to_the_same_weights_and_keeps_the_networks_names(toy_project, monkeypatch):
+    settings = {"dataset": "toy", "model": "r3d_10", "batch_size": 5, "crop_size": 32, "clip_len": 4, "epochs": 2}
+    whole = train.main(TrainConfig(**settings, compile=True, name="whole"))
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            train.main(TrainConfig(**settings, compile=True, name="part"))
+    train.main(TrainConfig(resume="part"))
+
+    assert_equal_weights(whole / "last.pth", toy_project.runs / "part" / "last.pth")
+    assert set(load_model(whole / "best.pth").model.state_dict()) == set(create_model("r3d_10", 3).state_dict())
+    eager = train.main(TrainConfig(**settings, name="eager"))
+    losses = [read_metrics(run)[0]["train/loss"] for run in (whole, eager)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

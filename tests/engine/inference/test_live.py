@@ -1,0 +1,181 @@
+import json
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from engine.inference.live import LiveRecognition, Stream
+from engine.inference.sources import find_sources
+from tests.helpers.recognizer import CLASSES, SPEC, by_hand, make_video, run
+
+RATE = 25
+
+
+@contextmanager
+def served(content: bytes, pace: float | None = None, stall: threading.Event | None = None):
+    """An address on this machine that sends `content`: at once and with its length, or, as a live source does, without
+    one and over `pace` seconds; with `stall`, it sends half and then nothing until the event is set."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            if pace is None:
+                self.send_header("Content-Length", str(len(content)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            pieces = np.array_split(np.frombuffer(content, np.uint8), 40)
+            try:
+                for number, piece in enumerate(pieces):
+                    if stall is not None and number == len(pieces) // 2:
+                        stall.wait(30)
+                        return
+                    self.wfile.write(piece.tobytes())
+                    time.sleep((pace or 0) / len(pieces))
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/stream"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def transport_stream(tmp_path_factory) -> bytes:
+    return make_video(tmp_path_factory.mktemp("live") / "live.ts", 60, codec="mpeg2video").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def mp4(tmp_path_factory) -> Path:
+    return make_video(tmp_path_factory.mktemp("live") / "clip.mp4", 30)
+
+
+def test_a_video_behind_an_address_loses_nothing(recognizer, mp4):
+    with served(mp4.read_bytes()) as address:
+        live, pictures = recognizer.watch(address), []
+        for picture in live:
+            pictures.append(picture)
+            while not live.windows:  # the caller is slow: an answer is there before the second picture is taken
+                time.sleep(0.01)
+    assert not live.live and len(pictures) == 30
+    prediction = live.prediction()
+    assert np.allclose([w.probabilities for w in prediction.windows], by_hand(mp4, stride=3), atol=1e-5)
+    assert live.num_dropped == live.num_skipped == 0 and live.lost is None
+    through = 0
+    for index, picture in enumerate(pictures):
+        through += through < len(prediction.windows) and prediction.windows[through].last_frame < index
+        if not through:
+            assert picture.probabilities is None, "no window is through yet"
+        else:
+            assert np.array_equal(picture.probabilities, prediction.windows[through - 1].probabilities)
+    assert 0 < through < len(pictures)
+
+
+def test_a_stream_without_end_is_live_and_says_how_far_behind(recognizer, transport_stream):
+    with served(transport_stream, pace=1.2) as address:
+        live = recognizer.watch(address)
+        pictures = list(live)
+    assert live.live and live.lost is None
+    assert len(pictures) + live.num_dropped == len(live.arrivals) > 50
+    assert live.windows[0].last_frame >= 6
+    steps = np.diff([window.last_frame for window in live.windows])
+    assert (steps >= 3).all(), "at most every third frame"
+    latencies = [picture.latency for picture in pictures if picture.latency is not None]
+    assert latencies and 0 < min(latencies) < 5
+    seconds = [picture.seconds for picture in pictures]
+    assert seconds == sorted(seconds) and 0.5 < seconds[-1] < 10
+
+
+def test_what_is_slower_than_the_source_drops_windows_and_pictures_and_not_time(transport_stream):
+    def slow(clips: np.ndarray) -> np.ndarray:
+        time.sleep(0.3)
+        return np.full((1, len(CLASSES)), 1 / len(CLASSES), np.float32)
+
+    with served(transport_stream, pace=1.5) as address:
+        live = LiveRecognition(address, SPEC, CLASSES, slow, stride=1)
+        assert live.live
+        seen = 0
+        for _ in live:
+            seen += 1
+            time.sleep(0.05)  # 60 frames would take 3 s
+    assert live.num_skipped > 10
+    assert len(live.windows) < 12
+    assert seen + live.num_dropped <= len(live.arrivals)
+
+
+def test_a_stream_that_stalls_is_said_and_what_came_is_kept(recognizer, transport_stream):
+    end = threading.Event()
+    with served(transport_stream, pace=0.5, stall=end) as address:
+        live = recognizer.watch(address, timeout=1.0)
+        pictures = list(live)
+        end.set()
+    assert live.lost == "nothing came for 1 s"
+    assert pictures and live.prediction().windows
+
+
+def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):
+    argv = ["--checkpoint", checkpoint, "--duration", "0.5", "--output", tmp_path / "seen.mp4"]
+    with served(transport_stream, pace=3) as address:
+        status, out, err = run([address, *argv, "--json", tmp_path / "seen.json"], capsys, monkeypatch)
+    assert (status, err) == (0, "")
+    assert "live, 25 fps" in out and "dropped to keep up" in out
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        times = [float(frame.time) for frame in container.decode(video=0)]
+    assert len(times) > 3 and 0.3 < times[-1] < 2
+    answer = json.loads((tmp_path / "seen.json").read_text())
+    assert answer["timeline"][0]["label"] in CLASSES
+    assert answer["seconds"] >= 0.5
+
+
+def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys, monkeypatch, tmp_path):
+    with served(b"no video at all" * 100) as address:
+        status, out, err = run([address, "--checkpoint", checkpoint], capsys, monkeypatch)
+        assert (status, out) == (1, "") and err.count("\n") == 1 and "cannot be opened" in err
+    status, out, err = run(["http://127.0.0.1:9/x", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and "cannot be opened" in err and err.count("\n") == 1
+    status, out, err = run(["87", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and "Camera 87 cannot be opened" in err
+    status, out, err = run(["nonsense://x", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and "nonsense://x cannot be opened" in err and err.count("\n") == 1
+    for flag in (["--csv", tmp_path / "a.csv"], ["--explain"]):
+        status, out, err = run(["rtsp://x", "--checkpoint", checkpoint, *flag], capsys, monkeypatch)
+        assert status == 2 and "camera or a stream" in err
+    status, out, err = run(["0", "1", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 2 and "is alone" in err
+
+
+def test_a_file_named_as_a_number_is_no_camera(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").touch()
+    assert find_sources(["0"]).live is None and find_sources(["1"]).live == "1"
+
+
+def test_a_source_without_frames_is_an_error(recognizer, transport_stream):
+    with served(transport_stream[:400]) as address, pytest.raises(UserError, match="cannot be opened|sent no frame"):
+        live = recognizer.watch(address, timeout=2)
+        list(live)
+        live.prediction()
+
+
+def test_an_address_that_does_not_answer_is_given_up(transport_stream):
+    end = threading.Event()
+    with served(transport_stream[:0] + b"x" * 4, pace=0.1, stall=end) as address:
+        start = time.monotonic()
+        with pytest.raises(UserError, match="cannot be opened"):
+            Stream(address, timeout=0.5)
+        assert time.monotonic() - start < 10
+        end.set()

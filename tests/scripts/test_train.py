@@ -1,0 +1,484 @@
+"""The train loop, from its command line to the files of its run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate as evaluate_script
+import mypath
+import train
+from common.errors import Stopped, UsageError, UserError
+from common.files import ROOT
+from engine.runs.checkpoint import load_model
+from engine.runs.tracking import read_metrics
+from engine.training import run
+from engine.training import step as step_script
+from engine.training.config import TrainConfig, parse_configs
+from network import create_model, list_models, model_entry
+from tests.engine.test_engine import read_events
+from tests.helpers.toy import make_toy_videos
+
+TINY = {"dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small tensors are slower with more, and equal bits are asked for at equal numbers of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_tiny(**changes) -> Path:
+    return train.main(TrainConfig(**TINY | changes))
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_equal_weights(left: Path, right: Path) -> None:
+    left, right = weights_of(left), weights_of(right)
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert different == []
+
+
+def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
+    run_dir = run_tiny()
+
+    assert run_dir == toy_project.runs / "r3d_10-toy-000"
+    names = {path.name.split(".")[0] for path in run_dir.iterdir()}
+    assert names == {"config", "events", "metrics", "last", "best"}
+
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["optimizer"] == model_entry("r3d_10").defaults.optimizer
+    assert (config["flip"], config["split"], config["epochs"]) == (True, "1", 3)
+
+    records = read_metrics(run_dir)
+    assert [record["epoch"] for record in records] == [0, 1, 2]
+    assert [record["step"] for record in records] == [3, 6, 9]  # 12 videos, batches of 5, 5 and 2
+
+    tags = set(read_events(run_dir).Tags()["scalars"])
+    assert tags >= {
+        "train/loss", "train/top1", "train/lr", "val/loss", "val/top1", "val/top5", "val/clip_top1", "best/val_top1",
+        "time/clips_per_second", "time/data_wait", "time/epoch_seconds",
+    }  # fmt: skip
+    out = capsys.readouterr().out
+    assert "toy, split 1: 12 train, 6 val, 6 test videos" in out
+    assert out.count("\nepoch ") == 3
+    assert "tensorboard --logdir" in out
+
+
+def test_a_curve_has_one_point_a_step_where_epochs_are_short(toy_project):
+    events = read_events(run_tiny(epochs=5, batch_size=3))  # 4 steps an epoch, so that the fifth ends with step 20
+    for tag in ("train/loss", "train/lr", "train/grad_norm"):
+        assert [event.step for event in events.Scalars(tag)] == [4, 8, 12, 16, 20]
+
+
+def test_best_holds_no_optimizer_and_last_all_that_goes_on(toy_project):
+    run_dir = run_tiny(epochs=1)
+    best = torch.load(run_dir / "best.pth", weights_only=True)
+    last = torch.load(run_dir / "last.pth", weights_only=True)
+    assert set(last) - set(best) == {"optimizer", "scheduler", "scaler", "means", "random"}
+    assert best["classes"] == ["Biking", "Hammering", "HammerThrow"]
+    assert best["split"]["name"] == "1"
+    for part, groups in (("training", (8, 9)), ("validation", (23,))):
+        names = sorted(f"{name}/g{group:02d}" for name in best["classes"] for group in groups)
+        assert best["split"][f"{part}_groups"] == names
+    assert (best["epoch"], best["step"]) == (1, 3)
+
+
+def test_training_lowers_the_loss_and_learns_the_toy_classes(toy_project):
+    records = read_metrics(run_tiny(epochs=12, flip=False))
+    assert records[-1]["train/loss"] < 0.6 * records[0]["train/loss"]
+    assert records[-1]["best/val_top1"] == 100
+
+
+def test_best_is_the_epoch_with_the_best_validation(toy_project):
+    run_dir = run_tiny(epochs=4)
+    records = read_metrics(run_dir)
+    best = max(records, key=lambda record: (record["val/top1"], -record["val/loss"]))
+    assert torch.load(run_dir / "best.pth", weights_only=True)["epoch"] == best["epoch"] + 1
+    assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 4
+
+
+def test_without_validation_the_whole_list_trains_and_the_last_epoch_is_kept(toy_project, capsys):
+    run_dir = run_tiny(val="none", epochs=2)
+    assert "18 train, 6 test videos" in capsys.readouterr().out
+    assert torch.load(run_dir / "best.pth", weights_only=True)["epoch"] == 2
+    assert_equal_weights(run_dir / "best.pth", run_dir / "last.pth")
+    assert "val/top1" not in read_metrics(run_dir)[-1]
+
+
+def test_equal_seeds_give_equal_weights_for_any_number_of_workers_and_other_seeds_others(toy_project):
+    first, second, third = run_tiny(workers=0), run_tiny(workers=3), run_tiny(seed=1)
+    assert_equal_weights(first / "last.pth", second / "last.pth")
+    assert not torch.equal(weights_of(first / "last.pth")["fc.weight"], weights_of(third / "last.pth")["fc.weight"])
+
+
+def stop_after(step: int, monkeypatch, signum: int = signal.SIGTERM) -> None:
+    """Sends this process a real signal while it makes that step."""
+    note = train.note_bad_loss
+
+    def note_and_kill(progress, loss):
+        note(progress, loss)
+        if progress.step == step - 1:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(train, "note_bad_loss", note_and_kill)
+
+
+@pytest.mark.parametrize(
+    ("step", "done"),  # in the first epoch, at its end, in the middle of the second
+    [(1, "0 epochs and 1 step."), (3, "0 epochs and 3 steps."), (5, "1 epoch and 2 steps.")],
+)
+def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(
+    toy_project, monkeypatch, capsys, step, done
+):
+    settings = {"model": "r3d_10", "workers": 2}
+    whole = run_tiny(**settings)
+
+    with monkeypatch.context() as patch:
+        stop_after(step, patch)
+        with pytest.raises(Stopped, match=f"after step {step}. To go on: python train.py --resume") as stopped:
+            run_tiny(name="stopped", **settings)
+    assert stopped.value.signum == signal.SIGTERM
+    resumed = train.main(TrainConfig(resume="stopped", workers=0))
+    assert f"Going on after {done}" in capsys.readouterr().out
+
+    assert_equal_weights(whole / "last.pth", resumed / "last.pth")
+    assert_equal_weights(whole / "best.pth", resumed / "best.pth")
+    for left, right in zip(read_metrics(whole), read_metrics(resumed), strict=True):
+        for key in left:
+            if not key.startswith("time/"):
+                assert left[key] == pytest.approx(right[key], rel=1e-6), key
+    steps = [event.step for event in read_events(resumed).Scalars("val/top1")]
+    assert steps == [3, 6, 9], "a resumed run logs each epoch once"
+
+
+def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
+    """Trap 15: the state of the random generators is part of a checkpoint."""
+    create = create_model
+    monkeypatch.setattr(
+        "engine.training.setup.create_model",
+        lambda name, classes, **options: create(name, classes, **{"dropout": 0.5} | options),
+    )
+    whole = run_tiny()
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            run_tiny(name="stopped")
+    torch.manual_seed(123)
+    assert_equal_weights(whole / "last.pth", train.main(TrainConfig(resume="stopped")) / "last.pth")
+
+
+def test_a_finished_run_goes_on_with_more_epochs(toy_project):
+    run_dir = run_tiny(epochs=1)
+    with pytest.raises(UserError, match=r"has done 1 epoch\. To go on, say how far: --epochs 2 or more"):
+        train.main(TrainConfig(resume=str(run_dir)))
+    train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 2
+    assert json.loads((run_dir / "config.json").read_text())["epochs"] == 2
+
+
+def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
+    with pytest.raises(UserError, match="There is no run and no checkpoint 'x'. There are no runs in"):
+        train.main(TrainConfig(resume="x"))
+    run_dir = run_tiny(epochs=1)
+    with pytest.raises(UserError, match="no run and no checkpoint 'x'. Runs in .*: r3d_10-toy-000"):
+        train.main(TrainConfig(resume="x"))
+    with pytest.raises(UserError, match="holds weights only"):
+        train.main(TrainConfig(resume=str(run_dir / "best.pth"), epochs=9))
+
+
+def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
+    run_dir = run_tiny(epochs=1)
+    content = torch.load(run_dir / "last.pth", weights_only=True)
+    content["split"]["hash"] = "another"
+    torch.save(content, run_dir / "last.pth")
+    with pytest.raises(UserError, match="are not those this run began with"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
+    videos = make_toy_videos(tmp_path / "mine", naming="folder")
+    run_dir = run_tiny(dataset=str(videos), epochs=1)
+    shutil.copytree(videos / "Biking", videos / "Cycling")
+    with pytest.raises(UserError, match="knows 3 classes, and mine has 4: 'Cycling' is new. A run goes on"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_loss_that_is_no_number_stops_before_a_checkpoint_holds_it(toy_project):
+    with pytest.raises(UserError, match=r"not a number any more, from step \d+ on \(learning rate .*Try a lower rate"):
+        run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0)
+    run_dir = toy_project.runs / "r3d_10-toy-000"
+    assert not list(run_dir.glob("*.pth"))
+
+
+def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
+    """The loss is computed before the step: one step an epoch, and it looks well to the end."""
+    with pytest.raises(UserError, match="not a number any more, from step 0 on"):
+        run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0, batch_size=12)
+    assert not list((toy_project.runs / "r3d_10-toy-000").glob("*.pth"))
+
+
+def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, monkeypatch):
+    whole = run_tiny(epochs=2)
+    save = run.save_checkpoint
+
+    def fail_at_best(path, content):
+        if path.name == "best.pth" and content["epoch"] == 2:
+            raise OSError(28, "No space left on device", str(path))
+        save(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "save_checkpoint", fail_at_best)
+        patch.setattr(train, "_is_better", lambda *_: True)
+        with pytest.raises(OSError, match="No space"):
+            run_tiny(epochs=2, name="full")
+    resumed = train.main(TrainConfig(resume="full"))
+    assert_equal_weights(whole / "last.pth", resumed / "last.pth")
+    assert [record["epoch"] for record in read_metrics(resumed)] == [0, 1]
+
+
+@pytest.mark.parametrize("key", ["epoch", "means", "random", "split", "best_loss", "scaler"])
+def test_a_checkpoint_that_lacks_something_is_not_resumed(toy_project, key):
+    run_dir = run_tiny(epochs=1)
+    content = torch.load(run_dir / "last.pth", weights_only=True)
+    del content[key]
+    torch.save(content, run_dir / "last.pth")
+    with pytest.raises(UserError, match=f"cannot be resumed from: its '{key}' is missing or damaged"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_size_that_the_network_cannot_take_is_said_before_a_run_is_begun(toy_project):
+    with pytest.raises(UserError, match="needs .B, 3, 16, 112, 112. *.*--clip-len 16"):
+        run_tiny(model="c3d", clip_len=4)
+    assert not toy_project.runs.exists()
+
+
+def test_weights_with_other_classes_get_a_new_head_that_learns_faster(toy_project, capsys, tmp_path):
+    torch.save(create_model("r3d_10", 400).state_dict(), tmp_path / "trunk.pth")
+    run_dir = run_tiny(weights=str(tmp_path / "trunk.pth"), epochs=1)
+    assert "The last layer starts anew: fc has 400 classes in the file and 3 here." in capsys.readouterr().out
+    groups = torch.load(run_dir / "last.pth", weights_only=True)["optimizer"]["param_groups"]
+    assert sorted({group["peak_lr"] for group in groups}) == pytest.approx([0.003, 0.03])
+
+
+def test_a_frozen_trunk_keeps_its_weights_and_its_statistics(toy_project, tmp_path, monkeypatch):
+    """Trap 17: a frozen trunk left in train mode, whose batch norms go on counting. Resumed, it is still frozen."""
+    torch.save(create_model("r3d_10", 400).state_dict(), tmp_path / "trunk.pth")
+    before = torch.load(tmp_path / "trunk.pth", weights_only=True)
+    settings = {"weights": str(tmp_path / "trunk.pth"), "freeze": "trunk", "head_lr_scale": 3.0}
+    with monkeypatch.context() as patch:
+        stop_after(4, patch)
+        with pytest.raises(Stopped):
+            run_tiny(name="frozen", **settings)
+    run_dir = train.main(TrainConfig(resume="frozen"))
+    after = weights_of(run_dir / "last.pth")
+    assert [name for name in after if not torch.equal(after[name], before[name])] == ["fc.weight", "fc.bias"]
+    groups = torch.load(run_dir / "last.pth", weights_only=True)["optimizer"]["param_groups"]
+    assert [group["peak_lr"] for group in groups] == pytest.approx([0.009, 0.009])
+    assert_equal_weights(run_tiny(**settings) / "last.pth", run_dir / "last.pth")
+
+
+def test_what_the_weights_do_not_bring_is_not_frozen_at_random_values(toy_project, tmp_path):
+    run = create_model("r3d_10", 400).state_dict()
+    torch.save({name: value for name, value in run.items() if not name.startswith("stem.")}, tmp_path / "part.pth")
+    with pytest.raises(UserError, match="would keep 3 parameters at random values: .* does not bring stem.0.weight"):
+        run_tiny(weights=str(tmp_path / "part.pth"), freeze="trunk")
+    assert not toy_project.runs.exists()
+    run_tiny(weights=str(tmp_path / "part.pth"), epochs=1)
+
+
+def test_recordings_that_the_weights_have_seen_stay_seen(toy_project, capsys):
+    """Trap 28 by a detour: split 1's weights, fine-tuned on split 2, which tests on what split 1 trains on."""
+    first = run_tiny(epochs=1)
+    second = run_tiny(epochs=1, weights=str(first), split="2", val="none", name="second")
+    assert "was trained on 6 recordings that split 2 tests on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has seen 6 of the recordings that split 2 has for test"):
+        evaluate_script.main([str(second), "--num-clips", "1"])
+
+
+def test_a_checkpoint_as_weights_names_its_model(toy_project):
+    best = run_tiny(epochs=1) / "best.pth"
+    [config] = parse_configs(["--weights", str(best)], "toy", "r2plus1d_18")
+    assert config.model == "r3d_10"
+    [config] = parse_configs(["--weights", str(best), "--model", "c3d"], "toy", "r2plus1d_18")
+    assert config.model == "c3d"
+
+
+def test_options_of_the_network_are_kept_in_its_checkpoint(toy_project, capsys):
+    run_dir = run_tiny(epochs=1, dropout=0.25)
+    trained = load_model(run_dir / "best.pth")
+    assert trained.model.options == {"dropout": 0.25}
+    train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    assert load_model(run_dir / "best.pth").model.options == {"dropout": 0.25}
+    with pytest.raises(UsageError, match="Model 'r3d_10' has no option 'pool5'"):
+        run_tiny(pool5="ceil")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "r3d10"}, UsageError, "Unknown model 'r3d10'. Did you mean 'r3d_10'? Available: c3d, "),
+        ({"dataset": "toi"}, UsageError, "Unknown data set 'toi'. Did you mean 'toy'"),
+        ({"dataset": "./nowhere"}, UserError, "There is no folder './nowhere'"),
+        ({"weights": "none.pth"}, UserError, "none.pth"),
+        ({"device": "cuda:77"}, UserError, "--device cuda"),
+        ({"crop_size": 99}, UsageError, "crop_size 99 does not fit into frames of 80x60"),
+    ],
+)
+def test_a_mistake_is_named_and_leaves_nothing_behind(toy_project, changes, error, message):
+    with pytest.raises(error) as raised:
+        run_tiny(**changes)
+    assert message in str(raised.value)
+    assert not toy_project.runs.exists()
+
+
+def test_mypath_not_edited_yet_says_so(toy_project):
+    mypath.DATASETS["ucf101"] = {"layout": "ucf101", "videos": "/path/to/UCF-101", "frames": "/path/to/frames"}
+    with pytest.raises(UserError, match="mypath.py is not edited yet.*--dataset demo"):
+        run_tiny(dataset="ucf101")
+
+
+def test_a_folder_of_class_folders_trains_without_an_entry_in_mypath(toy_project, tmp_path, capsys):
+    videos = make_toy_videos(tmp_path / "mine", naming="folder", clips=1)
+    run_dir = run_tiny(dataset=str(videos), epochs=1, val_clips=1)
+    out = capsys.readouterr().out
+    assert "Frames of 'mine' at 80x60 are not extracted yet: 12 videos" in out
+    assert "Clips are not mirrored" in out
+    assert "--flip" in out
+    assert "Note: each video counts as a recording of its own." in out
+    assert run_dir.name == "r3d_10-mine-000"
+    assert (tmp_path / "mine-frames-80x60" / "manifest.csv").is_file()
+    assert train.main(TrainConfig(resume=str(run_dir), epochs=2)) == run_dir, "found again by its full path"
+
+
+def test_batches_are_mirrored_only_where_the_data_set_says_so(toy_project, monkeypatch):
+    """Trap 3: a flip that is applied to the test split only, and twice."""
+    seen = []
+    convert = step_script.to_model_input
+    monkeypatch.setattr(
+        step_script, "to_model_input", lambda x, spec, flip: seen.append(flip) or convert(x, spec, flip)
+    )
+    run_tiny(epochs=1, flip=False)
+    assert seen == [None] * 3
+    run_tiny(epochs=1)
+    mirrored = torch.cat(seen[3:])
+    assert mirrored.dtype == torch.bool
+    assert 0 < mirrored.sum() < len(mirrored) == 12
+
+
+def test_clips_longer_than_their_videos_are_said(toy_project, capsys):
+    run_tiny(epochs=1)
+    assert "shorter than a clip" not in capsys.readouterr().out
+    run_tiny(epochs=1, clip_len=8)  # 22 frames of 20
+    assert "WARNING: 12 of 12 training videos are shorter than a clip, which spans 22 frames" in capsys.readouterr().out
+
+
+def test_bf16_autocast_trains_where_it_is_asked_for(toy_project):
+    records = read_metrics(run_tiny(epochs=2, amp="bf16"))
+    assert records[-1]["train/loss"] < 2
+
+
+def test_c3d_without_norms_and_weights_points_to_the_one_with_norms():
+    """Trap 21: C3D without normalisation layers from scratch: stuck at chance, or a loss that is no number."""
+    assert "c3d_bn" in model_entry("c3d").defaults.from_scratch
+    assert not model_entry("c3d_bn").defaults.from_scratch
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_has_settings_of_its_own(name):
+    defaults = model_entry(name).defaults
+    config = TrainConfig(dataset="d", model=name).resolved(model_entry(name).input_spec, False, "1", 0)
+    assert (config.optimizer, config.lr, config.epochs) == (defaults.optimizer, defaults.lr, defaults.epochs)
+    assert config.warmup_epochs < config.epochs
+
+
+PROGRAM = """
+import sys, mypath
+mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
+import torch, train
+from engine.errors import run_cli
+torch.set_num_threads(1)
+sys.argv = ["train.py", *{argv!r}]
+run_cli(train.cli)
+"""
+
+
+def start(toy_project, *argv: str) -> subprocess.Popen:
+    code = PROGRAM.format(datasets=mypath.DATASETS, runs=str(toy_project.runs), argv=argv)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_end_the_program_with_last_written(toy_project, signum, status):
+    argv = ["--model", "r3d_10", "--crop-size", "32", "--clip-len", "4", "--epochs", "100000", "--batch-size", "5"]
+    process = start(toy_project, *argv)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            process.send_signal(signum)
+            break
+    process.stdout.read()
+    errors = process.stderr.read()
+    assert process.wait(60) == status
+    assert "To go on: python train.py --resume" in errors
+    assert "Traceback" not in errors
+    assert torch.load(toy_project.runs / "r3d_10-toy-000" / "last.pth", weights_only=True)["step"] > 0
+
+
+def test_the_command_line_ends_with_two_for_wrong_usage_and_one_line(toy_project):
+    process = start(toy_project, "--model", "r3d_1")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.startswith("Unknown model 'r3d_1'. Did you mean 'r3d_1")
+    assert errors.count("\n") == 1
+
+
+# several networks
+
+
+def test_several_networks_are_a_run_each_and_each_the_same_as_alone(toy_project, capsys):
+    """Under the same settings; nothing of one run is left in the next."""
+    argv = "--epochs 1 --batch-size 6 --crop-size 32 --clip-len 4 --workers 1".split()
+    assert train.cli([*argv, "--model", "mc3_10", "r3d_10", "--name", "both"]) == 0
+    assert "python compare.py " in capsys.readouterr().out
+    assert train.cli([*argv, "--model", "r3d_10", "--name", "alone"]) == 0
+    assert_equal_weights(toy_project.runs / "both-r3d_10" / "best.pth", toy_project.runs / "alone" / "best.pth")
+    for model in ("mc3_10", "r3d_10"):
+        settings = json.loads((toy_project.runs / f"both-{model}" / "config.json").read_text())
+        assert (settings["model"], settings["crop_size"]) == (model, 32)
+
+
+def test_a_network_that_fails_does_not_keep_the_others_from_their_run(toy_project, capsys):
+    argv = "--epochs 1 --batch-size 6 --clip-len 4 --crop-size 2 --model c3d r3d_10".split()
+    assert train.cli(argv) == 1  # c3d has no input left at pool5 of so small a clip
+    out, err = capsys.readouterr()
+    assert "Failed: c3d." in err and "Traceback" not in err
+    assert [run.name for run in toy_project.runs.iterdir()] == ["r3d_10-toy-000"]
+    assert (toy_project.runs / "r3d_10-toy-000" / "best.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--model r3d_10 mc3_10x", "Unknown model 'mc3_10x'. Did you mean 'mc3_10'"),
+        ("--model r3d_10 r3d_10", "--model names r3d_10 twice"),
+        ("--resume r3d_10-toy-000 --model r3d_10 mc3_10", "--model cannot be changed"),
+    ],
+)
+def test_a_mistake_in_the_list_of_networks_is_said_before_any_is_trained(toy_project, argv, message):
+    with pytest.raises(UsageError, match=message):
+        train.cli(argv.split())
+    assert not toy_project.runs.exists()
