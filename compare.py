@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import Parser, run_cli
-from common.console import count
+from common.console import plural
 from common.drawing import save_picture
 from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd, write_atomically
@@ -103,7 +103,7 @@ def print_groups(groups: Sequence[Group], markdown: bool) -> None:
     for number, group in enumerate(groups):
         print("\n" * (number > 0) + "\n".join(group_markdown(group) if markdown else group_lines(group, width)))
     if len(groups) > 1 and not markdown:
-        print(f"\n{count(len(groups), 'table')}: numbers of different data sets or splits do not compare.")
+        print(f"\n{plural(len(groups), 'table')}: numbers of different data sets or splits do not compare.")
 
 
 def save(path: Path, content: str) -> None:

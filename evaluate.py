@@ -21,9 +21,9 @@ import torch
 from common.cli import Parser, positive, run_cli
 from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd
-from common.torchrun import is_first, processes, rank
+from common.torchrun import is_rank_zero, rank, world_size
 from common.worker_process import num_processors
-from dataloaders.batch_sampler import EvalPlan
+from dataloaders.batch_sampler import EvalBatchSampler
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess.ensure import ensure_frames
@@ -37,8 +37,8 @@ from engine.evaluation.report import FORMAT, Analysis, is_logged, log_report, pr
 from engine.evaluation.summary import comparable, print_record, print_splits, where
 from engine.export.runtimes import is_exported
 from engine.hardware.device import device_name
-from engine.hardware.distributed import in_turn, joined
-from engine.predictor import Subject, open_subject
+from engine.hardware.distributed import process_group, rank_zero_first
+from engine.predictor import Predictor, open_predictor
 from engine.runs.checkpoint import TrainedModel, find_checkpoint
 from engine.training.checks import other_classes
 from network import InputSpec
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> list[dict[str, Evaluation]]:
     """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each."""
     args = parse_args(argv)
     torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
-    with joined(args.device):
+    with process_group(args.device):
         return evaluate_all(args)
 
 
@@ -99,7 +99,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 @dataclass(frozen=True)
-class Trial:
+class EvaluationJob:
     """A checkpoint and the videos it is to be tested on.
 
     own   these are the videos that its run left for testing (or, with --on val, for validation)
@@ -125,12 +125,12 @@ class Trial:
         return ("" if of_run else f"{name}-") + part + ("" if self.own else other)
 
 
-def prepare(path: Path, args: argparse.Namespace) -> Trial:
+def prepare(path: Path, args: argparse.Namespace) -> EvaluationJob:
     """Raises UserError where the classes differ, where there is nothing to test on, and, without --allow-leak, where
     the checkpoint has seen the recordings that it is to be tested on."""
     if is_exported(path) and args.crops != 1:
         raise UsageError(f"--crops {args.crops}: {path.name} takes the middle of a frame itself. Give the run instead.")
-    trained = open_subject(path, args.device)
+    trained = open_predictor(path, args.device)
     checkpoint = trained.checkpoint
     frame_set = open_test_frames(trained, args.dataset, args.frames, args.split)
     if not frame_set.part(args.on):
@@ -146,11 +146,11 @@ def prepare(path: Path, args: argparse.Namespace) -> Trial:
             "number all the same, and marks it."
         )
     own = same_data and frame_set.split.hash == (checkpoint.get("split") or {}).get("hash")
-    return Trial(path, frame_set, own, leak)
+    return EvaluationJob(path, frame_set, own, leak)
 
 
 def open_test_frames(
-    trained: TrainedModel | Subject, dataset: str | None, frames: str | None, split: str | None
+    trained: TrainedModel | Predictor, dataset: str | None, frames: str | None, split: str | None
 ) -> FrameSet:
     """The frames that a checkpoint is to be evaluated on: its own data set and split where nothing else is said.
     Raises UserError where classes differ."""
@@ -163,7 +163,7 @@ def open_test_frames(
     source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT, frames)
     own = dataset is None and split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (split, "auto")
-    with in_turn():
+    with rank_zero_first():
         ensure_frames(source, trained.input_spec.resize, split)
     frame_set = open_frames(source, trained.input_spec, split, val)
     if frame_set.classes != trained.classes:
@@ -171,18 +171,18 @@ def open_test_frames(
     return frame_set
 
 
-def evaluate_checkpoint(trial: Trial, args: argparse.Namespace) -> tuple[dict[str, Evaluation], dict]:
+def evaluate_checkpoint(trial: EvaluationJob, args: argparse.Namespace) -> tuple[dict[str, Evaluation], dict]:
     """Evaluates, prints, and leaves the results in the run's folder. -> {frame order: Evaluation}, and the record"""
-    trained = open_subject(trial.path, args.device)
+    trained = open_predictor(trial.path, args.device)
     folder = trial.folder(args.output, several=len(args.checkpoints) > 1)
     folder.mkdir(parents=True, exist_ok=True)  # said before the work, where it cannot be written
 
     results, seconds = {}, {}
     for order in FRAME_ORDERS if args.temporal else FRAME_ORDERS[:1]:
         dataset = build_dataset(trial.frame_set, trained.input_spec, args, order)
-        plan = EvalPlan(len(dataset), max(args.batch_size // dataset.clip_shape[0], 1), rank(), processes())
+        sampler = EvalBatchSampler(len(dataset), max(args.batch_size // dataset.clip_shape[0], 1), rank(), world_size())
         pinned = trained.device.type == "cuda" and torch.cuda.is_available()
-        loader = ClipLoader(dataset, plan.batch_size, args.workers, pinned, plan)
+        loader = ClipLoader(dataset, sampler.batch_size, args.workers, pinned, sampler)
         videos = dataset.videos if args.windows else None
         start = time.monotonic()
         what = f"Evaluating {order}"
@@ -225,12 +225,12 @@ def evaluate_checkpoint(trial: Trial, args: argparse.Namespace) -> tuple[dict[st
     record["published"] = [asdict(row) for row in comparable(record)]
     print_record(trial.path, record)
 
-    if is_first():
+    if is_rank_zero():
         write(folder, trial, args, record, analysis)
     return results, record
 
 
-def write(folder: Path, trial: Trial, args: argparse.Namespace, record: dict, analysis: Analysis) -> None:
+def write(folder: Path, trial: EvaluationJob, args: argparse.Namespace, record: dict, analysis: Analysis) -> None:
     """Files, and the tags test/... once for each result of what the run is for."""
     stem = trial.stem(args.on)
     file = folder / f"{stem}.json"

@@ -18,7 +18,7 @@ import av
 import torch
 
 from common.cli import run_cli
-from common.console import count, progress
+from common.console import plural, progress
 from common.drawing import save_picture
 from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd, write_atomically
@@ -28,7 +28,7 @@ from dataloaders.sources.data_source import DataSource, find_source
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import confusion_csv, draw_confusion
 from engine.evaluation.published import pretraining_of
-from engine.features.extraction import Describer, describe_data_set, describe_videos
+from engine.features.extraction import FeatureExtractor, describe_data_set, describe_videos
 from engine.features.options import STEP, parse_args
 from engine.features.pooling import pool_windows
 from engine.features.protocol import (
@@ -43,13 +43,13 @@ from engine.features.protocol import (
 from engine.features.reading import LayerReader
 from engine.features.store import FORMAT, Described, FeatureWriter
 from engine.features.svm import load_svm, save_svm
-from engine.hardware.device import pick_device, place
+from engine.hardware.device import pick_device, to_device
 from engine.hardware.low_precision import pick_precision
 from engine.inference.prediction import likeliest
 from engine.inference.sources import find_sources
 from engine.runs.checkpoint import find_checkpoint, load_model, weights_hash
 from network import InputSpec, create_model, input_spec
-from network.base import Freezable
+from network.base import VideoModel
 from network.weights.read import known_weights, load_into, model_named_by, read_weights
 
 PAPER = {None: 82.3, 10: 52.8}  # UCF101, C3D of Sports-1M, fc6: mean of the three splits, by the values kept by PCA
@@ -87,12 +87,12 @@ def extract(args: argparse.Namespace) -> int:
     for error in refused:
         print(error, file=sys.stderr)
     good = sum("file" in entry for entry in writer.done.values())
-    problems = f", {count(len(refused), 'video')} could not be used" if refused else ""
-    print(f"{count(good, 'descriptor')} of layer {args.layer} in {relative_to_cwd(args.output)}{problems}")
+    problems = f", {plural(len(refused), 'video')} could not be used" if refused else ""
+    print(f"{plural(good, 'descriptor')} of layer {args.layer} in {relative_to_cwd(args.output)}{problems}")
     return 1 if refused else 0
 
 
-def load_describer(args: argparse.Namespace, layer: str | None = None, **how) -> tuple[Describer, dict]:
+def load_describer(args: argparse.Namespace, layer: str | None = None, **how) -> tuple[FeatureExtractor, dict]:
     """The network that the command line names, and the settings that go into the index."""
     import mypath
 
@@ -135,8 +135,8 @@ def load_describer(args: argparse.Namespace, layer: str | None = None, **how) ->
         "precision": str(precision or torch.float32).removeprefix("torch."),
         "input_spec": spec.to_dict(),
     } | how
-    model = place(model.eval(), device)
-    describer = Describer(
+    model = to_device(model.eval(), device)
+    describer = FeatureExtractor(
         LayerReader(model, layer, device, precision),
         spec,
         device,
@@ -147,7 +147,7 @@ def load_describer(args: argparse.Namespace, layer: str | None = None, **how) ->
     return describer, settings
 
 
-def build_trunk(model_name: str, weights: str, layer: str) -> tuple[Freezable, InputSpec]:
+def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, InputSpec]:
     """A network with weights from elsewhere, and what it wants to see. Its classes need no names here, and the last
     layer is needed for "prob" alone. Raises UserError where a parameter of the others is missing."""
     loaded = read_weights(weights, model_name)
@@ -190,7 +190,7 @@ def svm(args: argparse.Namespace) -> int:
     output = args.output or args.features[0] / "svm"
     splits = OFFICIAL if args.split == "all" else (args.split,)
     dims = [None, *sorted(set(args.pca))]
-    num_videos, num_classes = count(len(data.videos), "descriptor"), count(len(data.classes), "class")
+    num_videos, num_classes = plural(len(data.videos), "descriptor"), plural(len(data.classes), "class")
     print(f"{num_videos} of {data.features.shape[1]} values, {num_classes}")
     outcomes: list[Outcome] = []
     leaks = []
@@ -220,7 +220,7 @@ def print_outcomes(data: FeatureSet, outcomes: Sequence[Outcome], dims: Sequence
         for outcome in found:
             low_high = outcome.interval
             interval = f"  [{low_high[0]:.1f}, {low_high[1]:.1f}]" if low_high else ""
-            tested = count(len(outcome.labels), "video")
+            tested = plural(len(outcome.labels), "video")
             print(f"  {what:10}  split {outcome.split}: {outcome.accuracy:6.2f} %{interval} of {tested}")
         if len(found) > 1:
             mean, deviation = mean_and_deviation([outcome.accuracy for outcome in found])

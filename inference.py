@@ -26,12 +26,12 @@ import torch.nn as nn
 
 from common.class_names import read_labels
 from common.cli import run_cli
-from common.console import count, progress
+from common.console import plural, progress
 from common.errors import UsageError, UserError, unknown_name
 from common.files import ROOT, printable, write_json
 from dataloaders.transforms import to_model_input
 from engine.export.runtimes import Program, is_exported, open_program
-from engine.hardware.device import pick_device, place
+from engine.hardware.device import pick_device, to_device
 from engine.hardware.low_precision import Answerer, check_probabilities
 from engine.inference.annotate import annotate, show_annotated, write_live
 from engine.inference.csv_table import AnswerTable
@@ -151,7 +151,7 @@ def classify_all(args: argparse.Namespace, recognizer: "Recognizer", sources: So
 
 def summary(num_videos: int, refused: Sequence[UserError]) -> str:
     problems = f", {len(refused)} could not be used" if refused else ""
-    return f"{count(num_videos - len(refused), 'answer')}{problems}"
+    return f"{plural(num_videos - len(refused), 'answer')}{problems}"
 
 
 def watch_live(args: argparse.Namespace, recognizer: "Recognizer", name: str, output: Path | None) -> int:
@@ -162,7 +162,7 @@ def watch_live(args: argparse.Namespace, recognizer: "Recognizer", name: str, ou
         write_live(live, output, args.top, args.threshold, args.show)
     prediction = live.prediction().smoothed(args.smooth or 1)
     print(report(prediction, args.top, args.threshold))
-    print(f"  {count(live.num_dropped, 'picture')} and {count(live.num_skipped, 'window')} dropped to keep up")
+    print(f"  {plural(live.num_dropped, 'picture')} and {plural(live.num_skipped, 'window')} dropped to keep up")
     if output:
         print(f"  -> {printable(output)}")
     if args.json:
@@ -228,7 +228,7 @@ class Recognizer:
         self._describe(trained.name, trained.input_spec, trained.classes, stride, batch_size)
         self.dataset: str | None = trained.checkpoint["config"].get("dataset")
         self.device = pick_device(device)
-        self.model: nn.Module | None = place(trained.model.eval(), self.device)
+        self.model: nn.Module | None = to_device(trained.model.eval(), self.device)
         self._answerer = Answerer(self.model, self.device, amp)
         self._answer: Callable[[np.ndarray], np.ndarray] = lambda clips: self._answerer(self._input(clips))
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli import run_cli
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from engine.export.check import random_clips
 from engine.serving.options import check_installed, limits_of, parse_args
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             with upload_folder() as folder:
                 server = web_server(service, about(recognizer), folder)
-                what = f"{recognizer.name} ({count(len(recognizer.classes), 'class')})"
+                what = f"{recognizer.name} ({plural(len(recognizer.classes), 'class')})"
                 open_to_clients(sock, server.config.backlog)  # who reads the next line may connect at once
                 print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
                 server.run(sockets=[sock])

@@ -25,13 +25,13 @@ import torch.nn as nn
 from tqdm import tqdm
 
 from common.cli import fail, run_cli
-from common.console import count, duration
+from common.console import duration, plural
 from common.errors import Stopped, UserError, is_out_of_memory
 from common.files import ROOT, relative_to_cwd
-from common.torchrun import is_first, processes
+from common.torchrun import is_rank_zero, world_size
 from dataloaders.prefetch import prefetch
 from engine.evaluation.evaluate import Evaluation, evaluate
-from engine.hardware.distributed import added, gather, joined, share, share_buffers
+from engine.hardware.distributed import all_gather, all_reduce_sum, broadcast, broadcast_buffers, process_group
 from engine.runs.folder import find_launched, finish_launch
 from engine.training.config import TrainConfig, parse_configs
 from engine.training.run import Progress, Run, out_of_patience, pool_means, write_checkpoint
@@ -49,7 +49,7 @@ def cli(argv: Sequence[str]) -> int:
     if len(configs) == 1:
         main(configs[0])
         return 0
-    with joined(configs[0].device):
+    with process_group(configs[0].device):
         return train_each(configs)
 
 
@@ -65,11 +65,11 @@ def train_each(configs: Sequence[TrainConfig]) -> int:
             runs.append(main(config))
         except Stopped:
             rest = " ".join(later.model for later in configs[number + 1 :])
-            if rest and is_first():
+            if rest and is_rank_zero():
                 print(f"Not begun: {rest}", file=sys.stderr)
             raise
         except Exception as error:
-            if processes() > 1 or isinstance(error, BrokenPipeError):
+            if world_size() > 1 or isinstance(error, BrokenPipeError):
                 raise
             failed.append(config.model)
             try:
@@ -91,8 +91,8 @@ def main(config: TrainConfig) -> Path:
     import mypath
 
     runs = ROOT / mypath.RUNS
-    with joined(config.device):
-        earlier = share(find_launched(runs, config.to_dict()) if is_first() and not config.resume else None)
+    with process_group(config.device):
+        earlier = broadcast(find_launched(runs, config.to_dict()) if is_rank_zero() and not config.resume else None)
         if earlier:
             run_dir, done = earlier
             if done:
@@ -104,10 +104,10 @@ def main(config: TrainConfig) -> Path:
         run = begin(config, mypath.DATASETS, runs)
         with StopRequest() as stop:
             fit(run, stop)
-        if is_first():
+        if is_rank_zero():
             finish_launch(run.run_dir)
         if run.progress.epoch < run.config.epochs:
-            print(f"Stopped early: {count(run.config.early_stopping, 'epoch')} without a better validation.")
+            print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without a better validation.")
         print(f"Done in {duration(time.monotonic() - run.start)}: {relative_to_cwd(run.run_dir)}{_best(run.progress)}")
         if run.frame_set.part("test"):
             print(f"Test it:    python evaluate.py {relative_to_cwd(run.run_dir)}")
@@ -147,7 +147,7 @@ def fit(run: Run, stop: StopRequest) -> None:
 def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
     """The rest of the epoch that the run is in; returns what was measured, by its TensorBoard tag. The step itself
     never waits for the device."""
-    progress, plan = run.progress, run.train_loader.plan
+    progress, plan = run.progress, run.train_loader.batch_sampler
     first = progress.step - progress.epoch * plan.num_steps
     run.model.train()
     if run.device.type == "cuda":
@@ -157,7 +157,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
     batches = prefetch(run.train_loader.batches(progress.epoch, plan.first_batch(first)), run.device)
     with epoch_bar(run, first) as bar:
         for _ in range(first, plan.num_steps):
-            due = is_first() and 0 < 60 * run.config.save_every <= time.monotonic() - saved
+            due = is_rank_zero() and 0 < 60 * run.config.save_every <= time.monotonic() - saved
             if stop.agree(due) and not stop.agreed:
                 check_loss(run)
                 check_weights(run)
@@ -173,7 +173,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
             bar.update()
             if progress.step % LOG_EVERY == 0 and plan.num_steps >= LOG_EVERY:  # finish_epoch logs shorter epochs
                 check_loss(run)
-                loss = added([step.loss.item()])[0]
+                loss = all_reduce_sum([step.loss.item()])[0]
                 scalars = {"train/loss": loss, "train/lr": step.lr, "train/grad_norm": step.grad_norm.item()}
                 run.tracker.scalars(scalars, progress.step)
     batches.close()
@@ -188,11 +188,11 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
 def validate(run: Run, stop: StopRequest) -> tuple[Evaluation | None, Evaluation | None]:
     """Of the weights as they are, and of their moving average where one is kept."""
     how = (run.val_loader, run.spec, run.device, run.amp, run.config.batch_size, stop, "Validating")
-    share_buffers(run.model)
+    broadcast_buffers(run.model)
     validation, averaged = evaluate(run.model, *how), None
-    if run.average is not None and validation is not None:
-        with run.average.in_place_of(run.model):
-            share_buffers(run.model)
+    if run.ema is not None and validation is not None:
+        with run.ema.in_place_of(run.model):
+            broadcast_buffers(run.model)
             averaged = evaluate(run.model, *how)
     return validation, averaged
 
@@ -224,7 +224,7 @@ def finish_epoch(
         "train/lr": run.schedule.factor(progress.step - 1) * run.config.lr,
         "train/grad_norm": progress.grad_norm.value(),
     }
-    if run.train_loader.plan.num_steps < LOG_EVERY:  # else the curves have points of their own
+    if run.train_loader.batch_sampler.num_steps < LOG_EVERY:  # else the curves have points of their own
         scalars |= of_epoch
     if validation is not None:
         scalars |= {
@@ -277,7 +277,7 @@ def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
 
 def check_loss(run: Run) -> None:
     """Ends the run where the loss has become nan or infinite, before any checkpoint holds the spoilt weights."""
-    bad_steps = [step for step in gather(int(run.progress.bad_step.item())) if step >= 0]
+    bad_steps = [step for step in all_gather(int(run.progress.bad_step.item())) if step >= 0]
     if bad_steps:
         raise diverged(run, min(bad_steps))
 
@@ -299,13 +299,13 @@ def diverged(run: Run, step: int) -> UserError:
 
 def epoch_bar(run: Run, first: int) -> tqdm:
     return tqdm(
-        total=run.train_loader.plan.num_steps,
+        total=run.train_loader.batch_sampler.num_steps,
         initial=first,
         desc=f"epoch {run.progress.epoch + 1}/{run.config.epochs}",
         unit=" steps",
         dynamic_ncols=True,
         leave=False,
-        disable=not (is_first() and sys.stderr.isatty()),
+        disable=not (is_rank_zero() and sys.stderr.isatty()),
     )
 
 

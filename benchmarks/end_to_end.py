@@ -56,7 +56,7 @@ def end_to_end(
 
 
 def _print_rates(run: Run, workers: list[int]) -> None:
-    steps = run.train_loader.plan.num_steps
+    steps = run.train_loader.batch_sampler.num_steps
     print(f"  end to end, as train.py does it, {steps} steps an epoch      clips/s   of synthetic   data wait   waits")
     _epoch(run)  # warms up
     for threads in workers:
@@ -81,7 +81,7 @@ def synthetic_rate(run: Run) -> float:
     """Clips a second of an epoch's full steps, all on one batch that lies on the device."""
     batch = next(run.train_loader.batches())
     batches = itertools.repeat(tuple(part.to(run.device) for part in batch))
-    plan, first = run.train_loader.plan, run.progress.step
+    plan, first = run.train_loader.batch_sampler, run.progress.step
     full = max(plan.num_items // plan.step_size, 1)
     synchronize(run.device)
     start = time.perf_counter()

@@ -24,7 +24,7 @@ from dataloaders.transforms import to_model_input
 from engine.export.check import random_clips
 from engine.export.runtimes import FORMATS, open_program
 from engine.export.write import build_program, half_of, write_program
-from engine.hardware.device import device_name, pick_device, place
+from engine.hardware.device import device_name, pick_device, to_device
 from engine.hardware.low_precision import Answerer
 from engine.runs.checkpoint import TrainedModel
 from network import create_model, input_spec, list_models
@@ -76,7 +76,7 @@ def main() -> None:
 
 def as_network(model: torch.nn.Module, spec: object, device: str, amp: str) -> Form:
     where = pick_device(device)
-    answerer = Answerer(place(model, where), where, amp)
+    answerer = Answerer(to_device(model, where), where, amp)
     width, height = spec.resize
     top, left, size = (height - spec.crop_size) // 2, (width - spec.crop_size) // 2, spec.crop_size
 

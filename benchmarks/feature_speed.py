@@ -36,11 +36,11 @@ from dataloaders.dataset import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.data_source import find_source
 from dataloaders.windows import WindowDataset
-from engine.features.extraction import Describer, cut_windows, describe_data_set, describe_videos
+from engine.features.extraction import FeatureExtractor, cut_windows, describe_data_set, describe_videos
 from engine.features.layers import LAYERS
 from engine.features.reading import LayerReader
 from engine.features.store import SETTINGS, Described, FeatureWriter
-from engine.hardware.device import device_name, pick_device, place
+from engine.hardware.device import device_name, pick_device, to_device
 from engine.hardware.low_precision import pick_precision
 from engine.inference.read_ahead import read_ahead
 from network import create_model, input_spec
@@ -73,8 +73,8 @@ def main(argv: Sequence[str]) -> None:
 def compare(name: str, folder: Path, device: torch.device, args: argparse.Namespace) -> None:
     spec = input_spec(name)
     torch.manual_seed(0)
-    model = place(create_model(name, NUM_CLASSES).eval(), device)
-    describer = Describer(LayerReader(model, args.layer, device, pick_precision(args.amp, device)), spec, device)
+    model = to_device(create_model(name, NUM_CLASSES).eval(), device)
+    describer = FeatureExtractor(LayerReader(model, args.layer, device, pick_precision(args.amp, device)), spec, device)
     folder.mkdir()
     videos = make_videos(folder / "videos", args.videos, args.num_frames)
     make_frames(folder / "frames", args.videos, args.num_frames, spec.resize)
@@ -141,7 +141,7 @@ def make_videos(folder: Path, number: int, num_frames: int) -> list[tuple[Path, 
     return made
 
 
-def read_videos(videos: Sequence[tuple[Path, Described]], describer: Describer, args: argparse.Namespace) -> int:
+def read_videos(videos: Sequence[tuple[Path, Described]], describer: FeatureExtractor, args: argparse.Namespace) -> int:
     def read(item: tuple[Path, Described]) -> Iterable:
         return cut_windows(item[0], describer.spec, STEP)
 
@@ -149,7 +149,7 @@ def read_videos(videos: Sequence[tuple[Path, Described]], describer: Describer, 
         return sum(1 for _, clips in reading for _ in clips)
 
 
-def read_frames(frame_set: FrameSet, describer: Describer, args: argparse.Namespace) -> int:
+def read_frames(frame_set: FrameSet, describer: FeatureExtractor, args: argparse.Namespace) -> int:
     dataset = WindowDataset(frame_set, describer.spec, "train", STEP)
     return sum(len(clips) for clips, _, _ in ClipLoader(dataset, args.batch_size, args.workers))
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
 from dataloaders.transforms import to_model_input
-from engine.hardware.device import autocast, device_name, pick_amp, pick_device, place
+from engine.hardware.device import autocast, device_name, pick_amp, pick_device, to_device
 from engine.training.config import TrainConfig
 from engine.training.optimizer import build_optimizer
 from network import create_model, input_spec, list_models, model_entry
@@ -73,7 +73,7 @@ def clips_for(name: str, batch_size: int, device: torch.device) -> torch.Tensor:
 
 def train_step(name: str, batch_size: int, device: torch.device, amp: torch.dtype | None) -> Callable[[], None]:
     spec, entry = input_spec(name), model_entry(name)
-    model = place(create_model(name, 101), device).train()
+    model = to_device(create_model(name, 101), device).train()
     config = TrainConfig(model=name, lr=1e-6, weight_decay=0.0, optimizer=entry.defaults.optimizer)
     optimizer = build_optimizer(model, config)
     clips, labels = clips_for(name, batch_size, device), torch.zeros(batch_size, dtype=torch.int64, device=device)
@@ -90,7 +90,7 @@ def train_step(name: str, batch_size: int, device: torch.device, amp: torch.dtyp
 
 def infer_step(name: str, batch_size: int, device: torch.device, amp: torch.dtype | None) -> Callable[[], None]:
     spec = input_spec(name)
-    model = place(create_model(name, 101), device).eval()
+    model = to_device(create_model(name, 101), device).eval()
     clips = clips_for(name, batch_size, device)
 
     def step() -> None:

@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
-from common.console import count
+from common.console import plural
 from common.worker_process import num_processors
 from dataloaders.preprocess.worker import Extractor, Job, work_off
 from dataloaders.video import is_video_name
@@ -49,10 +49,10 @@ def main() -> None:
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # so that the disk is not what is measured
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         videos = find_videos(args.videos, args.most) if args.videos else make_videos(Path(folder) / "videos")
-        print(f"{processor()}, {count(num_processors(), 'core')}; OpenCV {cv2.__version__}, PyAV {av.__version__}")
+        print(f"{processor()}, {plural(num_processors(), 'core')}; OpenCV {cv2.__version__}, PyAV {av.__version__}")
         print(
-            f"{count(len(videos), 'video')}: {args.videos or 'MPEG-4 with B-frames, made here'}; "
-            f"{count(args.rounds, 'round')} of {args.times} times all of them"
+            f"{plural(len(videos), 'video')}: {args.videos or 'MPEG-4 with B-frames, made here'}; "
+            f"{plural(args.rounds, 'round')} of {args.times} times all of them"
         )
         print(f"\n{'seconds for a round':36s}{'plain':>8s}{'ours':>8s}{'ratio':>8s}{'CPU':>8s}   JPEGs that are equal")
         for cores in sorted({1, num_processors()}):
@@ -123,7 +123,7 @@ def compare(videos: Sequence[Path], folder: Path, every: int, cores: int, rounds
         ours.close()
         os.sched_setaffinity(0, allowed)
         shutil.rmtree(folder)
-    what = f"{'every frame' if every == 1 else f'every {every}th frame'}, {count(cores, 'core')}"
+    what = f"{'every frame' if every == 1 else f'every {every}th frame'}, {plural(cores, 'core')}"
     print(
         f"{what:36s}{median(seconds['plain']):8.2f}{median(seconds['ours']):8.2f}{median(ratios):8.2f}"
         f"{median(cpu_ratios):8.2f}   {equal}",

@@ -38,7 +38,7 @@ from common.errors import UsageError, UserError
 from dataloaders.dataset import EvalDataset
 from dataloaders.loader import ClipLoader
 from engine.evaluation.bootstrap import bootstrap_interval, mean_and_deviation
-from engine.hardware.device import device_name, pick_device, place
+from engine.hardware.device import device_name, pick_device, to_device
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
 from evaluate import evaluate, open_test_frames
@@ -158,7 +158,7 @@ def look_at(args: argparse.Namespace, run_dir: Path) -> dict:
     device = pick_device(args.device)
     torch.backends.cudnn.allow_tf32 = False
     trained = load_model(run_dir / "best.pth")
-    place(trained.model, device)
+    to_device(trained.model, device)
     frame_set = open_test_frames(trained, None, None, None)
     dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips)
     loader = ClipLoader(dataset, 4, args.workers, device.type == "cuda")

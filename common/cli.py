@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import Stopped, UsageError, UserError, is_out_of_memory
-from common.torchrun import is_first, rank
+from common.torchrun import is_rank_zero, rank
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,7 +129,7 @@ ADVICE = {
 
 def _say(error: Exception | str, status: int) -> int:
     """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
-    if is_first():
+    if is_rank_zero():
         print(error, file=sys.stderr)
     elif not getattr(error, "everywhere", False):
         print(f"Process {rank()}: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from common.torchrun import is_first
+from common.torchrun import is_rank_zero
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
     """Passes items through. On a terminal a bar with the time left; elsewhere a plain line at each tenth, at most one
     in ten seconds. Of several processes only the first shows it."""
-    if not is_first():
+    if not is_rank_zero():
         yield from items
         return
     if sys.stderr.isatty():
@@ -36,7 +36,7 @@ def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T
 
 
 @lru_cache
-def say_once(text: str) -> None:
+def print_once(text: str) -> None:
     """Prints, once in a run: training asks several times for the same videos."""
     print(text)
 
@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def count(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """1 video, 1,342 videos, 3 classes"""
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"

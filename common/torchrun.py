@@ -4,7 +4,7 @@ import os
 import socket
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes work together; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
@@ -19,12 +19,12 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def local_processes() -> int:
+def local_world_size() -> int:
     """How many processes work on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """The first process writes and speaks for all."""
     return rank() == 0
 

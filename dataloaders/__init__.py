@@ -21,10 +21,10 @@ def build_loaders(
     """-> (train, val): loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored (B,)), and
     loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
 
-    Each is the share of process `rank`; train.plan says which batches make an optimiser step. cache="ram" keeps frames
-    as they were decoded; dataset.check_cache_memory says beforehand whether there is room.
+    Each is the share of process `rank`; train.batch_sampler says which batches make a step. cache="ram" keeps
+    frames as they were decoded; dataset.check_cache_memory says beforehand whether there is room.
     """
-    from dataloaders.batch_sampler import EvalPlan, TrainPlan
+    from dataloaders.batch_sampler import EvalBatchSampler, TrainBatchSampler
     from dataloaders.dataset import EvalDataset, TrainDataset
     from dataloaders.loader import ClipLoader
 
@@ -35,9 +35,9 @@ def build_loaders(
         val.keep_decoded()
     options = {"num_workers": num_workers, "pin_memory": pin_memory}
     videos_at_once = max(batch_size // val_clips, 1)
-    train_plan = TrainPlan(len(train), batch_size, accumulate, rank, processes)
-    val_plan = EvalPlan(len(val), videos_at_once, rank, processes)
+    train_sampler = TrainBatchSampler(len(train), batch_size, accumulate, rank, processes)
+    val_sampler = EvalBatchSampler(len(val), videos_at_once, rank, processes)
     return (
-        ClipLoader(train, batch_size, **options, plan=train_plan),
-        ClipLoader(val, videos_at_once, **options, plan=val_plan) if len(val) else None,
+        ClipLoader(train, batch_size, **options, batch_sampler=train_sampler),
+        ClipLoader(val, videos_at_once, **options, batch_sampler=val_sampler) if len(val) else None,
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class EvalPlan:
+class EvalBatchSampler:
     """Batches of the items rank, rank + processes, ...: every item once among all processes, none twice.
 
     num_items=7, batch_size=2, processes=2   rank 0   02 46     rank 1   13 5
@@ -27,7 +27,7 @@ class EvalPlan:
 
 
 @dataclass(frozen=True)
-class TrainPlan:
+class TrainBatchSampler:
     """An epoch in optimiser steps, each of `accumulate` batches a process.
 
     A step takes the next batch_size * accumulate * processes positions, whoever reads them: the same clips whether one

@@ -289,7 +289,7 @@ class EvalDataset(ClipSource):
         views = []
         for clip, start in enumerate(uniform_starts(row.num_frames, self.spans[position], self.num_clips)):
             indices = clip_indices(start, self.spec.read_len, self.steps[position], row.num_frames)
-            indices = disturb(indices, self.order, seed=(position, clip))
+            indices = reorder_frames(indices, self.order, seed=(position, clip))
             views += [(indices, offset) for offset in offsets]
         self.read_clips(position, views, out)
         return int(self.labels[position]), position
@@ -300,7 +300,7 @@ def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
     return (row.width, row.height) if row.quality else spec.resize
 
 
-def disturb(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
+def reorder_frames(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
     """The same frames in another order, for the temporal test."""
     if order == "shuffled":
         return np.random.default_rng(seed).permutation(indices)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dataloaders.batch_sampler import EvalPlan
+from dataloaders.batch_sampler import EvalBatchSampler
 
 BATCHES_AHEAD = 3
 
@@ -25,7 +25,7 @@ class ClipDataset(Protocol):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]: ...
 
 
-class Plan(Protocol):
+class BatchSampler(Protocol):
     """The positions of each batch of an epoch."""
 
     def __len__(self) -> int: ...
@@ -38,8 +38,8 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 class ClipLoader:
     """Iterates over a data set in batches: clips (B, *clip_shape) uint8, labels (B,) int64, and the data set's second
-    number (B,) int64. The last batch may be smaller; nothing is dropped and nothing comes twice. A plan gives other
-    batches, such as one process's share."""
+    number (B,) int64. The last batch may be smaller; nothing is dropped and nothing comes twice. A batch
+    sampler gives other batches, such as the share of one rank."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class ClipLoader:
         batch_size: int,
         num_workers: int = 2,
         pin_memory: bool = False,
-        plan: Plan | None = None,
+        batch_sampler: BatchSampler | None = None,
     ):
-        self.dataset, self.plan = dataset, plan or EvalPlan(len(dataset), batch_size)
+        self.dataset, self.batch_sampler = dataset, batch_sampler or EvalBatchSampler(len(dataset), batch_size)
         self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
@@ -63,7 +63,7 @@ class ClipLoader:
         if self.num_workers == 0:
             for number in range(first, len(self)):
                 batch = self._allocate(number)
-                for place, position in enumerate(self.plan[number]):
+                for place, position in enumerate(self.batch_sampler[number]):
                     self._fill(batch, epoch, place, position)
                 yield batch
             return
@@ -73,7 +73,7 @@ class ClipLoader:
         try:
             for number in range(first, len(self)):
                 batch = self._allocate(number)
-                places = enumerate(self.plan[number])
+                places = enumerate(self.batch_sampler[number])
                 futures = [pool.submit(self._fill, batch, epoch, place, position) for place, position in places]
                 ahead.append((batch, futures))
                 if len(ahead) > BATCHES_AHEAD:
@@ -84,7 +84,7 @@ class ClipLoader:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _allocate(self, number: int) -> Batch:
-        size = len(self.plan[number])
+        size = len(self.batch_sampler[number])
         clips = torch.empty((size, *self.dataset.clip_shape), dtype=torch.uint8, pin_memory=self.pin_memory)
         numbers = torch.empty((2, size), dtype=torch.int64, pin_memory=self.pin_memory)
         return clips, numbers[0], numbers[1]

@@ -19,7 +19,7 @@ STREAM = 1  # beside the clips' own draws, which are seeded with (seed, epoch, p
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Mixup:
     """alpha of the Beta(alpha, alpha) from which shares are drawn, 0: not used. With both, each has half the clips."""
 
     mixup: float = 0.0
@@ -29,7 +29,7 @@ class Mixing:
     def __bool__(self) -> bool:
         return self.mixup > 0 or self.cutmix > 0
 
-    @lru_cache(maxsize=2)  # noqa: B019  a run has one Mixing
+    @lru_cache(maxsize=2)  # noqa: B019  a run has one Mixup
     def draw(self, epoch: int, num_items: int) -> np.ndarray:
         """(num_items, 4), a row a position: 1 where a box is cut, the clip's own share, the box's centre (y, x)."""
         rng = np.random.default_rng((self.seed, epoch, 0, STREAM))

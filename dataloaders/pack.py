@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import Parser, run_cli
-from common.console import count, duration, gigabytes, progress
+from common.console import duration, gigabytes, plural, progress
 from common.errors import Stopped, UserError
 from common.files import ROOT, write_atomically
 from dataloaders.frames import manifest
@@ -136,8 +136,8 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
         need = sum(volume.num_bytes for volume in volumes[len(done) :]) + INDEX_DTYPE.itemsize * sum(map(len, sizes))
         free = shutil.disk_usage(output).free
         print(
-            f"Packing {count(len(rows), 'video')}, {count(sum(map(len, sizes)), 'frame')}, into {output}: "
-            f"{gigabytes(need)} in {count(len(volumes) - len(done), 'file')}"
+            f"Packing {plural(len(rows), 'video')}, {plural(sum(map(len, sizes)), 'frame')}, into {output}: "
+            f"{gigabytes(need)} in {plural(len(volumes) - len(done), 'file')}"
             + (f" ({len(done)} of {len(volumes)} are there)" if done else "")
             + f"; {gigabytes(free)} are free."
         )
@@ -246,7 +246,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
             done.append({"name": volume.name, "bytes": volume.num_bytes, "sha256": written})
             _save_json(output / PARTIAL_PACK_NAME, {"plan": plan, "volumes": done})
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(done)} of {count(len(volumes), 'file')} are packed; the same command goes on from there.")
+        print(f"{len(done)} of {plural(len(volumes), 'file')} are packed; the same command goes on from there.")
         raise
 
 
@@ -293,7 +293,9 @@ def verify(folder: Path) -> None:
     if damaged:
         raise UserError(f"{folder}: not as it was written: {', '.join(damaged)}. {REPACK}")
     num_bytes = sum(entry["bytes"] for entry in content["volumes"])
-    print(f"{folder} is whole: {count(len(rows), 'video')} in {count(len(files) - 1, 'file')}, {gigabytes(num_bytes)}.")
+    print(
+        f"{folder} is whole: {plural(len(rows), 'video')} in {plural(len(files) - 1, 'file')}, {gigabytes(num_bytes)}."
+    )
 
 
 if __name__ == "__main__":

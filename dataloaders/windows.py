@@ -6,7 +6,7 @@ from common.errors import UserError
 from common.input_spec import InputSpec
 from dataloaders.clips import clip_indices, window_starts
 from dataloaders.crops import cut_offsets
-from dataloaders.dataset import ClipSource, FrameSet, disturb, frame_size
+from dataloaders.dataset import ClipSource, FrameSet, frame_size, reorder_frames
 
 
 class WindowDataset(ClipSource):
@@ -42,7 +42,7 @@ class WindowDataset(ClipSource):
         number = int(self.videos[position])
         row, window = self.rows[number], position - int(self.firsts[number])
         indices = clip_indices(self.starts[number][window], self.spec.read_len, self.steps[number], row.num_frames)
-        indices = disturb(indices, self.order, seed=(number, window))
+        indices = reorder_frames(indices, self.order, seed=(number, window))
         offsets = cut_offsets(*frame_size(row, self.spec), self.spec, self.crops)
         self.read_clips(number, [(indices, offset) for offset in offsets], out)
         return int(self.labels[number]), position

@@ -10,7 +10,7 @@ import torch.nn as nn
 
 from dataloaders.transforms import to_model_input
 from engine.export.runtimes import is_exported, open_program
-from engine.hardware.device import autocast, pick_device, place
+from engine.hardware.device import autocast, pick_device, to_device
 from engine.runs.checkpoint import load_model, weights_hash
 from network import InputSpec
 
@@ -18,7 +18,7 @@ Answer = Callable[[torch.Tensor], torch.Tensor]  # clips (B, T, h, w, 3) uint8 -
 
 
 @dataclass(frozen=True)
-class Subject:
+class Predictor:
     """logits_of answers clips that are cut to input_spec.cut_size; checkpoint says where the weights come from, as the
     keys of a checkpoint do."""
 
@@ -33,14 +33,14 @@ class Subject:
     logits_of: Answer
 
 
-def open_subject(path: Path, device: str) -> Subject:
+def open_predictor(path: Path, device: str) -> Predictor:
     if is_exported(path):
         return _open_exported(path, device)
     trained = load_model(path)
     hashed = weights_hash(trained.model)
     where = pick_device(device)
-    model = place(trained.model, where)
-    return Subject(
+    model = to_device(trained.model, where)
+    return Predictor(
         trained.name,
         trained.input_spec,
         trained.classes,
@@ -53,7 +53,7 @@ def open_subject(path: Path, device: str) -> Subject:
     )
 
 
-def _open_exported(path: Path, device: str) -> Subject:
+def _open_exported(path: Path, device: str) -> Predictor:
     program = open_program(path, device)
 
     def logits_of(frames: torch.Tensor) -> torch.Tensor:
@@ -61,7 +61,7 @@ def _open_exported(path: Path, device: str) -> Subject:
         return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()  # softmax gives the probabilities back
 
     about = program.metadata
-    return Subject(
+    return Predictor(
         about.model,
         about.spec,
         about.classes,

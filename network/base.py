@@ -16,7 +16,7 @@ from common.errors import UsageError
 PARTS = ("none", "stem", "trunk")
 
 
-class Freezable(nn.Module):
+class VideoModel(nn.Module):
     """A network that knows its parts. Its class says which module is the head, and which make the stem.
 
     head_name   the last layer, the one that is new for other classes
@@ -36,14 +36,14 @@ class Freezable(nn.Module):
         """All but the head, as the fewest modules with parameters or statistics."""
         return tuple(_beside(self.head_name, self))
 
-    def train(self, mode: bool = True) -> "Freezable":
+    def train(self, mode: bool = True) -> "VideoModel":
         super().train(mode)
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
 
 
-def freeze(model: Freezable, part: str) -> tuple[str, ...]:
+def freeze(model: VideoModel, part: str) -> tuple[str, ...]:
     """Freezes "none" (of the model), its "stem", or its "trunk", and nothing beside it; returns the modules' names.
 
     Their parameters get no gradient, and they stay in eval mode when model.train() is called. A dropout without a place

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.registry import register_model
 
 C3D_INPUT = InputSpec(clip_len=16, frame_stride=1, resize=(171, 128), crop_size=112)
 
 
-class C3D(Freezable):
+class C3D(VideoModel):
     """(B, 3, 16, 112, 112) -> (B, num_classes) logits. Any other clip is a UserError: fc6 has 8192 inputs.
 
     norm     None, as published, or what makes a layer out of a number of channels, such as nn.BatchNorm3d. It stands

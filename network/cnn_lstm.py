@@ -14,14 +14,14 @@ import torch.nn.functional as F
 
 from common.errors import UsageError
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.registry import register_model
 from network.weights.torchvision import import_torchvision
 
 POOLS = ("attention", "last", "mean")
 
 
-class FrameNetwork(Freezable):
+class FrameNetwork(VideoModel):
     """What CNN + LSTM and the mean have in common: a ResNet over frames as `trunk`, and a last layer `fc`."""
 
     head_name = "fc"

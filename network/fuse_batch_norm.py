@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def fold_batch_norms(model: nn.Module, example: torch.Tensor) -> nn.Module:
+def fuse_batch_norms(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """A copy of a model in eval mode, in which every batch norm that directly follows a convolution is folded into it.
 
     example: an input of the model, (B, C, T, H, W) float32. It is sent through once to see what follows what, so that

@@ -10,10 +10,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from common.errors import UsageError
-from network.base import Freezable
+from network.base import VideoModel
 
 
-def input_conv(model: Freezable) -> tuple[str, nn.Conv2d | nn.Conv3d]:
+def input_conv(model: VideoModel) -> tuple[str, nn.Conv2d | nn.Conv3d]:
     """Name and module of the convolution that sees the clip first: the first one of the stem."""
     for stem in model.stem_names:
         for name, module in model.get_submodule(stem).named_modules(prefix=stem):
@@ -22,7 +22,7 @@ def input_conv(model: Freezable) -> tuple[str, nn.Conv2d | nn.Conv3d]:
     raise UsageError(f"{type(model).__name__} has no convolution in its stem: it reads three channels and no others.")
 
 
-def widen_input(model: Freezable, channels: int) -> None:
+def widen_input(model: VideoModel, channels: int) -> None:
     """Puts a convolution over `channels` channels in the place of the first one.
 
     What is added is drawn with the spread of what is there, and all of it is scaled by the root of 3 / channels, so
@@ -51,7 +51,7 @@ def widen_input(model: Freezable, channels: int) -> None:
     setattr(model.get_submodule(parent), attribute, wide)
 
 
-def widen_weights(model: Freezable, state: dict[str, Tensor], seen: str = "rgb") -> tuple[dict[str, Tensor], str]:
+def widen_weights(model: VideoModel, state: dict[str, Tensor], seen: str = "rgb") -> tuple[dict[str, Tensor], str]:
     """A state dict for three channels -> one for the model's six, and a sentence that says so; else unchanged, "".
 
     seen: "rgb" or "diff", what the three are. The others begin at zero: the network's first answers are those of the

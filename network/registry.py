@@ -8,7 +8,7 @@ import torch.nn as nn
 
 from common.errors import UsageError, unknown_name
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.input_channels import widen_input
 
 
@@ -90,9 +90,9 @@ def create_model(name: str, num_classes: int, **options) -> nn.Module:
             raise
         given = ", ".join(f"{option}={value}" for option, value in own.items())
         raise UsageError(f"Model '{name}' cannot be built with {given}: {error}") from error
-    if not isinstance(model, Freezable):
+    if not isinstance(model, VideoModel):
         raise UsageError(
-            f"Model '{name}' must be a network.freezing.Freezable that says head_name and stem_names: see "
+            f"Model '{name}' must be a network.base.VideoModel with head_name and stem_names: see "
             "'Add a model' in the README."
         )
     if "in_channels" in options:

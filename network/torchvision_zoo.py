@@ -16,13 +16,13 @@ import torch.nn as nn
 
 from common.errors import UserError
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.input_channels import input_conv
 from network.registry import register_model
 from network.weights.torchvision import import_torchvision
 
 
-class ZooNetwork(Freezable):
+class ZooNetwork(VideoModel):
     """Takes over the layers of a network of torchvision's, each under its own name."""
 
     def __init__(self, name: str, num_classes: int, **options: float):

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.registry import register_model
 
 Stride = tuple[int, int, int]  # time, height, width
@@ -119,7 +119,7 @@ def stem_2plus1d(width: int) -> nn.Sequential:
     )
 
 
-class VideoResNet(Freezable):
+class VideoResNet(VideoModel):
     """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W.
 
     convs          the convolution of each of the four stages

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from common.console import count, duration
-from dataloaders.audit.probe import Facts
+from common.console import duration, plural
+from dataloaders.audit.probe import VideoInfo
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.store import open_store
 from dataloaders.sources.data_source import DataSource
@@ -90,7 +90,7 @@ def judge_sharing(source: DataSource, split: Split, videos: Iterable[Video]) -> 
 def find_all(
     source: DataSource,
     videos: Sequence[Video],
-    facts: Mapping[str, Facts],
+    facts: Mapping[str, VideoInfo],
     split: Split,
     duplicates: Iterable[Sequence[str]],
     span: int,
@@ -161,7 +161,7 @@ def leak_warning(source: DataSource, split: Split, rows: Sequence[VideoRow], com
     for kind, what in (("shared_recording", "recording"), ("shared_file", "file")):
         of_kind = [finding.text for finding in found if finding.kind == kind and finding.level == "leak"]
         if of_kind:
-            leaks.append(f"{count(len(of_kind), what)} in more than one part (first: {of_kind[0]})")
+            leaks.append(f"{plural(len(of_kind), what)} in more than one part (first: {of_kind[0]})")
     if not leaks:
         return ""
     return f"WARNING: split {split.name} leaks, and its accuracy will be too good: {'; '.join(leaks)}. All: {command}"
@@ -275,17 +275,17 @@ def _ignored(source: DataSource) -> Iterator[Finding]:
         yield Finding("ignored", "problem", f"{name}: {where}", (name,))
 
 
-def _about_one(facts: Facts, span: int, usual_seconds: float) -> Iterator[tuple[str, str]]:
+def _about_one(facts: VideoInfo, span: int, usual_seconds: float) -> Iterator[tuple[str, str]]:
     if facts.unreadable:
         yield "unreadable", facts.unreadable
         return
     if facts.damaged:
-        yield "damaged", f"damaged in {count(facts.damaged, 'place')}"
+        yield "damaged", f"damaged in {plural(facts.damaged, 'place')}"
     if facts.still:
         what = "all black" if facts.still == "black" else "every frame shows the same picture"
-        yield "still", f"{what} ({count(facts.num_frames, 'frame')})"
+        yield "still", f"{what} ({plural(facts.num_frames, 'frame')})"
     if facts.num_frames < span:
-        yield "too_short", f"{count(facts.num_frames, 'frame')}, and a clip spans {span}"
+        yield "too_short", f"{plural(facts.num_frames, 'frame')}, and a clip spans {span}"
     if facts.seconds > max(LONG * usual_seconds, LONG_SECONDS):
         yield "long", f"{duration(facts.seconds)}; half of the videos have at most {duration(usual_seconds)}"
     if facts.width and not 1 / ASPECT <= facts.width / facts.height <= ASPECT:

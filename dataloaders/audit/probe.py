@@ -28,7 +28,7 @@ BLACK_LEVEL = 20  # of 255: a thumbnail without a brighter pixel is black
 
 
 @dataclass(frozen=True)
-class Facts:
+class VideoInfo:
     """One video file.
 
     unreadable     why it cannot be used, else ""; nothing else but num_bytes is known then
@@ -59,14 +59,14 @@ class Facts:
         return self.num_frames / self.fps if self.fps else 0.0
 
 
-def look_at_all(paths: Sequence[Path], decode: bool = False, workers: int = 1) -> Iterator[Facts]:
+def probe_videos(paths: Sequence[Path], decode: bool = False, workers: int = 1) -> Iterator[VideoInfo]:
     """Facts of each path, in the order of the paths. decode: every frame, not the first alone."""
-    lookers = [Looker() for _ in range(max(min(workers, len(paths)), 1))]
-    free: queue.SimpleQueue[Looker] = queue.SimpleQueue()
+    lookers = [ProbeProcess() for _ in range(max(min(workers, len(paths)), 1))]
+    free: queue.SimpleQueue[ProbeProcess] = queue.SimpleQueue()
     for looker in lookers:
         free.put(looker)
 
-    def look_at_one(path: Path) -> Facts:
+    def look_at_one(path: Path) -> VideoInfo:
         looker = free.get()
         try:
             return looker.look(path, decode)
@@ -84,14 +84,14 @@ def look_at_all(paths: Sequence[Path], decode: bool = False, workers: int = 1) -
             looker.close()
 
 
-class Looker:
+class ProbeProcess:
     """A process that looks at one file after the other, and is replaced when a file kills it."""
 
     def __init__(self) -> None:
         self.process: multiprocessing.Process | None = None
         self.killed = False
 
-    def look(self, path: Path, decode: bool) -> Facts:
+    def probe_video(self, path: Path, decode: bool) -> VideoInfo:
         num_bytes = path.stat().st_size if path.is_file() else 0
         limit = DECODE_SECONDS if decode else LOOK_SECONDS
         if self.process is None:
@@ -105,7 +105,7 @@ class Looker:
             self.process.join()
             reason = f"the decoder crashed on it ({_how_it_ended(self.process.exitcode)})"
         self._end()
-        return Facts(num_bytes, reason)
+        return VideoInfo(num_bytes, reason)
 
     def kill(self) -> None:
         """Ends the process at once and for good, from any thread; look() sees it die."""
@@ -143,12 +143,12 @@ def _serve(connection: Connection) -> None:
     av.logging.set_level(av.logging.PANIC)
     try:
         while True:
-            connection.send(look(*connection.recv()))
+            connection.send(probe_video(*connection.recv()))
     except (EOFError, BrokenPipeError):  # the parent is gone
         return
 
 
-def look(path: Path, decode: bool = False) -> Facts:
+def probe_video(path: Path, decode: bool = False) -> VideoInfo:
     """Reads all packets of a file and decodes its first frame; with decode, and where the packets are as small as those
     of a picture that stands still, its other frames too."""
     try:
@@ -165,21 +165,21 @@ def look(path: Path, decode: bool = False) -> Facts:
             fps = reader.fps or 0.0
             damaged = reader.num_damaged if decode else damaged
     except VideoError as error:
-        return Facts(_size_of(path), str(error))
+        return VideoInfo(_size_of(path), str(error))
     except FileNotFoundError:
-        return Facts(0, "there is no such file, only a link to it" if path.is_symlink() else "it is gone")
+        return VideoInfo(0, "there is no such file, only a link to it" if path.is_symlink() else "it is gone")
     except MemoryError:
-        return Facts(
+        return VideoInfo(
             _size_of(path), f"its frames take more memory than the {gigabytes(MEMORY)} that one video may have"
         )
     except OSError as error:
-        return Facts(_size_of(path), f"{error.strerror}".lower() or "it cannot be read")
+        return VideoInfo(_size_of(path), f"{error.strerror}".lower() or "it cannot be read")
 
     num_frames, counted = (num_decoded, "decoded") if decode else (len(sizes), "packets")
     if num_frames == 1:
-        return Facts(num_bytes, "it has only 1 frame, and a single picture shows no action")
+        return VideoInfo(num_bytes, "it has only 1 frame, and a single picture shows no action")
     uneven = _uneven_share(times)
-    return Facts(num_bytes, "", num_frames, counted, header_frames, fps, width, height, uneven, still, damaged)
+    return VideoInfo(num_bytes, "", num_frames, counted, header_frames, fps, width, height, uneven, still, damaged)
 
 
 def _size_of(path: Path) -> int:

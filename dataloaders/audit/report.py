@@ -3,10 +3,10 @@
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from common.console import count, duration, gigabytes
+from common.console import duration, gigabytes, plural
 from common.files import printable
 from dataloaders.audit.findings import KINDS, SHARING, Finding, is_official
-from dataloaders.audit.probe import Facts
+from dataloaders.audit.probe import VideoInfo
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.splits import Split, Video
 
@@ -24,7 +24,7 @@ class Audit:
 
     source: DataSource
     videos: list[Video]
-    facts: dict[str, Facts]
+    facts: dict[str, VideoInfo]
     split: Split
     classes: list[str]
     span: int
@@ -47,8 +47,8 @@ def _summary(audit: Audit) -> list[str]:
     lines = [
         f"Data set   {source.name}: {printable(str(source.videos))}",
         f"Split      {audit.split.name}{official}: {parts}",
-        f"Found      {count(totals['classes'], 'class')}, {count(totals['videos'], 'video')} of "
-        f"{count(totals['recordings'], 'recording')}, {count(totals['frames'], 'frame')}, "
+        f"Found      {plural(totals['classes'], 'class')}, {plural(totals['videos'], 'video')} of "
+        f"{plural(totals['recordings'], 'recording')}, {plural(totals['frames'], 'frame')}, "
         f"{duration(totals['seconds'])}, {gigabytes(totals['bytes'])}",
         f"Frames     {_how_counted(audit)}",
     ]
@@ -67,7 +67,7 @@ def _how_counted(audit: Audit) -> str:
     ways = Counter(fact.counted for fact in audit.facts.values() if not fact.unreadable)
     if ways["packets"]:
         known = len(audit.facts) - ways["packets"] - sum(bool(fact.unreadable) for fact in audit.facts.values())
-        some = f" of {count(ways['packets'], 'video')}" if known else ""
+        some = f" of {plural(ways['packets'], 'video')}" if known else ""
         return f"counted in the packets{some}, some of which may show no frame (--decode counts those that do)"
     return "as decoded by preprocessing (manifest.csv)" if ways["manifest"] else "every one decoded"
 
@@ -84,7 +84,7 @@ def _class_table(audit: Audit, everything: bool) -> list[str]:
         half = SHOWN_CLASSES // 2
         left_out = f"... {len(rows) - 2 * half} classes between (--all shows them)"
         rows = [rows[number] for number in order[:half]] + [left_out] + [rows[number] for number in order[-half:]]
-        title = [f"The {half} largest and the {half} smallest of {count(len(classes), 'class')}:"]
+        title = [f"The {half} largest and the {half} smallest of {plural(len(classes), 'class')}:"]
     rule = "-" * len(head)
     return [*title, head, rule, *rows, rule, _class_line("All", _totals(audit) | _parts(audit))]
 

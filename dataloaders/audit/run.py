@@ -2,11 +2,11 @@ import glob
 from dataclasses import replace
 from pathlib import Path
 
-from common.console import count, progress
+from common.console import plural, progress
 from common.errors import UserError
 from common.worker_process import num_processors
 from dataloaders.audit.findings import find_all, same_files, same_frames
-from dataloaders.audit.probe import Facts, look_at_all
+from dataloaders.audit.probe import VideoInfo, probe_videos
 from dataloaders.audit.report import Audit
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
@@ -38,7 +38,7 @@ def audit_source(
     if videos_there or not rows:
         videos = find_videos(source, empty_too=True)
         paths = {video.video: source.videos / video.video for video in videos}
-        looks = look_at_all(list(paths.values()), decode, workers or num_processors())
+        looks = probe_videos(list(paths.values()), decode, workers or num_processors())
         looks = progress(looks, len(paths), "Looking", "videos")
         facts = dict(zip(paths, looks, strict=True))
         if not decode:
@@ -57,7 +57,7 @@ def audit_source(
     if not usable:
         first = videos[0].video
         raise UserError(
-            f"None of the {count(len(videos), 'file')} of '{source.name}' can be used (first: {first}: "
+            f"None of the {plural(len(videos), 'file')} of '{source.name}' can be used (first: {first}: "
             f"{facts[first].unreadable})."
         )
     divided = split_videos(source, usable, split, val)
@@ -94,19 +94,19 @@ def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:
     return [] if videos_there or (frames / manifest.PARTIAL_NAME).exists() else index_frames(frames)
 
 
-def _with_row(fact: Facts, row: VideoRow | None) -> Facts:
+def _with_row(fact: VideoInfo, row: VideoRow | None) -> VideoInfo:
     """A look, with what preprocessing has decoded of the same file."""
     if row is None or row.source_bytes != fact.num_bytes or not row.quality:
         return fact
     if row.status == "refused":
-        return Facts(fact.num_bytes, row.reason)
+        return VideoInfo(fact.num_bytes, row.reason)
     if fact.unreadable or row.every != 1 or row.resampled:  # these frames do not count the video's
         return fact
     return replace(fact, num_frames=row.num_frames, counted="manifest")
 
 
-def _facts_of(row: VideoRow) -> Facts:
+def _facts_of(row: VideoRow) -> VideoInfo:
     if row.status == "refused":
-        return Facts(row.source_bytes, row.reason)
+        return VideoInfo(row.source_bytes, row.reason)
     size = (row.source_width, row.source_height) if row.quality else (row.width, row.height)
-    return Facts(row.source_bytes, "", row.num_frames * row.every, "manifest", 0, row.fps, *size)
+    return VideoInfo(row.source_bytes, "", row.num_frames * row.every, "manifest", 0, row.fps, *size)

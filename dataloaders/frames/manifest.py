@@ -19,7 +19,7 @@ from dataclasses import astuple, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from dataloaders.frames.settings import Settings, read_size
 
@@ -135,7 +135,7 @@ def salvage(frames: Path, name: str = NAME) -> tuple[list[VideoRow], list[str]]:
     if not problems and expected != {len(rows)}:
         missing = max(expected, default=0) - len(rows)
         problems.append(
-            f"it lacks {count(missing, 'row')} of {max(expected)}" if missing > 0 else "its rows do not fit"
+            f"it lacks {plural(missing, 'row')} of {max(expected)}" if missing > 0 else "its rows do not fit"
         )
     if not problems and len({row.video for row in rows}) != len(rows):
         problems.append("it has a row twice")

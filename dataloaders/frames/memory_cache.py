@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.console import count, gigabytes
+from common.console import gigabytes, plural
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
 
@@ -64,7 +64,7 @@ def check_memory(rows: Sequence[VideoRow], sizes: Sequence[tuple[int, int]], pro
     need *= processes
     free = free_memory()
     each = f" in each of {processes} processes" if processes > 1 else ""
-    what = f"--cache ram needs {gigabytes(need)} of memory for {count(num_frames, 'decoded frame')}{each}"
+    what = f"--cache ram needs {gigabytes(need)} of memory for {plural(num_frames, 'decoded frame')}{each}"
     if free is not None and need + RESERVE > free:
         raise UserError(
             f"{what}; {gigabytes(free)} are free, and {gigabytes(RESERVE)} of them are left to the run itself. Train "

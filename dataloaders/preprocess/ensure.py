@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.console import count, duration, gigabytes
+from common.console import duration, gigabytes, plural
 from common.errors import UserError
 from common.worker_process import num_processors
 from dataloaders.frames import manifest
@@ -59,7 +59,7 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
     settings = Settings(size)
     need = estimate(source, settings)
     print(
-        f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {count(need.num_videos, 'video')}, "
+        f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {plural(need.num_videos, 'video')}, "
         f"about {gigabytes(need.num_bytes)} and {duration(need.seconds)} into {frames}."
     )
     frames.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ import av
 import cv2
 import numpy as np
 
-from common.console import count, gigabytes
+from common.console import gigabytes, plural
 from dataloaders.frames.settings import FrameSize, stored_size
 from dataloaders.preprocess.resample import Irregular, copies, has_constant_rate, resampled
 from dataloaders.preprocess.skip_b_frames import may_skip, wanted_frames
@@ -186,7 +186,7 @@ def _decode_into(
         if every != 1 or fps:
             what = f"only 1 frame of it is kept with {f'--fps {fps:g}' if fps else f'--every {every}'}"
         return Extracted(refused=f"{what}, and a single picture shows no action")
-    damage = f"damaged in {count(reader.num_damaged, 'place')}: frames there are missing or spoilt"
+    damage = f"damaged in {plural(reader.num_damaged, 'place')}: frames there are missing or spoilt"
     return Extracted(
         num_frames,
         num_bytes,

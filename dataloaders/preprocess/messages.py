@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.console import count, duration, gigabytes
+from common.console import duration, gigabytes, plural
 from common.errors import UserError
 from common.files import printable
 from dataloaders.frames import manifest
@@ -34,7 +34,7 @@ def say_split(shown: str, split: str) -> None:
 def say_gone(gone: Sequence[VideoRow], videos: Path) -> None:
     if gone:
         print(
-            f"No longer in {videos} and therefore out of the manifest: {count(len(gone), 'video')} "
+            f"No longer in {videos} and therefore out of the manifest: {plural(len(gone), 'video')} "
             f"(first: {printable(gone[0].video)})."
         )
 
@@ -43,14 +43,14 @@ def say_lost(lost: Sequence[str]) -> None:
     if lost:
         print(
             f"Frames that the manifest lists are not there as it says, and are extracted again: "
-            f"{count(len(lost), 'video')} (first: {printable(lost[0])})."
+            f"{plural(len(lost), 'video')} (first: {printable(lost[0])})."
         )
 
 
 def say_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
-    others = f", and {count(len(problems) - 1, 'other fault')}" if len(problems) > 1 else ""
+    others = f", and {plural(len(problems) - 1, 'other fault')}" if len(problems) > 1 else ""
     print(
-        f"{path} is damaged: {problems[0]}{others}. {count(num_trusted, 'row')} can be trusted; the rest is rebuilt "
+        f"{path} is damaged: {problems[0]}{others}. {plural(num_trusted, 'row')} can be trusted; the rest is rebuilt "
         "from the frames and the videos."
     )
 
@@ -58,30 +58,31 @@ def say_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
 def say_nothing_to_do(frames: Path, rows: Sequence[VideoRow]) -> None:
     refused = sum(row.status == "refused" for row in rows)
     also = f" ({refused} refused, see {frames / manifest.NAME})" if refused else ""
-    print(f"Nothing to do: {count(len(rows) - refused, 'video')} extracted in {frames}{also}.")
+    print(f"Nothing to do: {plural(len(rows) - refused, 'video')} extracted in {frames}{also}.")
 
 
 def say_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> None:
     """rows: of all the run's videos, those that were done before too."""
     if outcome.confirmed:
         print(
-            f"Rebuilt {count(len(outcome.confirmed), 'row')} of the manifest from frames that were there; their videos "
-            "were decoded to compare."
+            f"Rebuilt {plural(len(outcome.confirmed), 'row')} of the manifest from frames that were there; their "
+            "videos were decoded to compare."
         )
     refused = [row for row in outcome.rows if row.status == "refused"]
     extracted = [row for row in outcome.rows if row.status == "ok" and row.video not in outcome.confirmed]
     damaged = [row for row in extracted if row.reason]
     if len(outcome.confirmed) < len(outcome.rows):
         print(
-            f"Extracted {count(len(extracted), 'video')}, {count(sum(row.num_frames for row in extracted), 'frame')}, "
-            f"{gigabytes(outcome.num_bytes)} into {frames} in {duration(outcome.seconds)}."
+            f"Extracted {plural(len(extracted), 'video')}, "
+            f"{plural(sum(row.num_frames for row in extracted), 'frame')}, {gigabytes(outcome.num_bytes)} into {frames} "
+            f"in {duration(outcome.seconds)}."
         )
-    _say_reasons(refused, f"{count(len(refused), 'file')} refused:")
-    _say_reasons(damaged, f"{count(len(damaged), 'video')} used in spite of damage:")
+    _say_reasons(refused, f"{plural(len(refused), 'file')} refused:")
+    _say_reasons(damaged, f"{plural(len(damaged), 'video')} used in spite of damage:")
     for label in sorted({row.label for row in rows} - {row.label for row in rows if row.status == "ok"}):
         print(f"Class {label} has no video that can be used.")
     if not any(row.status == "ok" for row in rows):
-        raise UserError(f"None of the {count(len(rows), 'file')} can be used; the reasons are in the manifest.")
+        raise UserError(f"None of the {plural(len(rows), 'file')} can be used; the reasons are in the manifest.")
 
 
 def _say_reasons(rows: Sequence[VideoRow], title: str) -> None:

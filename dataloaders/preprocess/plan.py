@@ -19,7 +19,7 @@ from dataloaders.sources.data_source import DataSource, SourceVideo, still_valid
 
 
 @dataclass(frozen=True)
-class There:
+class ExistingFrames:
     """What is in the frames folder: rows by video, the split that its folders show, and whether a manifest was
     damaged."""
 
@@ -28,7 +28,7 @@ class There:
     is_damaged: bool
 
 
-def check_it_is_ours(frames: Path) -> None:
+def check_folder_is_ours(frames: Path) -> None:
     """A folder in which a run of this program began has its lock."""
     if not manifest.names(frames) and not (frames / LOCK).exists() and has_content(frames):
         raise UserError(
@@ -37,7 +37,7 @@ def check_it_is_ours(frames: Path) -> None:
         )
 
 
-def read_there(frames: Path, settings: Settings) -> There:
+def read_existing_frames(frames: Path, settings: Settings) -> ExistingFrames:
     """Rows of earlier runs, which must have had the same settings."""
     rows: dict[str, VideoRow] = {}
     names = manifest.names(frames)
@@ -58,11 +58,11 @@ def read_there(frames: Path, settings: Settings) -> There:
                 f"{frames} holds frames at {row.settings}, and {settings} is asked for. "
                 "Choose another folder (--frames DIR), or delete that one."
             )
-    return There(rows, next((row.split for row in rows.values()), ""), is_damaged)
+    return ExistingFrames(rows, next((row.split for row in rows.values()), ""), is_damaged)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExtractionPlan:
     """done: rows that stay as they are; jobs: what is to be extracted, or confirmed where its folder is there; videos,
     folders and sizes by the name of the video; gone: rows of videos that are no longer there; lost: videos whose frames
     are no longer there; is_done: nothing is to be done for any shard."""
@@ -81,10 +81,10 @@ def make_plan(
     source: DataSource,
     videos: Sequence[SourceVideo],
     parts: dict[str, str],
-    there: There,
+    there: ExistingFrames,
     frames: Path,
     shard: Shard | None,
-) -> Plan:
+) -> ExtractionPlan:
     folders = _folders(videos, parts)
     sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
     valid = still_valid(there.rows.values(), videos, sizes)
@@ -103,7 +103,7 @@ def make_plan(
         folder = frames / folders[name]
         jobs.append(Job(name, folder if name not in there.rows and folder.is_dir() else None))
     gone = [row for row in there.rows.values() if row.video not in sizes]
-    return Plan(
+    return ExtractionPlan(
         done=done,
         jobs=jobs,
         videos={video.video: video for video in videos},

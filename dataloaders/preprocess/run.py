@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.console import count, gigabytes, progress
+from common.console import gigabytes, plural, progress
 from common.errors import Stopped, UserError
 from common.files import printable
 from dataloaders.frames import manifest
@@ -18,7 +18,13 @@ from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.preprocess import messages
 from dataloaders.preprocess.extract import Extracted
 from dataloaders.preprocess.locks import only_one_run, whole_folder
-from dataloaders.preprocess.plan import Plan, There, check_it_is_ours, make_plan, read_there
+from dataloaders.preprocess.plan import (
+    ExistingFrames,
+    ExtractionPlan,
+    check_folder_is_ours,
+    make_plan,
+    read_existing_frames,
+)
 from dataloaders.preprocess.shards import Shard, check_division, merge_shards, shard_state
 from dataloaders.preprocess.worker import Limits, extract_all
 from dataloaders.sources.data_source import DataSource, SourceVideo, find_videos
@@ -49,13 +55,13 @@ def preprocess(
     if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
         raise UserError(f"{frames} is a pack, to which nothing can be added. Extract into another folder: --frames DIR")
     frames.mkdir(parents=True, exist_ok=True)
-    check_it_is_ours(frames)
+    check_folder_is_ours(frames)
 
     with only_one_run(frames, shard):
         manifest.clear_merged(frames)
         if shard:
             check_division(frames, shard)
-        there = read_there(frames, settings)
+        there = read_existing_frames(frames, settings)
         if there.split not in ("", shown.name):
             messages.say_split(there.split, shown.name)
             shown = split_videos(source, videos, there.split)
@@ -90,8 +96,8 @@ def _extract(
     workers: int | None,
     limits: Limits | None,
     frames: Path,
-    plan: Plan,
-    there: There,
+    plan: ExtractionPlan,
+    there: ExistingFrames,
     shard: Shard | None,
 ) -> messages.Outcome:
     """Does the plan's jobs."""
@@ -132,7 +138,7 @@ def _extract(
     except OSError as error:
         raise _explain(error, frames, len(plan.jobs), len(outcome.rows), outcome.num_bytes) from error
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(outcome.rows)} of {count(len(plan.jobs), 'video')} done; the same command goes on from there.")
+        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from there.")
         raise
     finally:
         results.close()  # ends the workers, which would go on writing
@@ -159,7 +165,7 @@ def _merge_or_say_what_is_missing(frames: Path, videos: Sequence[SourceVideo]) -
         missing = sorted({video.video for video in videos} - {row.video for row in rows})
         if missing:
             print(
-                f"In no shard: {count(len(missing), 'video')} (first: {printable(missing[0])}), added since. "
+                f"In no shard: {plural(len(missing), 'video')} (first: {printable(missing[0])}), added since. "
                 "Preprocess without --shard to extract them."
             )
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
@@ -123,5 +123,5 @@ def merge_shards(frames: Path) -> list[VideoRow] | None:
                 )
             rows.append(row)
     manifest.replace_all(frames, rows)
-    print(f"Merged {count(state.total, 'shard')}: {count(len(rows), 'video')} in {frames / manifest.NAME}.")
+    print(f"Merged {plural(state.total, 'shard')}: {plural(len(rows), 'video')} in {frames / manifest.NAME}.")
     return sorted(rows, key=lambda row: row.video)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.console import count, say_once
+from common.console import plural, print_once
 from common.errors import UsageError, UserError, unknown_name
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
@@ -254,8 +254,8 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
     stray = stray_videos(source.videos, [folder for _, folder in folders])
     if stray:
         first = stray[0].relative_to(source.videos).as_posix()
-        number = count(len(stray), "video")
-        say_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
+        number = plural(len(stray), "video")
+        print_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
     _refuse_doubled_parts(found)
     return found
 
@@ -277,7 +277,7 @@ def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
             f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
         )
     if missed:
-        say_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
+        print_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _missing_videos(source: DataSource) -> str:

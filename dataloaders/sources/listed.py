@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.console import count, say_once
+from common.console import plural, print_once
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.naming import UCF101_NAME, group_of
-from dataloaders.sources.video_list import Listed, VideoList, class_file, read_list
+from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list
 
 if TYPE_CHECKING:
     from dataloaders.sources.data_source import DataSource
@@ -23,7 +23,7 @@ def read_video_list(source: "DataSource") -> VideoList:
     names = class_file(source.list, source.classes)
     listed = _read_once(source.list, source.videos, source.classes, _state(source.list), names and _state(names))
     for note in listed.notes:
-        say_once(note)
+        print_once(note)
     return listed
 
 
@@ -36,10 +36,10 @@ def _state(file: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)  # a run asks several times, and 240,000 lines take seconds
 def _read_once(path: Path, root: Path, classes: Path | None, *_: object) -> VideoList:
-    return read_list(path, root, classes)
+    return parse_video_list(path, root, classes)
 
 
-def listed_videos(source: "DataSource") -> list[Listed]:
+def listed_videos(source: "DataSource") -> list[ListedVideo]:
     """The lines of a list, each with its group: the one it says, else the one that the name gives."""
     named_as_ucf101 = replace(source, layout="ucf101")
     found = []
@@ -50,7 +50,7 @@ def listed_videos(source: "DataSource") -> list[Listed]:
             # the groups in UCF101's names hold, whoever divided it
             known = source.groups is None and UCF101_NAME.fullmatch(stem)
             group = group_of(named_as_ucf101 if known else source, video.label, stem)
-        found.append(Listed(video.line, video.video, video.label, group, video.given))
+        found.append(ListedVideo(video.line, video.video, video.label, group, video.given))
     return found
 
 
@@ -71,28 +71,30 @@ def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow
     found = [(row, line) for row, line in zip(rows, lines, strict=True) if line is not None]
     if not found:
         raise UserError(
-            f"None of the {count(len(rows), 'video')} that have frames stands in {source.list} (first: "
+            f"None of the {plural(len(rows), 'video')} that have frames stands in {source.list} (first: "
             f"{rows[0].video}). Is it the list of these frames?"
         )
     if len(found) < len(rows):
         first = next(row.video for row, line in zip(rows, lines, strict=True) if line is None)
-        left_out = count(len(rows) - len(found), "video")
-        say_once(f"Note: not in {source.list.name} and therefore left out: {left_out} (first: {first}).")
+        left_out = plural(len(rows) - len(found), "video")
+        print_once(f"Note: not in {source.list.name} and therefore left out: {left_out} (first: {first}).")
     if len(found) < len(videos):
         seen = {line.video for _, line in found}
         missing = [video.video for video in videos if video.video not in seen]
-        say_once(f"Note: no frames of {count(len(missing), 'video')} of {source.list.name} (first: {missing[0]}).")
+        print_once(f"Note: no frames of {plural(len(missing), 'video')} of {source.list.name} (first: {missing[0]}).")
     return [_changed(row, line.label, line.group, line.given) for row, line in found]
 
 
-def _lines_of(source: "DataSource", videos: Sequence[Listed], rows: Sequence[VideoRow]) -> list[Listed | None]:
+def _lines_of(
+    source: "DataSource", videos: Sequence[ListedVideo], rows: Sequence[VideoRow]
+) -> list[ListedVideo | None]:
     """The line of each row: by its path; of frames made elsewhere, whose videos may have lain anywhere, by class and
     name without ending. Raises UserError where such a name stands for two videos."""
     if all(row.quality for row in rows):
         by_path = {video.video: video for video in videos}
         return [by_path.get(row.video) for row in rows]
 
-    by_name: dict[tuple[str, str], list[Listed]] = {}
+    by_name: dict[tuple[str, str], list[ListedVideo]] = {}
     for video in videos:
         by_name.setdefault((video.label, Path(video.video).stem), []).append(video)
     lines = [by_name.get((row.label, row.stem), []) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from common.console import count
+from common.console import plural
 from common.errors import UsageError, UserError
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.naming import group_of, read_lines
@@ -120,16 +120,16 @@ def _listed_parts(
     notes = []
     if len(unlisted) == len(parts):
         raise UserError(
-            f"None of the {count(len(parts), 'video')} of '{source.name}' stands in the lists in {source.splits} "
+            f"None of the {plural(len(parts), 'video')} of '{source.name}' stands in the lists in {source.splits} "
             f"(first video: {unlisted[0]}). Is this the right folder of lists?"
         )
     if unlisted:
-        notes.append(f"In no list and therefore unused: {count(len(unlisted), 'video')} (first: {unlisted[0]}).")
+        notes.append(f"In no list and therefore unused: {plural(len(unlisted), 'video')} (first: {unlisted[0]}).")
     here, labels = {_key(video) for video in videos}, {video.label for video in videos}
     absent = [key for key in listed if key not in here and key.partition("/")[0] in labels and listed[key] != "unused"]
     if absent:
         notes.append(
-            f"In the lists, and not here or of no use: {count(len(absent), 'video')} of these classes "
+            f"In the lists, and not here or of no use: {plural(len(absent), 'video')} of these classes "
             f"(first: {absent[0]})."
         )
     return parts, notes

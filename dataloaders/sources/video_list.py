@@ -45,7 +45,7 @@ SPLIT_NAMES = PARTS | {"testing": "test", "validate": "val", "unused": "", "": "
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedVideo:
     """A line: the video's path as the list has it (tidied), its class, group ("": not said) and part ("": unused)."""
 
     line: int
@@ -60,12 +60,12 @@ class VideoList:
     """A list as it was read. notes: what was understood where the file left a choice."""
 
     path: Path
-    videos: list[Listed]
+    videos: list[ListedVideo]
     has_split: bool
     notes: list[str]
 
 
-def read_list(path: Path, root: Path, classes: Path | None = None) -> VideoList:
+def parse_video_list(path: Path, root: Path, classes: Path | None = None) -> VideoList:
     """Reads a list whose paths count from `root`; `classes` names the classes where labels are numbers.
 
     Looks at one file to tell the columns apart; check_files looks at all. Raises UserError that names file and line.
@@ -188,7 +188,7 @@ def _columns(path: Path, rows: Rows, notes: list[str]) -> dict[str, int]:
 NO_FOLDER_NAME = re.compile(r"^\.|[/\\\0-\x1f]")
 
 
-def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict[str, int], width: int) -> Listed:
+def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict[str, int], width: int) -> ListedVideo:
     where = f"{path}, line {number}"
     if max(columns["path"], columns["label"]) >= len(cells):
         raise UserError(f"{where}: no label in '{' '.join(cells)}'. A line is one of: {SHAPES}.")
@@ -207,7 +207,7 @@ def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict
         )
     if split not in SPLIT_NAMES:
         raise UserError(f"{where}: the split '{split}' is not one of train, val, test (or empty, for unused).")
-    return Listed(number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])
+    return ListedVideo(number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])
 
 
 UNTIDY = re.compile(
@@ -225,8 +225,8 @@ def _tidy(video: str, root: Path) -> str:
     return full.as_posix() if Path(video).expanduser().is_absolute() else Path(os.path.normpath(video)).as_posix()
 
 
-def _refuse_contradictions(path: Path, videos: Sequence[Listed]) -> None:
-    first: dict[str, Listed] = {}
+def _refuse_contradictions(path: Path, videos: Sequence[ListedVideo]) -> None:
+    first: dict[str, ListedVideo] = {}
     for video in videos:
         other = first.setdefault(video.video, video)
         if other is video:
@@ -240,7 +240,7 @@ def _refuse_contradictions(path: Path, videos: Sequence[Listed]) -> None:
         raise UserError(f"{lines}: {video.video} is listed twice. Take one of them out.")
 
 
-def _with_class_names(path: Path, videos: list[Listed], classes: Path | None) -> tuple[list[Listed], str]:
+def _with_class_names(path: Path, videos: list[ListedVideo], classes: Path | None) -> tuple[list[ListedVideo], str]:
     """Videos with the names of their classes where the labels are numbers, and a word on where the names are from."""
     numbers = all(video.label.isdecimal() for video in videos)
     file = class_file(path, classes)
@@ -258,14 +258,14 @@ def _with_class_names(path: Path, videos: list[Listed], classes: Path | None) ->
             f"{path}, line {unnamed.line}: the label {unnamed.label} has no name in {file}, which names "
             f"{min(names)} to {max(names)}."
         )
-    named = [Listed(v.line, v.video, names[int(v.label)], v.group, v.given) for v in videos]
+    named = [ListedVideo(v.line, v.video, names[int(v.label)], v.group, v.given) for v in videos]
     return (
         named,
         f"The labels of {path.name} are numbers; {file.name} names them (first: {min(names)} {names[min(names)]}).",
     )
 
 
-def _known(videos: list[Listed], path: Path, classes: Path) -> list[Listed]:
+def _known(videos: list[ListedVideo], path: Path, classes: Path) -> list[ListedVideo]:
     names = set(read_class_names(classes))
     unknown = next((video for video in videos if video.label not in names), None)
     if unknown is not None:

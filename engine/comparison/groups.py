@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.console import count
+from common.console import plural
 from engine.comparison.run_result import RunResult, TestedVideo, one_line
 from engine.evaluation.bootstrap import bootstrap_interval
 
@@ -35,7 +35,7 @@ class Group:
             said.append(f"Tested in different ways: {each}")
         names = {frozenset(video.video for video in test.videos) for test in tests if test.videos}
         if len(names) > 1 or len({test.num_videos for test in tests}) > 1:
-            each = "; ".join(f"{run.name} {count(run.test.num_videos, 'video')}" for run in self.tested())
+            each = "; ".join(f"{run.name} {plural(run.test.num_videos, 'video')}" for run in self.tested())
             said.append(f"Tested on different videos: {each}")
         machines = sorted({run.device for run in self.runs if run.device})
         if len(machines) > 1:
@@ -48,7 +48,7 @@ class Group:
         if len(tests) != 1:
             return ""
         [(videos, recordings, protocol)] = tests
-        return f"tested on {count(videos, 'video')} of {count(recordings, 'recording')}, {protocol}"
+        return f"tested on {plural(videos, 'video')} of {plural(recordings, 'recording')}, {protocol}"
 
     def hard_videos(self, limit: int = 12) -> list[tuple[TestedVideo, int, dict[str, str]]]:
         """(video, how many runs are wrong, run -> its answer), those that most runs miss first, and one of each

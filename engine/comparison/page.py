@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from common.console import count
+from common.console import plural
 from engine.comparison.charts import HEIGHT, WIDTH, cost_chart, curve_chart
 from engine.comparison.groups import Group
 from engine.comparison.marks import SERIES, to_svg
@@ -26,9 +26,9 @@ def write_page(groups: Sequence[Group], remarks: Sequence[str]) -> str:
     script = (HERE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     number = sum(len(group.runs) for group in groups)
-    made = f"{count(number, 'run')}, {date.today().isoformat()}"
+    made = f"{plural(number, 'run')}, {date.today().isoformat()}"
     if len(groups) > 1:
-        made += f". {count(len(groups), 'table')}: numbers of different data sets or splits do not compare"
+        made += f". {plural(len(groups), 'table')}: numbers of different data sets or splits do not compare"
     body = [_section(group) for group in groups]
     if remarks:
         body.append("<h2>Remarks</h2>" + "".join(f"<p>{escape(remark)}</p>" for remark in remarks))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from engine.evaluation.published import pretraining_of
 from engine.runs.checkpoint import load_checkpoint, spec_of
@@ -136,7 +136,7 @@ def _read_records(run_dir: Path, notes: list[str]) -> list[dict]:
         return []
     damaged = sum(bool(line.strip()) for line in lines) - len(records)
     if damaged:
-        notes.append(f"metrics.jsonl: {count(damaged, 'line')} cut or damaged, left out")
+        notes.append(f"metrics.jsonl: {plural(damaged, 'line')} cut or damaged, left out")
     if not records:
         notes.append("no metrics.jsonl, so no curve and no times")
     return [record for _, record in sorted({record["epoch"]: record for record in records}.items())]
@@ -207,14 +207,14 @@ def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -
         if split.get("hash") and record["split_hash"] != split["hash"]:
             notes.append(f"test.json is of other videos than the run's own: {again}")
             return None
-        views = f"windows {record['windows']} apart" if record["windows"] else count(record["num_clips"], "clip")
+        views = f"windows {record['windows']} apart" if record["windows"] else plural(record["num_clips"], "clip")
         bounds = record["interval"]["top1"]
         leak = record["leak"] or (None if record["training_known"] else "its training list is not known")
         return TestResult(
             top1=_percent(record["top1"]),
             interval=bounds and (_percent(bounds[0]), _percent(bounds[1])),
             leak=one_line(str(leak)) if leak else None,
-            protocol=f"{views} x {count(record['crops'], 'crop')}",
+            protocol=f"{views} x {plural(record['crops'], 'crop')}",
             num_videos=int(record["num_videos"]),
             num_recordings=int(record["interval"]["num_groups"]),
             videos=_read_videos(run_dir / "test" / "videos.csv", record["num_videos"], notes),

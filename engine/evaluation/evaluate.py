@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common.console import progress
 from dataloaders.loader import ClipLoader
 from engine.evaluation.metrics import topk_correct
-from engine.hardware.distributed import gather
+from engine.hardware.distributed import all_gather
 from engine.predictor import Answer, network_logits
 from network import InputSpec
 
@@ -95,7 +95,7 @@ def evaluate_answers(
         probs = logits.double().softmax(1).view(num_items, num_clips, -1).mean(1)  # (B, K)
         rows.append((positions, probs, labels, hits, losses))
 
-    shares = gather(None if stopped else rows)
+    shares = all_gather(None if stopped else rows)
     if any(share is None for share in shares):
         return None
     columns = zip(*[row for share in shares for row in share], strict=True)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from common.console import count
+from common.console import plural
 from common.files import relative_to_cwd
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import Confused
@@ -20,15 +20,15 @@ def comparable(record: dict) -> list[Published]:
 def print_record(path: Path, record: dict) -> None:
     """What a person wants to know of an evaluation at once."""
     views = f"every window, {record['windows']} frames apart," if record["windows"] else ""
-    views = views or count(record["num_clips"], "clip")
+    views = views or plural(record["num_clips"], "clip")
     print(
-        f"{relative_to_cwd(path)} ({record['model']}) on {where(record)}: {count(record['num_videos'], 'video')}, "
-        f"{views} x {count(record['crops'], 'crop')}"
+        f"{relative_to_cwd(path)} ({record['model']}) on {where(record)}: {plural(record['num_videos'], 'video')}, "
+        f"{views} x {plural(record['crops'], 'crop')}"
     )
     if record["leak"]:
         print(f"  NOT A TEST RESULT: {record['leak']}")
     interval, mark = record["interval"], "   (leak)" if record["leak"] else ""
-    recordings = count(interval["num_groups"], "recording")
+    recordings = plural(interval["num_groups"], "recording")
     lines = METRICS | {"top5": f"video top-{min(5, record['num_classes'])}", "mean_class": "mean class accuracy"}
     for key, name in lines.items():
         bounds = interval[key] and "   95 % interval {:.1f} to {:.1f}".format(*interval[key])

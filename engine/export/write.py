@@ -14,7 +14,7 @@ from engine.export.metadata import KEY, Metadata, describe
 from engine.export.program import FrameProgram
 from engine.export.runtimes import optional
 from engine.runs.checkpoint import TrainedModel
-from network.fuse_batch_norm import fold_batch_norms
+from network.fuse_batch_norm import fuse_batch_norms
 
 EXAMPLE = (48, 40)  # height and width of the frames that the graph is traced with; it takes any
 LARGEST = 1 << 15  # pixels in a line
@@ -31,7 +31,7 @@ def build_program(trained: TrainedModel, dtype: torch.dtype = torch.float32) -> 
     network, spec = trained.model, trained.input_spec
     if dtype != torch.float32:
         example = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
-        network = fold_batch_norms(network, example).to(dtype)
+        network = fuse_batch_norms(network, example).to(dtype)
     return FrameProgram(network, spec, dtype).eval()
 
 

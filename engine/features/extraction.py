@@ -30,7 +30,7 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Describer:
+class FeatureExtractor:
     """read: clips (B, C, T, H, W) -> (B, D) float32, on the device; see reading.LayerReader."""
 
     read: Callable[[torch.Tensor], torch.Tensor]
@@ -60,7 +60,7 @@ class Describer:
 
 
 def describe_data_set(
-    describer: Describer,
+    describer: FeatureExtractor,
     frame_set: FrameSet,
     writer: FeatureWriter,
     step: int,
@@ -92,7 +92,7 @@ def describe_data_set(
 
 
 def describe_videos(
-    describer: Describer,
+    describer: FeatureExtractor,
     videos: list[tuple[Path, Described]],
     writer: FeatureWriter,
     step: int,

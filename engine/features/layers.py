@@ -6,13 +6,13 @@ import torch
 import torch.nn as nn
 
 from common.errors import UserError
-from network.base import Freezable
+from network.base import VideoModel
 
 LAYERS = ("fc6", "fc7", "pool", "prob")
 EVERY_MODEL_HAS = ("pool", "prob")
 
 
-def layer_reader(model: Freezable, layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def layer_reader(model: VideoModel, layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """A function that maps clips (B, C, T, H, W) to descriptors (B, D) float32, for a model in eval mode.
 
     fc6, fc7  of C3D, after ReLU (Caffe's relu6 and relu7 work in place, so its blobs of that name are rectified)

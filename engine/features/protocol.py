@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from dataloaders.sources.data_source import DataSource, SourceVideo, with_lists
 from dataloaders.sources.naming import class_names, group_of, layout_of
@@ -53,7 +53,7 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
         if len(common) < len(entries):
             alone = sorted(set(entries) - set(common))
             raise UserError(
-                f"{folder} describes {count(len(alone), 'video')} that the other folders do not (first: {alone[0]}). "
+                f"{folder} describes {plural(len(alone), 'video')} that the other folders do not (first: {alone[0]}). "
                 "Descriptors are put together video by video: extract the missing ones."
             )
     first = [by_video[0][key] for key in common]
@@ -146,11 +146,13 @@ def run_split(
 
 def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndarray) -> None:
     if not test.any():
-        raise UserError(f"Split {split.name} has none of its test videos among these {count(len(test), 'descriptor')}.")
+        raise UserError(
+            f"Split {split.name} has none of its test videos among these {plural(len(test), 'descriptor')}."
+        )
     without = sorted(set(data.classes) - {v.label for v, is_in in zip(data.videos, train, strict=True) if is_in})
     if without:
         raise UserError(
-            f"Split {split.name} has no training video of {count(len(without), 'class')} (first: {without[0]}). "
+            f"Split {split.name} has no training video of {plural(len(without), 'class')} (first: {without[0]}). "
             "Extract them, or take another split."
         )
 
@@ -168,7 +170,7 @@ def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str |
     if not shared:
         return None
     return (
-        f"the network of these descriptors was trained on {count(len(shared), 'recording')} that split {split.name} "
+        f"the network of these descriptors was trained on {plural(len(shared), 'recording')} that split {split.name} "
         f"tests on (first: {shared[0]})"
     )
 

@@ -11,7 +11,7 @@ import torch.nn as nn
 
 from engine.features.layers import layer_reader
 from engine.hardware.device import autocast
-from engine.hardware.low_precision import lowered
+from engine.hardware.low_precision import to_bf16
 
 TOLERANCE = 0.05  # of a descriptor's length; bf16 has 8 bits, and seen on networks of 10 to 18 layers are 0.01
 
@@ -38,7 +38,7 @@ class LayerReader:
 
     def _first(self, x: torch.Tensor) -> torch.Tensor:
         exact = self._exact(x)
-        self._fast = layer_reader(lowered(self.model, self.device, x[:1]), self.layer)
+        self._fast = layer_reader(to_bf16(self.model, self.device, x[:1]), self.layer)
         try:
             low = self._low(x)
         except RuntimeError as error:  # an operation that bf16 does not have, among others

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from common.files import atomic_write, write_atomically
 from engine.features.pooling import pool_windows
@@ -155,7 +155,7 @@ def list_features(folder: Path) -> tuple[dict, list[Described]]:
     missing = [entry.file for entry in entries if not (folder / entry.file).is_file()]
     if missing:
         raise UserError(
-            f"{folder / INDEX} lists {count(len(missing), 'file')} that are not there (first: {missing[0]}). Copy "
+            f"{folder / INDEX} lists {plural(len(missing), 'file')} that are not there (first: {missing[0]}). Copy "
             f"them, or delete {INDEX} and its folder's files, and extract again."
         )
     if not entries:
@@ -178,7 +178,7 @@ def _foreign(folder: Path) -> list[Described]:
         raise UserError(f"{folder} has neither {INDEX} nor <class>/<video>.npy.")
     doubled = [video for video, times in Counter(entry.video for entry in entries).items() if times > 1]
     if doubled:
-        raise UserError(f"{folder} has two descriptors of {doubled[0]} ({count(len(doubled), 'video')} in all).")
+        raise UserError(f"{folder} has two descriptors of {doubled[0]} ({plural(len(doubled), 'video')} in all).")
     return entries
 
 
@@ -207,6 +207,6 @@ def load_features(folder: Path, entries: Sequence[Described], per_window: bool =
             rows.append(values.astype(np.float32))
     if problems:
         raise UserError(
-            f"{count(len(problems), 'descriptor')} cannot be used; first: {problems[0]}. Extract them anew."
+            f"{plural(len(problems), 'descriptor')} cannot be used; first: {problems[0]}. Extract them anew."
         )
     return np.stack(rows)

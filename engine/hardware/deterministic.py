@@ -13,7 +13,7 @@ from engine.hardware.device import autocast
 from network import InputSpec
 
 
-def be_deterministic(wanted: bool) -> None:
+def set_deterministic(wanted: bool) -> None:
     """Chooses deterministic kernels throughout; an operation that has none is an error from then on."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS begins
@@ -23,7 +23,9 @@ def be_deterministic(wanted: bool) -> None:
     torch.backends.cudnn.benchmark = not wanted  # picks kernels by their time, other ones another day
 
 
-def refuse_inexact(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
+def check_deterministic_kernels(
+    model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None
+) -> None:
     """Names what has no deterministic kernel on a GPU, before a run begins: one clip forward and backward through a
     copy, whose statistics and draws leave no trace. On a CPU everything has one.
 

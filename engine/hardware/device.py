@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn as nn
 
-from common.console import count
+from common.console import plural
 from common.errors import UsageError, UserError
-from common.torchrun import local_rank, processes
+from common.torchrun import local_rank, world_size
 
 
 def pick_device(name: str) -> torch.device:
@@ -16,7 +16,7 @@ def pick_device(name: str) -> torch.device:
 
     Raises UserError for a device that is not there.
     """
-    if processes() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
+    if world_size() > 1 and torch.cuda.is_available() and name in ("auto", "cuda"):
         return _own_gpu()
     if name == "auto":
         if torch.cuda.is_available():
@@ -33,8 +33,10 @@ def pick_device(name: str) -> torch.device:
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
-    if device.type == "cuda" and processes() > 1:
-        raise UsageError(f"--device {name}: of {processes()} processes each takes a GPU of its own. Use --device cuda.")
+    if device.type == "cuda" and world_size() > 1:
+        raise UsageError(
+            f"--device {name}: of {world_size()} processes each takes a GPU of its own. Use --device cuda."
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no Apple GPU that PyTorch can use. Use --device cpu.")
     if device.type not in ("cuda", "mps", "cpu"):
@@ -54,7 +56,7 @@ def _own_gpu() -> torch.device:
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":  # ONNX Runtime may have one where PyTorch has none
         return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "NVIDIA GPU"
-    return f"CPU, {count(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "Apple GPU"
+    return f"CPU, {plural(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else "Apple GPU"
 
 
 def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
@@ -72,7 +74,7 @@ def _computes_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it."""
     return channels_last(model.to(device))
 

@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.torchrun import is_first, local_rank, num_restarts, processes, rank
+from common.torchrun import is_rank_zero, local_rank, num_restarts, rank, world_size
 
 T = TypeVar("T")
 
@@ -26,11 +26,11 @@ _control: dist.ProcessGroup | None = None  # over gloo: what processes tell each
 
 
 @contextmanager
-def joined(device_name: str) -> Iterator[None]:
+def process_group(device_name: str) -> Iterator[None]:
     """Meets the other processes of a torchrun launch, once for all that is inside. Only the first one's standard output
     is seen."""
     global _control
-    if processes() == 1 or _control is not None:
+    if world_size() == 1 or _control is not None:
         yield
         return
     on_gpus = torch.cuda.is_available() and not device_name.startswith("cpu")
@@ -43,9 +43,9 @@ def joined(device_name: str) -> Iterator[None]:
             # torchrun's store lives on when workers are started again, and with it the addresses of those that died
             store = dist.PrefixStore(f"start-{num_restarts()}", store)
             backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
-            dist.init_process_group(backend, store=store, rank=rank(), world_size=processes())
+            dist.init_process_group(backend, store=store, rank=rank(), world_size=world_size())
             _control = dist.new_group(backend="gloo", timeout=PREPARATION)
-            if not is_first():
+            if not is_rank_zero():
                 sys.stdout = nowhere
             yield
         except RuntimeError as error:
@@ -64,7 +64,7 @@ def joined(device_name: str) -> Iterator[None]:
             _control = None
 
 
-def share(value: T) -> T:
+def broadcast(value: T) -> T:
     """The first process's value, in every process."""
     if _control is None:
         return value
@@ -73,16 +73,16 @@ def share(value: T) -> T:
     return box[0]
 
 
-def gather(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every process's value, by rank, in every process."""
     if _control is None:
         return [value]
-    values = [None] * processes()
+    values = [None] * world_size()
     dist.all_gather_object(values, value, group=_control)
     return values
 
 
-def largest(*values: int) -> list[int]:
+def all_reduce_max(*values: int) -> list[int]:
     """The largest of each number over the processes, so that all decide alike. Waits for no device."""
     if _control is None:
         return list(values)
@@ -91,33 +91,33 @@ def largest(*values: int) -> list[int]:
     return numbers.tolist()
 
 
-def added(values: list[float]) -> list[float]:
+def all_reduce_sum(values: list[float]) -> list[float]:
     """The sum of each number over the processes, in the order of their ranks."""
-    return [sum(column) for column in zip(*gather(values), strict=True)]
+    return [sum(column) for column in zip(*all_gather(values), strict=True)]
 
 
 @contextmanager
-def in_turn() -> Iterator[None]:
+def rank_zero_first() -> Iterator[None]:
     """What makes files that the others then find: the first process, then the first one of each other machine, then
     the rest."""
-    turn = 0 if is_first() else 1 if local_rank() == 0 else 2
+    turn = 0 if is_rank_zero() else 1 if local_rank() == 0 else 2
     for _ in range(turn):
-        largest(0)
+        all_reduce_max(0)
     yield
     for _ in range(turn, 2):
-        largest(0)
+        all_reduce_max(0)
 
 
-def parallel(model: nn.Module) -> nn.Module:
+def wrap_ddp(model: nn.Module) -> nn.Module:
     """The model with gradients averaged over the processes; its own weights are the first process's from now on."""
-    if processes() == 1:
+    if world_size() == 1:
         return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
-def share_norms(model: nn.Module, batch_size: int, device: torch.device) -> None:
+def sync_batch_norms(model: nn.Module, batch_size: int, device: torch.device) -> None:
     """Batch norms over the clips of all GPUs where each has few. Says what it does."""
-    if processes() == 1 or batch_size >= SYNC_BELOW or not _has_batch_norm(model):
+    if world_size() == 1 or batch_size >= SYNC_BELOW or not _has_batch_norm(model):
         return
     if device.type != "cuda":
         print(f"Note: batch norms are computed over the {batch_size} clips of each process: over all needs GPUs.")
@@ -130,9 +130,9 @@ def _has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
-def share_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """The first process's batch norm statistics, in every process: in training each has counted its own clips."""
-    if processes() > 1:
+    if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 

@@ -13,7 +13,7 @@ import torch.nn as nn
 
 from common.errors import UserError
 from engine.hardware.device import autocast, pick_amp
-from network.fuse_batch_norm import fold_batch_norms
+from network.fuse_batch_norm import fuse_batch_norms
 
 TOLERANCE = 0.05  # of a probability; bf16 has 8 bits, and seen on trained networks are 0.02
 
@@ -40,7 +40,7 @@ class Answerer:
     def _first(self, x: torch.Tensor) -> np.ndarray:
         """The answer in low precision if it is float32's, too; else float32's, from now on."""
         exact = _checked(self.model(x))
-        self.fast = lowered(self.model, self.device, x[:1])
+        self.fast = to_bf16(self.model, self.device, x[:1])
         try:
             low = self._low(x).float().softmax(1).cpu().numpy()
         except RuntimeError as error:  # an operation that bf16 does not have, among others
@@ -71,14 +71,14 @@ def pick_precision(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 @torch.inference_mode()
-def lowered(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
+def to_bf16(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
     """The network whose autocast answers are fast. On a CPU a copy, with batch norms folded and kernels in bf16.
 
     example: an input of the model, (B, C, T, H, W) float32
     """
     if device.type != "cpu":
         return model
-    model = fold_batch_norms(model, example)
+    model = fuse_batch_norms(model, example)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from network.base import Freezable
+from network.base import VideoModel
 
 LARGEST = 28  # side of the maps that are kept: enough under a colour map, and an hour of video fits into memory
 
@@ -39,7 +39,7 @@ class Explanation:
         return {"label": self.label, "moments": [round(float(value), 4) for value in self.moments]}
 
 
-def explain_clips(model: Freezable, x: torch.Tensor, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+def explain_clips(model: VideoModel, x: torch.Tensor, class_id: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, C, T, S, S) normalised clips -> heat (B, T, s, s) float32 >= 0 and moments (B, T) float32 >= 0.
 
     s is S, or 28 where that is smaller. Raises UserError as check_explainable does.
@@ -78,7 +78,7 @@ def explain_clips(model: Freezable, x: torch.Tensor, class_id: int) -> tuple[np.
     return heat[:, 0].float().cpu().numpy(), moments.float().cpu().numpy()
 
 
-def check_explainable(model: Freezable) -> None:
+def check_explainable(model: VideoModel) -> None:
     """Raises UserError for a network without maps, such as a transformer."""
     if not model.stage_names:
         raise UserError(

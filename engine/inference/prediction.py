@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.console import count
+from common.console import plural
 from common.files import printable
 
 TOP = 5
@@ -184,14 +184,14 @@ def named(top: Iterable[tuple[str, float]]) -> list[dict]:
 
 def report(prediction: Prediction, top: int, threshold: float = 0.0) -> str:
     """clip.avi: 164 frames, 6.6 s at 25 fps, 19 windows, and a line for each of the likeliest classes."""
-    facts = [count(prediction.num_frames, "frame")]
+    facts = [plural(prediction.num_frames, "frame")]
     seconds = prediction.seconds(prediction.num_frames)
     if seconds is not None and prediction.fps:
         rate = "" if prediction.times is None else "about "
         facts.append(f"{seconds:.1f} s at {rate}{prediction.fps:.4g} fps")
-    facts.append(count(len(prediction.windows), "window"))
+    facts.append(plural(len(prediction.windows), "window"))
     if prediction.num_damaged:
-        facts.append(f"{count(prediction.num_damaged, 'damaged place')}")
+        facts.append(f"{plural(prediction.num_damaged, 'damaged place')}")
     likely = prediction.top(top)
     lines = [f"  {100 * probability:5.1f} %  {label}" for label, probability in likely]
     if prediction.label(threshold) == UNCERTAIN:

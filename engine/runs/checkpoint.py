@@ -122,12 +122,12 @@ def load_model(path: Path) -> TrainedModel:
     content = load_checkpoint(path)
     name, classes = content["config"]["model"], content["classes"]
     model = create_model(name, len(classes), **content.get("model_options", {}))
-    fill(model, content.get("ema") or content["model"], path)
+    load_state(model, content.get("ema") or content["model"], path)
     model.eval()
     return TrainedModel(model, spec_of(path, content), classes, name, content)
 
 
-def fill(model: nn.Module, state: dict, path: Path) -> None:
+def load_state(model: nn.Module, state: dict, path: Path) -> None:
     """Puts all of a checkpoint's weights into the model; a UserError where one is missing or of another shape."""
     try:
         model.load_state_dict(state)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from common.files import ROOT
-from common.torchrun import processes
+from common.torchrun import world_size
 from engine.hardware.device import device_name
 
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "av")
@@ -28,7 +28,7 @@ def environment(device: torch.device) -> dict:
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "processes": processes(),
+        "processes": world_size(),
         "system": platform.platform(),
     }
 

@@ -14,10 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError, unknown_name
 from engine.inference.prediction import TOP
-from engine.serving.limits import Gone, Refused
+from engine.serving.limits import ClientDisconnected, Refused
 from engine.serving.page import load_page
 from engine.serving.schema import Answer, Health, ModelInfo, Problem, RequestLimits
 from engine.serving.service import Job, Question, Service
@@ -109,7 +109,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
             answer = await finished(job, body)
         service.num_answered += 1
         seconds = time.monotonic() - start
-        say(f"200 {upload.name}: {megabytes(upload.num_bytes)}, {count(job.num_frames, 'frame')}, {seconds:.2f} s")
+        say(f"200 {upload.name}: {megabytes(upload.num_bytes)}, {plural(job.num_frames, 'frame')}, {seconds:.2f} s")
         return Response(answer, media_type="application/json")
 
     @app.exception_handler(UserError)
@@ -130,8 +130,8 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         first = error.errors()[0]
         return problem(request, 422, f"{first['loc'][-1]}: {first['msg']}, but is {first['input']!r:.80}.")
 
-    @app.exception_handler(Gone)
-    async def gone(request: Request, error: Gone) -> Response:
+    @app.exception_handler(ClientDisconnected)
+    async def gone(request: Request, error: ClientDisconnected) -> Response:
         say(f"499 {path_of(request)}: the client went away")
         return Response(status_code=499)  # to nobody
 
@@ -166,11 +166,11 @@ async def finished(job: Job, body: Body) -> bytes:
     try:
         await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            raise Gone
+            raise ClientDisconnected
         return answer.result()
     finally:
         gone.cancel()
-        job.stop(Gone())
+        job.stop(ClientDisconnected())
         await asyncio.wait({answer})
         answer.cancelled() or answer.exception()  # looked at, or asyncio would say that nobody did
 

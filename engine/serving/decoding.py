@@ -109,7 +109,7 @@ class Decoder:
         if self.process is not None:
             self.process.kill()
 
-    def lighten(self) -> None:
+    def restart_if_large(self) -> None:
         """Ends a process that has become large: an index of millions of entries leaves a gigabyte in small pieces,
         which never goes back to the system. (Linux)"""
         if self.process is not None and resident(self.process.pid) > KEPT:

@@ -43,5 +43,5 @@ class Refused(UserError):
         self.status, self.retry_after = status, retry_after
 
 
-class Gone(Exception):
+class ClientDisconnected(Exception):
     """The client went away before its answer was there."""

@@ -19,7 +19,7 @@ import numpy as np
 from engine.inference.prediction import assemble, frame_time
 from engine.serving.batcher import Batcher
 from engine.serving.decoding import Decoder, DecoderDied
-from engine.serving.limits import Gone, Limits, Refused
+from engine.serving.limits import ClientDisconnected, Limits, Refused
 from network import InputSpec
 
 FAILURES = 3  # batches one after the other that the network could not answer
@@ -86,7 +86,7 @@ class Job:
         timer.start()
         try:
             if self.answer.done():
-                raise Gone
+                raise ClientDisconnected
             yield
         finally:
             timer.cancel()
@@ -161,7 +161,7 @@ class Service:
         """Ends threads and processes; who still waits for an answer is told so."""
         with contextlib.suppress(queue.Empty):
             while True:
-                self.jobs.get_nowait().stop(Gone())
+                self.jobs.get_nowait().stop(ClientDisconnected())
         for _ in self.threads:
             self.jobs.put(None)
         for decoder in self.decoders:
@@ -184,7 +184,7 @@ class Service:
                     job.finish(error)
                 self.working.discard(decoder)
                 try:
-                    decoder.lighten()
+                    decoder.restart_if_large()
                     decoder.start()
                     self.down.discard(decoder)
                 except (DecoderDied, OSError):  # said to the next request, if it still fails then
@@ -234,7 +234,7 @@ class Service:
                     if len(ahead) >= 2 * self.network.batch_size:
                         probs.append(ahead.popleft().result())
                     if job.answer.done():
-                        raise Gone
+                        raise ClientDisconnected
             probs += [future.result() for future in ahead]
         finally:
             for future in ahead:

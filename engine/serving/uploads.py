@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from engine.serving.limits import Gone, Limits, Refused
+from engine.serving.limits import ClientDisconnected, Limits, Refused
 
 FIELD = "video"
 FRAMING = 64 << 10  # bytes that a form may take around its file
@@ -49,7 +49,7 @@ class Body:
         while not self.is_complete:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise Gone
+                raise ClientDisconnected
             self.is_complete = not message.get("more_body", False)
             yield message.get("body", b"")
 
@@ -63,7 +63,7 @@ class Body:
         but that the connection broke. Not for ever: an endless stream is cut."""
         if "expect" in self.headers:  # it asked before it sent
             return
-        with contextlib.suppress(Gone, TimeoutError):
+        with contextlib.suppress(ClientDisconnected, TimeoutError):
             async with asyncio.timeout(seconds):
                 async for chunk in self.chunks():
                     num_bytes -= len(chunk)

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn as nn
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from common.files import relative_to_cwd
-from common.torchrun import processes
+from common.torchrun import world_size
 from dataloaders.audit.findings import leak_warning
 from dataloaders.dataset import FrameSet, TrainDataset
 from dataloaders.sources.data_source import DataSource
 from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
-from engine.hardware.distributed import gather
+from engine.hardware.distributed import all_gather
 from engine.training.config import TrainConfig
 from engine.training.run import Run
 from network import InputSpec, model_entry
@@ -44,18 +44,18 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     short = [span for row, span in zip(training.rows, training.spans, strict=True) if row.num_frames < span]
     if 10 * len(short) >= len(training):  # a few short ones are usual, and python -m dataloaders.audit names them
         print(
-            f"WARNING: {len(short):,} of {count(len(training), 'training video')} are shorter than a clip, which spans "
-            f"{max(short):,} frames, and repeat in it. A smaller --clip-len or --frame-stride fits more of them."
+            f"WARNING: {len(short):,} of {plural(len(training), 'training video')} are shorter than a clip, which "
+            f"spans {max(short):,} frames, and repeat in it. A smaller --clip-len or --frame-stride fits more of them."
         )
     unknown = [row.video for row in frame_set.rows if not row.fps]
     if spec.fps and unknown:
         print(
-            f"WARNING: this model wants {spec.fps:g} frames a second, and of {count(len(unknown), 'video')} nobody "
+            f"WARNING: this model wants {spec.fps:g} frames a second, and of {plural(len(unknown), 'video')} nobody "
             f"knows how many they have (first: {unknown[0]}). They give frames at stride {spec.frame_stride} instead."
         )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
-        print(f"WARNING: no training video in {count(len(untrained), 'class')}: {', '.join(untrained[:5])}")
+        print(f"WARNING: no training video in {plural(len(untrained), 'class')}: {', '.join(untrained[:5])}")
 
 
 def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
@@ -91,28 +91,28 @@ def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
         for labels, what in ((new, "new"), (missing, "missing"))
         if labels
     ]
-    return f"The checkpoint knows {count(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
+    return f"The checkpoint knows {plural(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
 
 
-def describe(run: Run) -> None:
+def print_run(run: Run) -> None:
     """What is about to be trained, on what, where."""
     config, spec, frame_set = run.config, run.spec, run.frame_set
     videos = {part: len(frame_set.part(part)) for part in ("train", "val", "test", "unused")}
     parts = ", ".join(f"{number:,} {part}" for part, number in videos.items() if number)
     rate = f"{spec.fps:g} a second" if spec.fps else f"stride {spec.frame_stride}"
     values = sum(parameter.numel() for parameter in run.model.parameters())
-    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {count(len(frame_set.classes), 'class')}")
+    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {plural(len(frame_set.classes), 'class')}")
     recordings = len({row.group for row in frame_set.rows})
     print(
         f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos, of "
-        f"{count(recordings, 'recording')}"
+        f"{plural(recordings, 'recording')}"
     )
     print(
         f"Clips    {spec.clip_len} {SEEN[spec.input]}, {rate}, {spec.crop_size}x{spec.crop_size} of "
         f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
     )
     print(
-        f"Training {count(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, {_step_size(config)}, "
+        f"Training {plural(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, {_step_size(config)}, "
         f"on {device_name(run.device)}, {str(run.amp or torch.float32).removeprefix('torch.')}"
     )
     print(f"Run      {relative_to_cwd(run.run_dir)}")
@@ -125,17 +125,17 @@ def describe(run: Run) -> None:
 
 
 def _step_size(config: TrainConfig) -> str:
-    clips = config.batch_size * config.accumulate * processes()
+    clips = config.batch_size * config.accumulate * world_size()
     if clips == config.batch_size:
         return f"batches of {clips}"
     batches = f"{config.accumulate} x {config.batch_size}"
-    return f"steps of {clips} clips ({batches}{f' on each of {processes()} processes' if processes() > 1 else ''})"
+    return f"steps of {clips} clips ({batches}{f' on each of {world_size()} processes' if world_size() > 1 else ''})"
 
 
-def say_rate(given: TrainConfig, config: TrainConfig) -> None:
+def print_learning_rate(given: TrainConfig, config: TrainConfig) -> None:
     """How the learning rate came about, where the step is not what the model's own rate is for."""
     defaults = model_entry(config.model).defaults
-    clips = config.batch_size * config.accumulate * processes()
+    clips = config.batch_size * config.accumulate * world_size()
     if given.lr is None and clips != defaults.batch_size:
         print(
             f"Learning rate {config.lr:g}: {config.lr * defaults.batch_size / clips:g} for steps of "
@@ -145,10 +145,10 @@ def say_rate(given: TrainConfig, config: TrainConfig) -> None:
         print(f"Learning rate {config.lr:g} as given, for steps of {clips} clips.")
 
 
-def agree_on_videos(frame_set: FrameSet) -> None:
+def check_same_videos_on_all_ranks(frame_set: FrameSet) -> None:
     """Machines that work together each read their own copy of the frames, or a shared one: the same, at any rate."""
     num_frames = sum(row.num_frames for row in frame_set.rows)
-    found = gather((frame_set.split.hash, len(frame_set.rows), num_frames))
+    found = all_gather((frame_set.split.hash, len(frame_set.rows), num_frames))
     other = next((rank for rank, mine in enumerate(found) if mine != found[0]), None)
     if other is not None:
         raise UserError(
@@ -166,24 +166,24 @@ def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -
     tested = {row.group for row in frame_set.part("test")} & set(weights.seen_groups)
     if tested:
         print(
-            f"WARNING: {weights.origin} was trained on {count(len(tested), 'recording')} that split "
+            f"WARNING: {weights.origin} was trained on {plural(len(tested), 'recording')} that split "
             f"{frame_set.split.name} tests on (first: {min(tested)}). evaluate.py will refuse that test."
         )
     return weights.seen_groups
 
 
-def refuse_frozen_chance(frozen: tuple[str, ...], new: list[str], origin: str) -> None:
+def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str) -> None:
     """What the weights do not bring is not to be frozen at the random values it was built with."""
     inside = tuple(f"{part}." for part in frozen)
     lost = [name for name in new if name.startswith(inside) and not name.endswith(BUFFERS)]
     if frozen and lost:
         raise UserError(
-            f"--freeze would keep {count(len(lost), 'parameter')} at random values: {origin} does not bring {lost[0]}. "
-            "Train without --freeze."
+            f"--freeze would keep {plural(len(lost), 'parameter')} at random values: {origin} does not bring "
+            f"{lost[0]}. Train without --freeze."
         )
 
 
-def try_out(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
+def dry_run(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
     """One clip through the network, so that a size it cannot take is said before a run is begun."""
     clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
     model.eval()

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from common.console import count
-from common.torchrun import is_first, processes, rank
+from common.console import plural
+from common.torchrun import is_rank_zero, rank, world_size
 from dataloaders import build_loaders
 from dataloaders.augment import Augment
 from dataloaders.dataset import FrameSet
 from dataloaders.loader import ClipLoader
-from dataloaders.mixup import Mixing
+from dataloaders.mixup import Mixup
 from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
-from engine.hardware.device import compile_model, place
-from engine.hardware.distributed import added, gather, parallel, share_norms
+from engine.hardware.device import compile_model, to_device
+from engine.hardware.distributed import all_gather, all_reduce_sum, sync_batch_norms, wrap_ddp
 from engine.runs.checkpoint import random_state, save_checkpoint, versions
 from engine.runs.tracking import NoTracker, Tracker
 from engine.training.config import TrainConfig
@@ -64,17 +64,17 @@ class Run:
     train_loader: ClipLoader
     val_loader: ClipLoader | None
     model: nn.Module
-    forward: Callable[[torch.Tensor], torch.Tensor]  # the model, parallel and compiled where asked for
+    compiled_model: Callable[[torch.Tensor], torch.Tensor]  # the model, parallel and compiled where asked for
     augment: Augment
-    mixing: Mixing
+    mixup: Mixup
     class_weights: torch.Tensor | None  # (K,) on the device
-    average: WeightAverage | None
+    ema: WeightAverage | None
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
     tracker: Tracker
-    new: list[str]  # parameters that the weights to begin with did not bring
-    seen: list[str]  # recordings that the weights to begin with were trained on
+    new_parameters: list[str]  # parameters that the weights to begin with did not bring
+    seen_groups: list[str]  # recordings that the weights to begin with were trained on
     progress: Progress
     start: float
 
@@ -87,29 +87,29 @@ def build_run(
     spec: InputSpec,
     frame_set: FrameSet,
     model: nn.Module,
-    new: list[str],
-    seen: list[str],
+    new_parameters: list[str],
+    seen_groups: list[str],
     progress: Progress,
 ) -> Run:
-    place(model, device)
+    to_device(model, device)
     clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
     wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
     if wrong:
         print(
-            f"WARNING: this machine computes {count(len(wrong), 'convolution')} of the network wrongly in "
+            f"WARNING: this machine computes {plural(len(wrong), 'convolution')} of the network wrongly in "
             f"{str(amp).removeprefix('torch.')}; float32 is used there: {', '.join(wrong[:2])}"
             f"{', ...' if wrong[2:] else ''}"
         )
-    share_norms(model, config.batch_size, device)
+    sync_batch_norms(model, config.batch_size, device)
     freeze(model, config.freeze)
-    forward = parallel(model)
+    wrapped = wrap_ddp(model)
     train_loader, val_loader = build_loaders(
         frame_set,
         spec,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         rank=rank(),
-        processes=processes(),
+        processes=world_size(),
         val_clips=config.val_clips,
         flip=config.flip,
         seed=config.seed,
@@ -131,19 +131,19 @@ def build_run(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        forward=compile_model(forward) if config.compile else forward,
+        compiled_model=compile_model(wrapped) if config.compile else wrapped,
         augment=Augment(config.colour_jitter, config.zoom, config.seed),
-        mixing=Mixing(config.mixup, config.cutmix, config.seed),
+        mixup=Mixup(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
         if config.class_weights == "balanced"
         else None,
-        average=WeightAverage(model, config.ema) if config.ema else None,
-        optimizer=build_optimizer(model, config, new),
-        schedule=Schedule(config, train_loader.plan.num_steps),
+        ema=WeightAverage(model, config.ema) if config.ema else None,
+        optimizer=build_optimizer(model, config, new_parameters),
+        schedule=Schedule(config, train_loader.batch_sampler.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
-        tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_first() else NoTracker(),
-        new=new,
-        seen=seen,
+        tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_rank_zero() else NoTracker(),
+        new_parameters=new_parameters,
+        seen_groups=seen_groups,
         progress=progress,
         start=time.monotonic(),
     )
@@ -159,7 +159,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     content = {
         "model": run.model.state_dict(),
         "model_options": run.model.options,
-        "ema": run.average.state if run.average else None,
+        "ema": run.ema.state if run.ema else None,
         "epoch": progress.epoch,
         "step": progress.step,
         "best_top1": progress.best_top1,
@@ -168,9 +168,9 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
-        "split": {"name": split.name, "hash": split.hash, **groups, "seen_groups": run.seen},
-        "new_parameters": run.new,
-        "processes": processes(),
+        "split": {"name": split.name, "hash": split.hash, **groups, "seen_groups": run.seen_groups},
+        "new_parameters": run.new_parameters,
+        "processes": world_size(),
         "versions": versions(),
     }
     if for_resume:
@@ -179,7 +179,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
             "scheduler": run.schedule.state_dict(progress.step),
             "scaler": run.scaler.state_dict(),
             "means": {name: mean.state() for name, mean in progress.means().items()},
-            "random": {str(number): state for number, state in enumerate(gather(random_state(run.device)))},
+            "random": {str(number): state for number, state in enumerate(all_gather(random_state(run.device)))},
         }
     return content
 
@@ -189,15 +189,15 @@ def write_checkpoint(run: Run, name: str, for_resume: bool) -> None:
     if for_resume:
         pool_means(run)
     content = checkpoint_content(run, for_resume)
-    if is_first():
+    if is_rank_zero():
         save_checkpoint(run.run_dir / name, content)
 
 
 def pool_means(run: Run) -> None:
     """Leaves what all processes have counted with the first one, which reports and saves it."""
     for mean in (run.progress.loss, run.progress.top1):
-        total = added(mean.state())
-        mean.load(total if is_first() else [0.0, 0])
+        total = all_reduce_sum(mean.state())
+        mean.load(total if is_rank_zero() else [0.0, 0])
 
 
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:

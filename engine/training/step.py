@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from common.errors import UserError
-from common.torchrun import processes
+from common.torchrun import world_size
 from dataloaders.loader import Batch
 from dataloaders.transforms import to_model_input
 from engine.evaluation.metrics import topk_correct
@@ -20,7 +20,7 @@ from engine.training.run import Run
 
 
 @dataclass
-class Step:
+class StepResult:
     """What a step leaves, on the device: nothing here has waited for it."""
 
     loss: torch.Tensor  # this process's part of the mean over the step's clips
@@ -30,10 +30,10 @@ class Step:
     waited: float  # seconds, for data
 
 
-def train_step(run: Run, batches: Iterator[Batch]) -> Step:
+def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
     """Makes step run.progress.step. Its loss is divided by the clips of the whole step, however many batches and
     processes they are divided among and however full the last one is, so that all ways equal one large batch."""
-    progress, plan = run.progress, run.train_loader.plan
+    progress, plan = run.progress, run.train_loader.batch_sampler
     step = progress.step - progress.epoch * plan.num_steps  # of this epoch
     num_clips, num_batches, first = len(plan.positions(step)), plan.num_batches(step), plan.first_batch(step)
     lr = run.schedule.set_lr(run.optimizer, progress.step)
@@ -50,27 +50,27 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
         x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)  # (B, C, T, S, S)
         x = run.augment.enlarge(x, drawn)
         targets = labels
-        if run.mixing:
-            drawn = run.mixing.draw(progress.epoch, plan.num_items)[places]
-            x, targets = run.mixing.mix(x, labels, len(run.frame_set.classes), drawn)
+        if run.mixup:
+            drawn = run.mixup.draw(progress.epoch, plan.num_items)[places]
+            x, targets = run.mixup.mix(x, labels, len(run.frame_set.classes), drawn)
         if progress.step == 0 and number == 0:
             run.tracker.clips(x, run.spec, 0)
 
         # processes exchange gradients once a step, with the last batch
-        with run.forward.no_sync() if processes() > 1 and number < first + num_batches - 1 else nullcontext():
+        with run.compiled_model.no_sync() if world_size() > 1 and number < first + num_batches - 1 else nullcontext():
             with autocast(run.device, run.amp):
-                logits = run.forward(x)  # (B, K)
+                logits = run.compiled_model(x)  # (B, K)
                 losses = F.cross_entropy(
                     logits, targets, run.class_weights, label_smoothing=run.config.label_smoothing, reduction="none"
                 )  # (B,)
             loss = losses.sum() / num_clips
             if plan.is_stand_in(number):
                 loss = loss * 0
-            run.scaler.scale(loss * processes()).backward()  # DistributedDataParallel divides the sum by them
+            run.scaler.scale(loss * world_size()).backward()  # DistributedDataParallel divides the sum by them
         if not plan.is_stand_in(number):
             total += loss.detach()
             progress.loss.add(losses)
-            if not run.mixing:  # a mixed clip has no one right answer
+            if not run.mixup:  # a mixed clip has no one right answer
                 progress.top1.add(100 * topk_correct(logits, labels))
 
     run.scaler.unscale_(run.optimizer)
@@ -80,11 +80,11 @@ def train_step(run: Run, batches: Iterator[Batch]) -> Step:
         nn.utils.clip_grads_with_norm_(run.model.parameters(), run.config.clip_grad, grad_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    if run.average is not None:
-        run.average.update(run.model, progress.step)
+    if run.ema is not None:
+        run.ema.update(run.model, progress.step)
     # a step that the scaler leaves out moves nothing
     progress.grad_norm.add(grad_norm.nan_to_num(0.0, 0.0) if run.scaler.is_enabled() else grad_norm)
-    return Step(total, grad_norm, lr, num_clips, waited)
+    return StepResult(total, grad_norm, lr, num_clips, waited)
 
 
 def out_of_memory(config: TrainConfig) -> UserError:

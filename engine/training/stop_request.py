@@ -4,8 +4,8 @@ import os
 import signal
 
 from common.errors import Stopped
-from common.torchrun import processes
-from engine.hardware.distributed import largest
+from common.torchrun import world_size
+from engine.hardware.distributed import all_reduce_max
 
 
 class StopRequest:
@@ -22,7 +22,7 @@ class StopRequest:
 
     def agree(self, wish: bool = False) -> bool:
         """Tells the other processes, and hears of their signals. Returns whether one of them has the wish."""
-        self.agreed, wish = largest(self.signum, int(wish))
+        self.agreed, wish = all_reduce_max(self.signum, int(wish))
         return bool(wish)
 
     def __enter__(self) -> "StopRequest":
@@ -34,7 +34,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, signum: int, _: object) -> None:
-        if processes() > 1:  # a launcher may pass on one Ctrl-C twice, and ends what takes too long by itself
+        if world_size() > 1:  # a launcher may pass on one Ctrl-C twice, and ends what takes too long by itself
             self.signum = self.signum or signum
             return
         if self.signum:

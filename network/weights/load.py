@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from common.console import count
+from common.console import plural
 from common.errors import UserError
 from common.input_spec import InputSpec
 from network.input_channels import widen_weights
@@ -118,7 +118,7 @@ def build_whole(
         )
     if len(classes) != num_classes:
         raise UserError(
-            f"{weights.origin} has {count(num_classes, 'class')}, and {whose} has {count(len(classes), 'name')}."
+            f"{weights.origin} has {plural(num_classes, 'class')}, and {whose} has {plural(len(classes), 'name')}."
         )
 
     model = create_model(model_name, num_classes, **weights.options)

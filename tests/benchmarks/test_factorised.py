@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from benchmarks.factorised import FrameConv, TimeConv, add_biases_apart, pad_mid_widths, use_views
-from engine.hardware.device import place
+from engine.hardware.device import to_device
 from network import create_model, input_spec
 from network.video_resnet import Conv1x3x3, Conv2Plus1D
 
@@ -57,7 +57,7 @@ def test_a_view_gives_the_same_output_and_gradients(kernel, stride, padding, lay
 def test_views_copy_nothing_where_channels_are_last():
     model = Conv2Plus1D(8, 8, 16, (2, 2, 2))
     use_views(model)
-    place(model, CPU)
+    to_device(model, CPU)
     x = torch.randn(2, 8, 4, 6, 6).contiguous(memory_format=torch.channels_last_3d)
     spatial, _, _, temporal = model
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile, torch.no_grad():

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from engine.evaluation.metrics import Mean, topk_correct
-from engine.hardware.device import pick_amp, pick_device, place
+from engine.hardware.device import pick_amp, pick_device, to_device
 from engine.runs.checkpoint import find_checkpoint, load_checkpoint, load_model, save_checkpoint
 from engine.runs.folder import create_run_dir
 from engine.runs.tracking import Tracker, clip_sheet, read_metrics
@@ -393,7 +393,7 @@ def test_programs_end_with_one_line_and_their_status(raised, status, line):
 
 def test_a_network_with_2d_convolutions_is_placed_too():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(3, 4, 3))
-    place(model, torch.device("cpu"))
+    to_device(model, torch.device("cpu"))
     assert model[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 

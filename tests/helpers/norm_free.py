@@ -4,11 +4,11 @@ import torch
 import torch.nn as nn
 
 from common.input_spec import InputSpec
-from network.base import Freezable
+from network.base import VideoModel
 from network.registry import ModelEntry, TrainDefaults
 
 
-class NormFree(Freezable):
+class NormFree(VideoModel):
     head_name, stem_names = "fc", ("stem",)
 
     def __init__(self, num_classes: int, dropout: float = 0.0):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
 from common.files import ROOT
-from engine.hardware.device import place
+from engine.hardware.device import to_device
 from network import InputSpec, create_model, freeze, input_spec, list_models, model_entry
 from network.__main__ import count_macs, list_layers, main
 from network.base import PARTS
@@ -473,7 +473,7 @@ def test_the_list_holds_these_models():
 def test_every_model_takes_the_order_in_which_clips_lie(name):
     """As training and inference place it: channels_last_3d, which 2D kernels cannot have; they get channels_last."""
     with torch.device("meta"):
-        model = place(create_model(name, 2), torch.device("meta"))
+        model = to_device(create_model(name, 2), torch.device("meta"))
     for module in model.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size != (1, 1, 1):
             assert module.weight.is_contiguous(memory_format=torch.channels_last_3d)

@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import ROOT
 from dataloaders.audit import __main__, probe
 from dataloaders.audit.findings import KINDS, find_all
-from dataloaders.audit.probe import Facts, Looker
+from dataloaders.audit.probe import ProbeProcess, VideoInfo
 from dataloaders.audit.report import Audit, report, to_dict
 from dataloaders.audit.run import audit_source
 from dataloaders.dataset import open_frames
@@ -185,7 +185,7 @@ def test_a_small_thing_that_moves_is_not_still(tmp_path):
 
     _, sizes, _, _ = probe._read_packets(path)
     assert probe._may_be_still(sizes, 96 * 72)
-    assert probe.look(path).still == ""
+    assert probe.probe_video(path).still == ""
 
 
 def test_equal_files_are_found_by_content(videos):
@@ -244,7 +244,7 @@ def test_validation_held_out_here_leaks_nothing_but_is_said(plain_videos):
     source = source_of(plain_videos)
     videos = [SourceVideo(f"jump/{n}.avi", "jump", f"jump/{n}", "") for n in range(3)]
     split = Split("random", {"jump/0.avi": "train", "jump/1.avi": "val"})
-    facts = {video.video: Facts(9, "", 30, fps=25.0) for video in videos}
+    facts = {video.video: VideoInfo(9, "", 30, fps=25.0) for video in videos}
 
     def level(videos) -> str:
         found = find_all(source, videos, facts, split, [["jump/0.avi", "jump/1.avi"]], 16)
@@ -433,7 +433,7 @@ def test_a_folder_without_any_video_that_works_is_refused_with_the_reason(tmp_pa
 def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process_only(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "endless.avi")
     good = write_naming_video(tmp_path / "good.avi", 18, 0, SIZE)
-    looker = Looker()
+    looker = ProbeProcess()
     try:
         assert looker.look(good, decode=False).num_frames == 18
         monkeypatch.setattr(probe, "LOOK_SECONDS", 0.5)
@@ -449,7 +449,7 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
         looker.close()
 
 
-def _kill_soon(looker: Looker) -> None:
+def _kill_soon(looker: ProbeProcess) -> None:
     while looker.process is None or looker.process.pid is None:
         time.sleep(0.05)
     time.sleep(0.3)
@@ -462,7 +462,7 @@ def made_up(num_classes: int) -> Audit:
     names = [f"c{n:03d}_{'a_very_long_name_' * (n % 3)}" for n in range(num_classes)]
     names = [f"{name}/{number}.avi" for n, name in enumerate(names) for number in range(3 + n)]
     videos = [SourceVideo(name, name.split("/")[0], group_of(source, *name[:-4].split("/")), "") for name in names]
-    facts = {name: Facts(10**6, "", 1_000, fps=25.0, width=320, height=240) for name in names}
+    facts = {name: VideoInfo(10**6, "", 1_000, fps=25.0, width=320, height=240) for name in names}
     split = split_videos(source, videos)
     classes = sorted({video.label for video in videos})
     return Audit(source, videos, facts, split, classes, 31, find_all(source, videos, facts, split, [], 31))

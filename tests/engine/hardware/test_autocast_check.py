@@ -8,7 +8,7 @@ import torch.nn as nn
 
 import train
 from engine.hardware.autocast_check import TOLERANCE, InFloat32, keep_wrong_layers_in_float32, low_precision_error
-from engine.hardware.device import autocast, place
+from engine.hardware.device import autocast, to_device
 from engine.training.config import TrainConfig
 from network import create_model, freeze
 
@@ -63,7 +63,7 @@ def test_what_is_right_in_low_precision_stays_in_it_and_nothing_is_checked_in_fl
 @pytest.mark.parametrize("name", ["r3d_10", "r2plus1d_10", "mc3_10"])
 def test_after_the_check_every_convolution_of_a_network_is_right_in_bf16(name):
     """On a CPU with bf16 instructions PyTorch 2.14.1 makes arbitrary numbers of some weight gradients of r3d_10."""
-    model = place(create_model(name, 4), CPU)
+    model = to_device(create_model(name, 4), CPU)
     wrong = keep_wrong_layers_in_float32(model, CLIP, CPU, torch.bfloat16)
     in_float32 = [layer for layer in model.modules() if isinstance(layer, InFloat32)]
     assert len(in_float32) == len(wrong)
@@ -93,7 +93,7 @@ def test_the_check_leaves_random_state_mode_and_statistics_alone_and_takes_froze
 def test_a_run_in_bf16_says_which_layers_stay_in_float32(toy_project, capsys):
     settings = {"dataset": "toy", "model": "r3d_10", "crop_size": 32, "clip_len": 8, "batch_size": 6, "epochs": 1}
     train.main(TrainConfig(**settings, amp="bf16"))
-    wrong = keep_wrong_layers_in_float32(place(create_model("r3d_10", 3), CPU), (3, 8, 32, 32), CPU, torch.bfloat16)
+    wrong = keep_wrong_layers_in_float32(to_device(create_model("r3d_10", 3), CPU), (3, 8, 32, 32), CPU, torch.bfloat16)
     out = capsys.readouterr().out
     assert ("of the network wrongly in bfloat16; float32 is used there" in out) == bool(wrong)
     assert all(text in out for text in wrong[:2])

@@ -5,7 +5,7 @@ import torch
 
 import train
 from common.errors import UsageError
-from engine.hardware.deterministic import be_deterministic, refuse_inexact
+from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
 from engine.training.config import TrainConfig
 from network import create_model, input_spec
 from tests.scripts.test_train import TINY, assert_equal_weights, one_thread  # noqa: F401
@@ -16,7 +16,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.fixture(autouse=True)
 def as_before():
     yield
-    be_deterministic(False)
+    set_deterministic(False)
 
 
 def test_deterministic_holds_for_a_run_and_the_next_one_without_it_is_free_again(toy_project, monkeypatch):
@@ -45,7 +45,7 @@ def test_deterministic_runs_are_equal_on_a_gpu(toy_project, model):
 
 @needs_gpu
 def test_what_has_no_deterministic_kernel_on_a_gpu_is_named_before_a_run():
-    be_deterministic(True)
+    set_deterministic(True)
     device, spec = torch.device("cuda"), input_spec("s3d")
     with pytest.raises(UsageError, match="avg_pool3d_backward_cuda, which this network needs, has no deterministic"):
-        refuse_inexact(create_model("s3d", 3).to(device), spec, device, None)
+        check_deterministic_kernels(create_model("s3d", 3).to(device), spec, device, None)

@@ -12,12 +12,12 @@ from common.errors import UserError
 from engine.inference.grad_cam import HeatOverVideo, explain_clips
 from engine.inference.windows import sliding_clips
 from network import create_model, input_spec, list_models
-from network.base import Freezable
+from network.base import VideoModel
 from tests.helpers.recognizer import decode, make_video, run
 from tests.helpers.toy import write_video
 
 
-class SeesRed(Freezable):
+class SeesRed(VideoModel):
     """Class 1 says how much red there is, by two stages of convolutions."""
 
     head_name, stem_names, stage_names = "fc", ("first",), ("first", "second")

@@ -23,7 +23,7 @@ from engine.inference.preview_window import check_screen
 from engine.inference.windows import evenly_spaced_clips
 from inference import Recognizer
 from network import create_model, input_spec
-from network.fuse_batch_norm import fold_batch_norms
+from network.fuse_batch_norm import fuse_batch_norms
 from tests.conftest import TOY_SIZE
 from tests.helpers.recognizer import SPEC, make_frames, make_video, run
 
@@ -142,7 +142,7 @@ def test_folded_batch_norms_give_the_same_answer(name):
         for _ in range(3):
             model(x)  # statistics of their own
     model.eval()
-    folded = fold_batch_norms(model, x[:1])
+    folded = fuse_batch_norms(model, x[:1])
     assert not any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in folded.modules())
     assert any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()), "the model stays"
     with torch.no_grad():
@@ -164,7 +164,7 @@ def test_a_convolution_that_serves_twice_is_not_folded():
     model = Shared().eval()
     model.left.running_mean.fill_(3.0)
     x = torch.randn(1, 3, 2, 4, 4)
-    assert torch.allclose(fold_batch_norms(model, x)(x), model(x), atol=1e-6)
+    assert torch.allclose(fuse_batch_norms(model, x)(x), model(x), atol=1e-6)
 
 
 def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import evaluate as evaluate_script
 import train
 from common.errors import UsageError, UserError
-from dataloaders.mixup import Mixing, box_of
+from dataloaders.mixup import Mixup, box_of
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
 from engine.training import step as step_script
@@ -79,7 +79,7 @@ def test_clips_of_rare_classes_count_more_where_that_is_asked_for(toy_project, m
 
 
 def test_mixup_blends_with_the_neighbour_and_the_targets_as_the_clips():
-    mixing = Mixing(mixup=0.4)
+    mixing = Mixup(mixup=0.4)
     x, targets = mixing.mix(clips_that_name_themselves(), LABELS, 3, mixing.draw(0, 20)[4:12])
     own = mixing.draw(0, 20)[4:12, 1]
     before = np.roll(np.arange(8), 1)
@@ -93,7 +93,7 @@ def test_mixup_blends_with_the_neighbour_and_the_targets_as_the_clips():
 
 
 def test_cutmix_puts_one_box_into_all_frames_and_its_pixels_decide_the_targets():
-    mixing = Mixing(cutmix=1.0, seed=3)
+    mixing = Mixup(cutmix=1.0, seed=3)
     x, targets = mixing.mix(clips_that_name_themselves(), LABELS, 3, mixing.draw(1, 8))
     shares = []
     for clip in range(8):
@@ -116,15 +116,13 @@ def test_a_box_has_the_area_that_is_not_the_clips_own_unless_the_rim_cuts_it_off
 
 
 def test_both_ways_of_mixing_share_the_clips_and_draws_belong_to_seed_and_epoch():
-    both = Mixing(0.2, 1.0, seed=1)
+    both = Mixup(0.2, 1.0, seed=1)
     assert 400 < both.draw(0, 1000)[:, 0].sum() < 600
-    assert np.array_equal(both.draw(0, 50), Mixing(0.2, 1.0, seed=1).draw(0, 50))
+    assert np.array_equal(both.draw(0, 50), Mixup(0.2, 1.0, seed=1).draw(0, 50))
     assert not np.array_equal(both.draw(0, 50), both.draw(1, 50))
-    assert not np.array_equal(both.draw(0, 50), Mixing(0.2, 1.0, seed=2).draw(0, 50))
-    assert np.median(np.abs(Mixing(mixup=0.2).draw(0, 1000)[:, 1] - 0.5)) > 0.35, (
-        "a small alpha mixes most clips little"
-    )
-    assert not Mixing() and Mixing(mixup=0.2) and Mixing(cutmix=1.0)
+    assert not np.array_equal(both.draw(0, 50), Mixup(0.2, 1.0, seed=2).draw(0, 50))
+    assert np.median(np.abs(Mixup(mixup=0.2).draw(0, 1000)[:, 1] - 0.5)) > 0.35, "a small alpha mixes most clips little"
+    assert not Mixup() and Mixup(mixup=0.2) and Mixup(cutmix=1.0)
 
 
 def test_mixed_runs_log_no_training_accuracy_and_go_on_bit_for_bit(toy_project, monkeypatch, capsys):
