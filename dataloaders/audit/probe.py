@@ -63,25 +63,25 @@ def probe_videos(paths: Sequence[Path], decode: bool = False, workers: int = 1) 
     """Facts of each path, in the order of the paths. decode: every frame, not the first alone."""
     lookers = [ProbeProcess() for _ in range(max(min(workers, len(paths)), 1))]
     free: queue.SimpleQueue[ProbeProcess] = queue.SimpleQueue()
-    for looker in lookers:
-        free.put(looker)
+    for process in lookers:
+        free.put(process)
 
     def look_at_one(path: Path) -> VideoInfo:
-        looker = free.get()
+        process = free.get()
         try:
-            return looker.look(path, decode)
+            return process.probe(path, decode)
         finally:
-            free.put(looker)
+            free.put(process)
 
     pool = ThreadPoolExecutor(len(lookers))
     try:
         yield from pool.map(look_at_one, paths)
     finally:
-        for looker in lookers:
-            looker.kill()
+        for process in lookers:
+            process.kill()
         pool.shutdown(cancel_futures=True)
-        for looker in lookers:
-            looker.close()
+        for process in lookers:
+            process.close()
 
 
 class ProbeProcess:
@@ -91,7 +91,7 @@ class ProbeProcess:
         self.process: multiprocessing.Process | None = None
         self.killed = False
 
-    def probe_video(self, path: Path, decode: bool) -> VideoInfo:
+    def probe(self, path: Path, decode: bool) -> VideoInfo:
         num_bytes = path.stat().st_size if path.is_file() else 0
         limit = DECODE_SECONDS if decode else LOOK_SECONDS
         if self.process is None:

@@ -74,8 +74,8 @@ def say_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> Non
     if len(outcome.confirmed) < len(outcome.rows):
         print(
             f"Extracted {plural(len(extracted), 'video')}, "
-            f"{plural(sum(row.num_frames for row in extracted), 'frame')}, {gigabytes(outcome.num_bytes)} into {frames} "
-            f"in {duration(outcome.seconds)}."
+            f"{plural(sum(row.num_frames for row in extracted), 'frame')}, {gigabytes(outcome.num_bytes)} "
+            f"into {frames} in {duration(outcome.seconds)}."
         )
     _say_reasons(refused, f"{plural(len(refused), 'file')} refused:")
     _say_reasons(damaged, f"{plural(len(damaged), 'video')} used in spite of damage:")

@@ -384,7 +384,7 @@ def test_cuda_asked_for_and_absent_is_one_clear_error():
     ],
 )
 def test_programs_end_with_one_line_and_their_status(raised, status, line):
-    code = f"from engine.errors import *\ndef main(argv): raise {raised}\nrun_cli(main)"
+    code = f"from common.errors import *\nfrom common.cli import *\ndef main(argv): raise {raised}\nrun_cli(main)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == status
     assert ended.stderr.startswith(line)
@@ -399,7 +399,7 @@ def test_a_network_with_2d_convolutions_is_placed_too():
 
 
 def test_a_bug_of_ours_keeps_its_traceback():
-    code = "from engine.errors import *\ndef main(argv): raise KeyError('bug')\nrun_cli(main)"
+    code = "from common.errors import *\nfrom common.cli import *\ndef main(argv): raise KeyError('bug')\nrun_cli(main)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
@@ -428,7 +428,7 @@ def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
     (tmp_path / "mypath.py").write_text(text)
     module, _, function = program.rpartition(".")
     code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; sys.argv[1:] = []\n"
-    code += f"from {module} import {function}; from engine.errors import run_cli; run_cli({function})"
+    code += f"from {module} import {function}; from common.cli import run_cli; run_cli({function})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
 
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1

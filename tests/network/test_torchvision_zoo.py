@@ -216,7 +216,7 @@ def broken_torchvision(tmp_path_factory) -> dict[str, str]:
 def test_a_broken_torchvision_stops_its_own_networks_alone(broken_torchvision):
     script = (
         "import network, torch\n"
-        "from engine.errors import UserError\n"
+        "from common.errors import UserError\n"
         "for name in network.list_models():\n"
         "    try:\n"
         "        with torch.device('meta'):\n"

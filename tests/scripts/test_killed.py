@@ -30,9 +30,9 @@ mypath.DATASETS, mypath.RUNS = {datasets!r}, {runs!r}
 import torch
 torch.set_num_threads(1)
 import train
-from engine.config import TrainConfig
+from engine.training.config import TrainConfig
 from network.registry import MODELS
-from tests.norm_free import ENTRY
+from tests.helpers.norm_free import ENTRY
 MODELS["norm_free"] = ENTRY
 fit = train.fit
 def say_and_fit(run, stop):

@@ -409,7 +409,7 @@ PROGRAM = """
 import sys, mypath
 mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
 import torch, train
-from engine.errors import run_cli
+from common.cli import run_cli
 torch.set_num_threads(1)
 sys.argv = ["train.py", *{argv!r}]
 run_cli(train.cli)

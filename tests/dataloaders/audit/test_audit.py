@@ -351,7 +351,7 @@ def test_the_default_clip_is_that_of_the_default_model(plain_videos, monkeypatch
 
 
 def test_the_audit_loads_no_torch():
-    code = "import sys, dataloaders.audit; sys.exit('torch' in sys.modules)"
+    code = "import sys, dataloaders.audit.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -433,27 +433,27 @@ def test_a_folder_without_any_video_that_works_is_refused_with_the_reason(tmp_pa
 def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process_only(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "endless.avi")
     good = write_naming_video(tmp_path / "good.avi", 18, 0, SIZE)
-    looker = ProbeProcess()
+    process = ProbeProcess()
     try:
-        assert looker.look(good, decode=False).num_frames == 18
+        assert process.probe(good, decode=False).num_frames == 18
         monkeypatch.setattr(probe, "LOOK_SECONDS", 0.5)
-        assert "was not done with it after" in looker.look(tmp_path / "endless.avi", decode=False).unreadable
+        assert "was not done with it after" in process.probe(tmp_path / "endless.avi", decode=False).unreadable
 
         monkeypatch.setattr(probe, "LOOK_SECONDS", 30)
-        killer = threading.Thread(target=_kill_soon, args=(looker,))
+        killer = threading.Thread(target=_kill_soon, args=(process,))
         killer.start()
-        assert looker.look(tmp_path / "endless.avi", False).unreadable == "the decoder crashed on it (SIGSEGV)"
+        assert process.probe(tmp_path / "endless.avi", False).unreadable == "the decoder crashed on it (SIGSEGV)"
         killer.join()
-        assert looker.look(good, decode=False).num_frames == 18
+        assert process.probe(good, decode=False).num_frames == 18
     finally:
-        looker.close()
+        process.close()
 
 
-def _kill_soon(looker: ProbeProcess) -> None:
-    while looker.process is None or looker.process.pid is None:
+def _kill_soon(process: ProbeProcess) -> None:
+    while process.process is None or process.process.pid is None:
         time.sleep(0.05)
     time.sleep(0.3)
-    os.kill(looker.process.pid, signal.SIGSEGV)
+    os.kill(process.process.pid, signal.SIGSEGV)
 
 
 def made_up(num_classes: int) -> Audit:

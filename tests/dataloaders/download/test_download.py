@@ -181,7 +181,7 @@ def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
     """In a process of its own: killed without warning, then stopped by Ctrl-C, it keeps what it has."""
     data = make_list(site, tmp_path)
     (tmp_path / "run.py").write_text(
-        f"from dataloaders.download import *\nDATA_SETS['ucf101'] = {data!r}\nrun_cli(main)"
+        f"from dataloaders.download.__main__ import *\nDATA_SETS['ucf101'] = {data!r}\nrun_cli(main)"
     )
     command = [sys.executable, str(tmp_path / "run.py"), "ucf101", "--lists-only", "--to", str(tmp_path / "data")]
     part = part_of(tmp_path / "data/lists.zip")

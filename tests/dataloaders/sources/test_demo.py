@@ -315,5 +315,5 @@ def test_wrong_numbers_and_names_are_told(tmp_path):
 
 
 def test_demo_loads_no_torch():
-    code = "import sys, dataloaders.demo; sys.exit('torch' in sys.modules)"
+    code = "import sys, dataloaders.sources.demo; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

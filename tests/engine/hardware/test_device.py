@@ -44,7 +44,7 @@ def test_the_version_of_cudnn_is_a_number_that_torch_gives():
 
 def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):
     code = (
-        "import torch\nfrom engine.device import check_compiler\nfrom engine.errors import run_cli\n"
+        "import torch\nfrom engine.hardware.device import check_compiler\nfrom common.cli import run_cli\n"
         "run_cli(lambda argv: check_compiler(torch.device('cpu')))"
     )
     environment = os.environ | {"CXX": "no-such-compiler", "PATH": "", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

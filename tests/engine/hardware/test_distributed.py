@@ -28,9 +28,9 @@ import mypath
 mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
 import torch
 torch.set_num_threads(1)
-from engine.errors import run_cli
+from common.cli import run_cli
 from network.registry import MODELS
-from tests.norm_free import ENTRY
+from tests.helpers.norm_free import ENTRY
 MODELS["norm_free"] = ENTRY
 {body}
 """
@@ -38,10 +38,10 @@ TRAIN = "import train\nrun_cli(train.cli)"
 # ends one worker as a machine does, once: with the epoch half done
 KILLED = """
 import os, signal, pathlib, train
-from engine import launch
+from common import torchrun
 make_step = train.train_step
 def step_or_end(run, batches):
-    if launch.rank() == launch.processes() - 1 and run.progress.step == {step} and not launch.num_restarts():
+    if torchrun.rank() == torchrun.world_size() - 1 and run.progress.step == {step} and not torchrun.num_restarts():
         os.kill(os.getpid(), signal.SIGKILL)
     return make_step(run, batches)
 train.train_step = step_or_end
@@ -53,7 +53,7 @@ import numpy
 import evaluate
 def keep(argv):
     for number, results in enumerate(evaluate.main(argv)):
-        numpy.save(f"probs-{evaluate.processes()}-{evaluate.rank()}.npy", results["normal"].probs)
+        numpy.save(f"probs-{evaluate.world_size()}-{evaluate.rank()}.npy", results["normal"].probs)
 run_cli(keep)
 """
 

@@ -55,12 +55,12 @@ SMALL_MEMORY = """
 import resource, mypath
 mypath.DATASETS, mypath.RUNS = {datasets!r}, {runs!r}
 import train
-from engine.config import TrainConfig
-from engine.errors import run_cli
+from engine.training.config import TrainConfig
+from common.cli import run_cli
 from network.registry import MODELS
-from tests.norm_free import ENTRY
+from tests.helpers.norm_free import ENTRY
 MODELS["norm_free"] = ENTRY
-from engine.step import train_step
+from engine.training.step import train_step
 def with_little_left(*arguments):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20, resource.RLIM_INFINITY))

@@ -411,7 +411,7 @@ def test_c3d_of_keras_gives_the_same_logits_here(tmp_path, library):
     if known.returncode:
         pytest.skip(f"{library} is not installed: pip install '.[keras]', or KERAS_PYTHON=a Python that has it")
     subprocess.run(
-        [python, str(ROOT / "tests" / "keras_oracle.py"), library, str(tmp_path), str(NUM_CLASSES)],
+        [python, str(ROOT / "tests" / "helpers" / "keras_oracle.py"), library, str(tmp_path), str(NUM_CLASSES)],
         check=True,
         env=environment,
     )

@@ -376,11 +376,11 @@ def test_a_torchvision_for_another_torch_stops_its_weights_alone(tmp_path):
     broken.mkdir()
     (broken / "__init__.py").write_text('raise RuntimeError("operator torchvision::nms does not exist\\nmore")\n')
     script = (
-        "import sys, network, network.weights\n"
-        "from engine.errors import run_cli\n"
+        "import sys, network, network.weights.read\n"
+        "from common.cli import run_cli\n"
         "network.create_model('r3d_10', 3)\n"
         "print('built')\n"
-        "run_cli(lambda argv: network.weights.read_weights('kinetics400', 'r3d_18'))\n"
+        "run_cli(lambda argv: network.weights.read.read_weights('kinetics400', 'r3d_18'))\n"
     )
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     done = subprocess.run(
