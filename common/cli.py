@@ -2,16 +2,20 @@
 
 import argparse
 import errno
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from common.errors import Stopped, UsageError, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, rank
+
+CTRL_C = "Stopped by Ctrl-C."
 
 
 class Parser(argparse.ArgumentParser):
@@ -67,20 +71,32 @@ def above_zero(text: str) -> float:
 
 def run_cli(main: Callable[[Sequence[str]], object]) -> None:
     """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
-    signal.signal(signal.SIGTERM, _raise_stopped)  # so that what was begun is cleared away
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script that starts us with & has it ignored
+    signal.signal(signal.SIGTERM, _raise_stopped)  # so that unfinished files are removed
+    signal.signal(signal.SIGINT, _interrupt)  # a script that starts us with & has it ignored
     try:
         result = main(sys.argv[1:])
         status = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except KeyboardInterrupt:
-        status = _say("Stopped by Ctrl-C.", 128 + signal.SIGINT)
+        status = _say(CTRL_C, 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of our output went away, as in `... | head`
         sys.stdout = None
         status = 0
     except Exception as error:
-        status = fail(error)
+        # an extension module that is being imported turns a KeyboardInterrupt into an ImportError
+        interrupted = isinstance(error, ImportError | SystemError) and _interrupt.called
+        status = _say(CTRL_C, 128 + signal.SIGINT) if interrupted else fail(error)
     sys.exit(status)
+
+
+def parse_before_imports(parse: Callable[[Sequence[str]], object]) -> None:
+    """Runs parse(argv) for its --help and its errors alone, before a script imports PyTorch, which takes two seconds.
+    From here until run_cli, Ctrl-C ends the program with status 130."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(_say(CTRL_C, 128 + signal.SIGINT)))
+    try:
+        parse(sys.argv[1:])
+    except Exception as error:
+        sys.exit(fail(error))
 
 
 def fail(error: Exception) -> int:
@@ -112,6 +128,14 @@ def _mistake_in_mypath(error: Exception) -> str | None:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         file, line, what = frame.filename, frame.lineno, f"{error} ({(frame.line or '').strip()})"
     return f"mypath.py, line {line}: {what}" if Path(file).name == "mypath.py" else None
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _interrupt.called = True
+    signal.default_int_handler(signum, frame)
+
+
+_interrupt.called = False
 
 
 def _raise_stopped(signum: int, _: object) -> None:

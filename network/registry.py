@@ -1,15 +1,20 @@
-"""Models register here by name, each with the input it wants and the settings under which it learns."""
+"""The registry of models: name -> builder, input and training defaults. A file of this folder that holds functions
+under @register_model is found by itself, and imported when one of its models is asked for."""
 
+import ast
+import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import torch.nn as nn
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import UsageError, unknown_name
 from common.input_spec import InputSpec
-from network.base import VideoModel
-from network.input_channels import widen_input
+
+if TYPE_CHECKING:
+    import torch.nn as nn
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class TrainDefaults:
 @dataclass(frozen=True)
 class ModelEntry:
     name: str
-    build: Callable[..., nn.Module]
+    build: "Callable[..., nn.Module]"
     input_spec: InputSpec
     defaults: TrainDefaults
 
@@ -45,7 +50,7 @@ def register_model(input_spec: InputSpec, **defaults) -> Callable:
     `defaults` are fields of TrainDefaults.
     """
 
-    def add(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def add(build: "Callable[..., nn.Module]") -> "Callable[..., nn.Module]":
         MODELS[build.__name__] = ModelEntry(build.__name__, build, input_spec, replace(TrainDefaults(), **defaults))
         return build
 
@@ -54,13 +59,37 @@ def register_model(input_spec: InputSpec, **defaults) -> Callable:
 
 def model_entry(name: str) -> ModelEntry:
     """The registered model, or a UsageError with the nearest name and the list."""
+    check_model_name(name)
     if name not in MODELS:
-        raise UsageError(unknown_name("model", name, sorted(MODELS)))
+        importlib.import_module(f"network.{_model_files()[name]}")
     return MODELS[name]
 
 
+def check_model_name(name: str) -> None:
+    """Raises a UsageError for an unknown model, without importing a network."""
+    if name not in MODELS and name not in _model_files():
+        raise UsageError(unknown_name("model", name, list_models()))
+
+
 def list_models() -> list[str]:
-    return sorted(MODELS)
+    """Names of all models, sorted. Imports no network."""
+    return sorted({*MODELS, *_model_files()})
+
+
+@cache
+def _model_files() -> dict[str, str]:
+    """Model -> the module of this folder whose source registers it. The source is read, not imported: that would take
+    PyTorch's two seconds, and a misspelt name is answered at once."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(_registers(decorator) for decorator in node.decorator_list):
+                found[node.name] = path.stem
+    return found
+
+
+def _registers(decorator: ast.expr) -> bool:
+    return isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") == register_model.__name__
 
 
 def input_spec(name: str) -> InputSpec:
@@ -72,13 +101,16 @@ def model_options(name: str) -> set[str]:
     return set(inspect.signature(model_entry(name).build).parameters) - {"num_classes"} | {"in_channels"}
 
 
-def create_model(name: str, num_classes: int, **options) -> nn.Module:
+def create_model(name: str, num_classes: int, **options) -> "nn.Module":
     """A freshly initialised network that maps (B, 3, T, H, W) float to (B, num_classes) logits.
 
     `options` go to the model's own function; an option that it does not know is a UsageError. The network keeps them as
     .options, and a checkpoint holds them, so that the same network is built again. One that every network has is
-    in_channels: other than 3, its first convolution is made anew for so many (see network/widening.py).
+    in_channels: other than 3, its first convolution is made anew for so many (see network/input_channels.py).
     """
+    from network.base import VideoModel
+    from network.input_channels import widen_input
+
     own = {option: value for option, value in options.items() if option != "in_channels"}
     for option in options:
         if option not in model_options(name):

@@ -24,7 +24,8 @@ from engine.runs.tracking import NoTracker, Tracker
 from engine.training.config import TrainConfig
 from engine.training.ema import WeightAverage
 from engine.training.optimizer import Schedule, balance, build_optimizer
-from network import InputSpec, freeze
+from network import InputSpec
+from network.base import freeze
 
 PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a checkpoint has seen
 

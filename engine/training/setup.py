@@ -34,7 +34,8 @@ from engine.training.checks import (
 )
 from engine.training.config import TrainConfig, saved_settings
 from engine.training.run import Progress, Run, build_run, out_of_patience
-from network import create_model, freeze, input_spec
+from network import create_model, input_spec
+from network.base import freeze
 from network.weights.read import load_into, read_weights
 
 

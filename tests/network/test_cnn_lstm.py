@@ -6,7 +6,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from common.errors import UsageError
-from network import create_model, freeze
+from network import create_model
+from network.base import freeze
 from network.cnn_lstm import POOLS, RowNorm
 
 NUM_CLASSES = 5

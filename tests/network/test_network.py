@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from engine.hardware.device import to_device
-from network import InputSpec, create_model, freeze, input_spec, list_models, model_entry
+from network import InputSpec, create_model, input_spec, list_models, model_entry
 from network.__main__ import count_macs, list_layers, main
-from network.base import PARTS
+from network.base import PARTS, freeze
 from network.c3d import C3D, layer_norm
 from network.torchvision_zoo import S3D, MViT
 from network.video_resnet import mid_width

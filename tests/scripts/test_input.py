@@ -23,7 +23,8 @@ from engine.runs.tracking import clip_sheet
 from engine.training.config import TrainConfig, parse_configs
 from evaluate import evaluate
 from inference import Recognizer
-from network import InputSpec, create_model, freeze, input_spec, list_models
+from network import InputSpec, create_model, input_spec, list_models
+from network.base import freeze
 from network.input_channels import input_conv
 from network.weights.loaded import LoadedWeights
 from network.weights.read import load_into, read_weights

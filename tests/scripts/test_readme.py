@@ -19,7 +19,8 @@ from dataloaders.preprocess import __main__ as preprocess
 from engine.serving import options as serving_options
 from engine.training.config import parse_configs
 from network import __main__ as network_main
-from network import create_model, freeze, list_models
+from network import create_model, list_models
+from network.base import freeze
 from network.registry import MODELS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,8 @@ import train
 from engine.hardware.autocast_check import TOLERANCE, InFloat32, keep_wrong_layers_in_float32, low_precision_error
 from engine.hardware.device import autocast, to_device
 from engine.training.config import TrainConfig
-from network import create_model, freeze
+from network import create_model
+from network.base import freeze
 
 CPU = torch.device("cpu")
 CLIP = (3, 12, 32, 32)
