@@ -162,10 +162,10 @@ def test_an_interrupted_extraction_goes_on_and_other_settings_are_refused(
             raise KeyboardInterrupt
         return inside(self, clips)
 
-    inside = features.Describer.windows
-    monkeypatch.setattr(features.Describer, "windows", interrupted)
+    inside = features.FeatureExtractor.windows
+    monkeypatch.setattr(features.FeatureExtractor, "windows", interrupted)
     assert run([*argv, out, "--batch-size", 3], capsys, monkeypatch)[0] == 130
-    monkeypatch.setattr(features.Describer, "windows", inside)
+    monkeypatch.setattr(features.FeatureExtractor, "windows", inside)
     done = sorted(path.name for path in out.rglob("*.npy"))
     assert 0 < len(done) < 4 and not (out / "index.json").exists()
     with pytest.raises(UserError, match="was interrupted. Give its command again"):
