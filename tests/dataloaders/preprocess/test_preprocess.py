@@ -192,7 +192,7 @@ def test_what_cannot_be_used_is_refused_once_with_its_reason(two_videos, capsys,
     assert {row.video: row.reason for row in rows.values() if row.status == "refused"} == reasons
     assert "5 files refused:\n" in output
     for name, reason in reasons.items():
-        printable = name.replace("\udce9", r"\udce9")
+        printable = name.replace("\udce9", r"\xe9")
         assert f"  {printable}: {reason}\n" in output
     assert rows["run/cut.avi"].reason == "damaged in 1 place: frames there are missing or spoilt"
     assert "1 video used in spite of damage:\n  run/cut.avi: damaged in 1 place" in output
