@@ -9,8 +9,8 @@ import train
 from common.cli import Parser, run_cli
 from common.console import duration
 from common.files import ROOT, relative_to_cwd
-from dataloaders.dataset import open_frames
-from dataloaders.sources.data_source import find_source
+from dataloaders.frame_set import open_frames
+from dataloaders.sources.find import find_source
 from engine.training.config import TrainConfig
 from network import input_spec
 

@@ -23,13 +23,12 @@ from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd
 from common.torchrun import is_rank_zero, rank, world_size
 from common.worker_process import num_processors
+from dataloaders import open_dataset
 from dataloaders.batch_sampler import EvalBatchSampler
-from dataloaders.dataset import FRAME_ORDERS, EvalDataset, FrameSet, open_frames
+from dataloaders.dataset import FRAME_ORDERS, EvalDataset, WindowDataset
+from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader
-from dataloaders.preprocess.ensure import ensure_frames
-from dataloaders.sources.data_source import find_source
 from dataloaders.sources.splits import SPLITS
-from dataloaders.windows import WindowDataset
 from engine.evaluation.evaluate import Evaluation, evaluate, evaluate_answers
 from engine.evaluation.leaks import find_leak, knows_its_training
 from engine.evaluation.published import official_name, pretraining_of
@@ -160,12 +159,11 @@ def open_test_frames(
     if not (dataset or config.get("dataset")):
         raise UserError("This checkpoint does not say which data set it was trained on. Name one: --dataset")
     frames = frames or (config.get("frames") if dataset is None else None)
-    source = find_source(dataset or config["dataset"], mypath.DATASETS, ROOT, frames)
     own = dataset is None and split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (split, "auto")
     with rank_zero_first():
-        ensure_frames(source, trained.input_spec.resize, split)
-    frame_set = open_frames(source, trained.input_spec, split, val)
+        name = dataset or config["dataset"]
+        frame_set = open_dataset(name, trained.input_spec, split, val, datasets=mypath.DATASETS, frames=frames)
     if frame_set.classes != trained.classes:
         raise UserError(f"{other_classes(trained.classes, frame_set)} Evaluate it on the data set it was trained on.")
     return frame_set

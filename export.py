@@ -18,10 +18,10 @@ import torch
 
 from common.cli import Parser, run_cli
 from common.errors import UsageError, UserError
-from common.files import ROOT, atomic_write, check_writable, identity, printable
+from common.files import atomic_write, check_writable, identity, printable
 from common.input_spec import WholeFrameSpec
-from dataloaders.dataset import EvalDataset, open_frames
-from dataloaders.sources.data_source import find_source
+from dataloaders import open_dataset
+from dataloaders.dataset import EvalDataset
 from engine.export.check import TOLERANCES, Comparison, compare
 from engine.export.runtimes import FORMATS, is_exported, open_program
 from engine.export.write import build_program, half_of, write_program
@@ -97,8 +97,15 @@ def clips_of_run(trained: TrainedModel, spec: WholeFrameSpec) -> list[np.ndarray
     config = trained.checkpoint["config"]
     if not config.get("dataset"):
         raise UserError("These weights do not say which data set they learnt from.")
-    source = find_source(config["dataset"], mypath.DATASETS, ROOT, config.get("frames"))
-    frame_set = open_frames(source, spec, config.get("split"), config.get("val", "auto"))
+    frame_set = open_dataset(
+        config["dataset"],
+        spec,
+        config.get("split"),
+        config.get("val", "auto"),
+        datasets=mypath.DATASETS,
+        frames=config.get("frames"),
+        extract=False,
+    )
     dataset = EvalDataset(frame_set, spec, "val", NUM_CLIPS)
     clips = np.empty((min(NUM_VIDEOS, len(dataset)), *dataset.clip_shape), dtype=np.uint8)
     for place, position in enumerate(np.linspace(0, len(dataset) - 1, len(clips)).astype(int)):

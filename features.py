@@ -22,24 +22,17 @@ from common.console import plural, progress
 from common.drawing import save_picture
 from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd, write_atomically
-from dataloaders.dataset import open_frames
-from dataloaders.preprocess.ensure import ensure_frames
-from dataloaders.sources.data_source import DataSource, find_source
+from dataloaders import open_dataset
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import find_source
+from dataloaders.sources.layout import SPLIT_NUMBERS
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import confusion_csv, draw_confusion
 from engine.evaluation.published import pretraining_of
 from engine.features.extraction import FeatureExtractor, describe_data_set, describe_videos
 from engine.features.options import STEP, parse_args
 from engine.features.pooling import pool_windows
-from engine.features.protocol import (
-    OFFICIAL,
-    FeatureSet,
-    Outcome,
-    is_whole_ucf101,
-    open_features,
-    run_split,
-    seen_in_training,
-)
+from engine.features.protocol import FeatureSet, Outcome, is_whole_ucf101, open_features, run_split, seen_in_training
 from engine.features.reading import LayerReader
 from engine.features.store import FORMAT, Described, FeatureWriter
 from engine.features.svm import load_svm, save_svm
@@ -69,10 +62,8 @@ def extract(args: argparse.Namespace) -> int:
     if args.dataset:
         import mypath
 
-        source = find_source(args.dataset, mypath.DATASETS, ROOT, args.frames)
-        ensure_frames(source, describer.spec.resize)
-        frame_set = open_frames(source, describer.spec, val="none")
-        writer = FeatureWriter(args.output, settings | {"dataset": source.name, "classes": frame_set.classes})
+        frame_set = open_dataset(args.dataset, describer.spec, val="none", datasets=mypath.DATASETS, frames=args.frames)
+        writer = FeatureWriter(args.output, settings | {"dataset": frame_set.source.name, "classes": frame_set.classes})
         describe_data_set(describer, frame_set, writer, args.step, args.batch_size, args.workers, watch("batches"))
         refused = []
     else:
@@ -188,7 +179,7 @@ def watch(unit: str):
 def svm(args: argparse.Namespace) -> int:
     data = open_features(args.features, named_source(args.dataset))
     output = args.output or args.features[0] / "svm"
-    splits = OFFICIAL if args.split == "all" else (args.split,)
+    splits = SPLIT_NUMBERS if args.split == "all" else (args.split,)
     dims = [None, *sorted(set(args.pca))]
     num_videos, num_classes = plural(len(data.videos), "descriptor"), plural(len(data.classes), "class")
     print(f"{num_videos} of {data.features.shape[1]} values, {num_classes}")

@@ -13,13 +13,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from engine.training.step import train_step
 
 import mypath
 import train
 from benchmarks.roofline import synchronize
 from engine.training.config import TrainConfig
 from engine.training.setup import Run, begin_run
-from engine.training.step import train_step
 from engine.training.stop_request import StopRequest
 from network import input_spec
 

@@ -32,10 +32,10 @@ from benchmarks.inference_speed import make_video
 from benchmarks.machine import processor
 from common.cli import positive, run_cli
 from common.worker_process import num_processors
-from dataloaders.dataset import FrameSet, open_frames
+from dataloaders.dataset import WindowDataset
+from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
-from dataloaders.sources.data_source import find_source
-from dataloaders.windows import WindowDataset
+from dataloaders.sources.find import find_source
 from engine.features.extraction import FeatureExtractor, cut_windows, describe_data_set, describe_videos
 from engine.features.layers import LAYERS
 from engine.features.reading import LayerReader

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.machine import processor
 from common.input_spec import InputSpec
-from dataloaders.dataset import FrameSet, TrainDataset, open_frames
+from dataloaders.dataset import TrainDataset
+from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.loader import ClipLoader

@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.loader_speed import SPEC, row_of
 from benchmarks.machine import processor
-from dataloaders.dataset import EvalDataset, TrainDataset, open_frames
+from dataloaders.dataset import EvalDataset, TrainDataset
+from dataloaders.frame_set import open_frames
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.preprocess.ensure import ensure_frames

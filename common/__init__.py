@@ -1,0 +1,13 @@
+"""Helpers that every package uses. They import none of our packages and no PyTorch.
+
+class_names      class names from a text file
+cli              parser with did-you-mean, exit statuses, one-line errors
+console          progress, plurals, durations and sizes as text
+dataclass_flags  a dataclass whose fields are the flags of a command
+drawing          text on pictures
+errors           UserError, UsageError, Stopped
+files            atomic writes, printable paths
+input_spec       InputSpec: the clips that a network expects
+torchrun         rank and world size from torchrun's environment
+worker_process   processors of this machine
+"""

@@ -1,4 +1,4 @@
-"""Names of classes from a text file."""
+"""Class names from a text file: a name a line, or `number name` as in UCF101's classInd.txt."""
 
 import re
 from pathlib import Path
@@ -7,22 +7,44 @@ from common.errors import UserError
 
 
 def read_labels(path: Path) -> list[str]:
-    """Names of classes, one a line. If all are numbered, as in UCF101's classInd.txt, the numbers are dropped."""
+    """The classes of --labels, in the order of a network's outputs. Numbers in front of all names are dropped where
+    they count from 0 or 1; else they belong to the names ("2 hands")."""
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"--labels {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"--labels {path} is no UTF-8 text. It is a text file with a class name on each line."
-        ) from error
+        names = read_class_names(path.expanduser(), gaps=False)
+    except UserError as error:
+        raise UserError(f"--labels {error}") from error
+    return [names[number] for number in sorted(names)]
 
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+
+def read_class_names(path: Path, gaps: bool = True) -> dict[int, str]:
+    """{number: name}, counted from 0 where the lines have no numbers. Lines that begin with # are comments.
+
+    gaps: numbers in front of all names may leave some out; without, they must count up from 0 or 1 to be taken as such.
+    Raises UserError for a file that cannot be read, is empty, or has a number or a name twice.
+    """
+    lines = _read_lines(path)
+    numbered = [re.fullmatch(r"(\d+)[\s,:]+(\S.*)", line) for line in lines]
+    if all(numbered) and (gaps or _counts_up([int(match[1]) for match in numbered])):
+        names = {int(match[1]): match[2] for match in numbered}
+    else:
+        names = dict(enumerate(lines))
+    if len(names) < len(lines) or (gaps and len(set(names.values())) < len(lines)):
+        raise UserError(f"{path} has a number or a name twice.")
+    return names
+
+
+def _counts_up(numbers: list[int]) -> bool:
+    return numbers[0] in (0, 1) and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text. It is a text file with a class name on each line.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
-        raise UserError(f"--labels {path} is empty. It is a text file with a class name on each line.")
-    numbered = [re.fullmatch(r"(\d+)[\s,:]+(.+)", line) for line in lines]
-    if all(numbered) and int(numbered[0][1]) in (0, 1):
-        numbers = [int(match[1]) for match in numbered]
-        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return [match[2] for match in numbered]
+        raise UserError(f"{path} is empty. It is a text file with a class name on each line.")
     return lines

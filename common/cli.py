@@ -155,6 +155,6 @@ def _say(error: Exception | str, status: int) -> int:
     """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
     if is_rank_zero():
         print(error, file=sys.stderr)
-    elif not getattr(error, "everywhere", False):
+    elif not getattr(error, "same_on_all_ranks", False):
         print(f"Process {rank()}: {error}", file=sys.stderr)
     return status

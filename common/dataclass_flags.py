@@ -1,4 +1,4 @@
-"""A dataclass whose fields are the flags of a command: name, type, default and help of each stand in one place."""
+"""A dataclass whose fields are the flags of a command: name, type, default, bounds and help stand in one place."""
 
 import argparse
 from dataclasses import MISSING, Field, field, fields
@@ -6,13 +6,19 @@ from types import UnionType
 from typing import get_args, get_type_hints
 
 from common.cli import Parser
+from common.errors import UsageError
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 WIDTH = 120  # columns of --help
+LARGEST = 2**63  # what torch and numpy take as a seed or a size
 
 
 def flag(default: object, help_text: str, **options: object):
-    """A field that is a flag. options: choices, metavar; several: the command line takes one or more."""
+    """A field that is a flag.
+
+    options: group, the heading under which --help shows it; choices; metavar; several: the command line takes one or
+    more values; at_least, above, at_most, below: bounds of a number.
+    """
     return field(default=default, metadata={"help": help_text, **options})
 
 
@@ -21,8 +27,8 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def build_parser(config: type, groups: dict[str, str], prog: str, description: str) -> argparse.ArgumentParser:
-    """groups: title -> names of its flags, in the order in which --help shows them; what is in none comes last."""
+def build_parser(config: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a dataclass of flags: groups and flags in the order of its fields, every default None."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [FLAGS]",
@@ -30,17 +36,40 @@ def build_parser(config: type, groups: dict[str, str], prog: str, description: s
         add_help=False,  # in the last group, so that it takes no heading of its own
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=39, width=WIDTH),
     )
-    entries, types = {entry.name: entry for entry in fields(config)}, get_type_hints(config)
-    named = [(title, [name for name in names.split() if name in entries]) for title, names in groups.items()]
-    rest = [name for name in entries if not any(name in names for _, names in named)]
-    if rest:
-        named.append(("other", rest))
-    for title, names in named:
-        group = parser.add_argument_group(title)
-        for name in names:
-            _add_flag(group, entries[name], _plain_type(types[name]))
-    group.add_argument("-h", "--help", action="help", help="show this")
+    types, groups = get_type_hints(config), {}
+    for entry in fields(config):
+        title = entry.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        _add_flag(groups[title], entry, _plain_type(types[entry.name]))
+    next(reversed(groups.values())).add_argument("-h", "--help", action="help", help="show this")
     return parser
+
+
+def check_values(config: object) -> None:
+    """Raises a UsageError for the first field whose value is empty, no choice of its flag, or out of its bounds."""
+    for entry in fields(config):
+        name, value, options = flag_name(entry.name), getattr(config, entry.name), entry.metadata
+        if value is None:
+            continue
+        if value == "":
+            raise UsageError(f"{name} is empty. Give a value, or leave the flag out.")
+        if "choices" in options and value not in options["choices"]:
+            raise UsageError(f"{name} is '{value}'. It can be {', '.join(options['choices'])}.")
+        if "above" in options and not options["above"] < value < float("inf"):
+            raise UsageError(f"{name} must be greater than {options['above']}{_upper_bound(entry)}, but is {value}.")
+        if "at_least" in options and not value >= options["at_least"]:
+            raise UsageError(f"{name} must be at least {options['at_least']}, but is {value}.")
+        if "at_most" in options and value > options["at_most"]:
+            raise UsageError(f"{name} must be greater than {options['above']}{_upper_bound(entry)}, but is {value}.")
+        if "below" in options and value >= options["below"]:
+            raise UsageError(f"{name} must be smaller than {options['below']}, but is {value}.")
+        if "at_least" in options and value >= LARGEST:
+            raise UsageError(f"{name} must be smaller than 2 to the 63rd, but is {value}.")
+
+
+def _upper_bound(entry: Field) -> str:
+    return f" and at most {entry.metadata['at_most']}" if "at_most" in entry.metadata else ""
 
 
 def _add_flag(group: argparse._ArgumentGroup, entry: Field, kind: type) -> None:

@@ -6,24 +6,28 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something outside the program is wrong. The message says what, the value, and what to do. Exit status 1.
+    """An error that the user can mend. The message holds what is wrong, the value and what to do. Exit status 1.
 
-    everywhere: of several processes all have the same error, so one message is enough.
+    same_on_all_ranks: all processes of a launch raise it, so one message is enough.
     """
 
-    everywhere = False
+    same_on_all_ranks = False
 
 
-class UsageError(UserError):
-    """The command line is wrong. Exit status 2."""
+class UserErrorOnAllRanks(UserError):
+    """A UserError that every process of a launch raises."""
 
-    everywhere = True
+    same_on_all_ranks = True
+
+
+class UsageError(UserErrorOnAllRanks):
+    """A mistake in the command line. Exit status 2."""
 
 
 class Stopped(Exception):
-    """The run was asked to end by a signal, and everything it needs to go on is written. Exit status 128 + signal."""
+    """A signal ended the program after everything that is needed to go on was written. Exit status 128 + signal."""
 
-    everywhere = True
+    same_on_all_ranks = True
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)

@@ -1,4 +1,59 @@
-"""Videos on disk -> frames on disk -> clips in batches. What needs no torch loads no torch: see build_loaders."""
+"""From videos on disk to batches of clips. Functions import what needs torch when they are called.
+
+sources        data sets as their owners have them
+preprocess     videos -> JPEG frames
+frames         frames on disk
+audit          checks of a data set
+download       UCF101 and HMDB51
+video          the only reader of video files
+frame_set      a data set whose frames are ready to be read
+clips          frames of a clip: integers in, integers out
+crops          squares of frames: integers in, integers out
+dataset        clips for training, evaluation and windows
+batch_sampler  positions of each batch and rank
+loader         batches, read by threads
+prefetch       batches copied to the GPU ahead of time
+transforms     uint8 clips -> network input, on the device
+augment        random colours and zoom, on the device
+mixup          mixup and cutmix, on the device
+pack           `python -m dataloaders.pack`: frames in a few large files
+"""
+
+from typing import TYPE_CHECKING
+
+from common.files import ROOT
+
+if TYPE_CHECKING:
+    from common.input_spec import InputSpec
+    from dataloaders.frame_set import FrameSet
+
+
+def open_dataset(
+    name: str,
+    spec: "InputSpec",
+    split: str | None = None,
+    val: str = "auto",
+    *,
+    datasets: dict[str, dict],
+    frames: str | None = None,
+    any_aspect: bool = False,
+    extract: bool = True,
+) -> "FrameSet":
+    """Finds a data set, extracts the frames that are missing, and opens it.
+
+    name        of an entry in `datasets` (mypath.DATASETS), a folder of class folders, or a list of videos
+    frames      folder of the frames, where it is not the entry's own
+    any_aspect  frames that keep their aspect are fine too, for a network that is still to be trained
+    extract     False: a UserError where frames are missing
+    """
+    from dataloaders.frame_set import open_frames
+    from dataloaders.preprocess.ensure import ensure_frames
+    from dataloaders.sources.find import find_source
+
+    source = find_source(name, datasets, ROOT, frames)
+    if extract:
+        ensure_frames(source, spec.resize, split)
+    return open_frames(source, spec, split, val, any_aspect)
 
 
 def build_loaders(

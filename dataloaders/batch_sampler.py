@@ -75,6 +75,10 @@ class TrainBatchSampler:
         """Number of the batch with which a step begins."""
         return step * self.accumulate
 
+    def batches_of(self, step: int) -> range:
+        """Numbers of the batches of a step, counted over the epoch."""
+        return range(self.first_batch(step), self.first_batch(step) + self.num_batches(step))
+
     def __getitem__(self, number: int) -> range:
         """Positions of this process's batch `number`, counted over the epoch."""
         return self._batch(number) or self.positions(number // self.accumulate)[:1]

@@ -1,149 +1,29 @@
 """Clips out of frame folders: random ones for training, evenly spaced ones for evaluation."""
 
-import gc
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.errors import UserError
 from common.input_spec import InputSpec
-from dataloaders.clips import clip_indices, clip_span, clip_step, random_start, random_step, uniform_starts
+from dataloaders.clips import (
+    clip_indices,
+    clip_span,
+    clip_step,
+    random_start,
+    random_step,
+    uniform_starts,
+    window_starts,
+)
 from dataloaders.crops import cut_offsets, random_crop_offset
-from dataloaders.frames import manifest
-from dataloaders.frames.foreign import index_frames
+from dataloaders.frame_set import FrameSet, frame_size
 from dataloaders.frames.manifest import VideoRow
-from dataloaders.frames.memory_cache import FrameCache, check_memory
-from dataloaders.frames.store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
-from dataloaders.sources.data_source import DataSource
-from dataloaders.sources.listed import with_groups
-from dataloaders.sources.naming import class_names
-from dataloaders.sources.splits import Split, split_videos
+from dataloaders.frames.memory_cache import FrameCache
+from dataloaders.frames.store import read_frames
 
 FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
-
-
-@dataclass(frozen=True)
-class FrameSet:
-    """A data set ready to be read: usable videos, classes in the order of their ids, and who trains and who tests."""
-
-    source: DataSource
-    frames: Path
-    rows: list[VideoRow]
-    classes: list[str]
-    split: Split
-    store: FrameStore
-
-    def part(self, name: str) -> list[VideoRow]:
-        """Rows of "train", "val", "test" or "unused", in the manifest's order."""
-        return [row for row in self.rows if self.split.parts[row.video] == name]
-
-    def read_frames(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """-> the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""
-        return read_frames(self.store, row, indices)
-
-
-def open_frames(
-    source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto", any_aspect: bool = False
-) -> FrameSet:
-    """Reads the manifest of the frames that fit the spec, and divides its videos.
-
-    any_aspect: for a network that is still to be trained, which takes frames that keep their aspect as well as others.
-    Raises UserError where nothing is extracted, or at another size than the spec's.
-    """
-    frames = source.frames_for(spec.resize)
-    if not frames.is_dir():
-        raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
-    if (frames / PARTIAL_PACK_NAME).is_file() and not is_packed(frames):
-        raise UserError(f"The packing into {frames} was interrupted. Give its command again: it goes on where it was.")
-    if is_packed(frames):
-        check_manifest(frames)
-    if not manifest.names(frames):
-        manifest.write_manifest(frames, index_frames(frames))
-    if not manifest.is_complete(frames):
-        raise UserError(f"The extraction into {frames} was interrupted. {_how_to_extract(source, spec)}")
-
-    with _collector_paused():
-        return _divided(source, frames, spec, split, val, any_aspect)
-
-
-def _divided(
-    source: DataSource, frames: Path, spec: InputSpec, split: str | None, val: str, any_aspect: bool
-) -> FrameSet:
-    in_manifest = manifest.read_manifest(frames)
-    rows = with_groups(source, in_manifest)
-    usable = manifest.usable(rows)
-    if not usable:
-        raise UserError(f"None of the {len(rows)} videos in {frames / manifest.NAME} can be used.")
-    _check_size(source, frames, usable, spec, any_aspect)
-    classes = class_names(source, {row.label for row in rows})
-    store = open_store(frames, manifest.usable(in_manifest))
-    return FrameSet(source, frames, usable, classes, split_videos(source, usable, split, val), store)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Rows of many videos are no garbage, and to look through all of them again and again takes longer than to read
-    them."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec: InputSpec, any_aspect: bool) -> None:
-    """Frames must be of the spec's size; where they keep their aspect, their shorter side must be, and the spec must
-    say that the network learnt from such frames, or is about to (any_aspect)."""
-    for row in rows:
-        if row.quality and not _fits(row, spec, any_aspect):
-            kept = keeps_aspect(row)
-            held = f"frames with a shorter side {row.size[6:]}" if kept else f"frames of {row.width}x{row.height}"
-            wanted = f"{spec.resize[0]}x{spec.resize[1]}"
-            if spec.keep_aspect:
-                wanted = f"frames that keep their aspect (--size short:{min(spec.resize)})"
-            other = "" if spec.keep_aspect else f" (or --size short:{min(spec.resize)}: aspect kept)" * any_aspect
-            raise UserError(
-                f"{frames} holds {held}; this model wants {wanted}. Choose another --frames folder for them. "
-                f"{_how_to_extract(source, spec)}{other}"
-            )
-
-
-def _fits(row: VideoRow, spec: InputSpec, any_aspect: bool) -> bool:
-    if keeps_aspect(row):
-        return (any_aspect or spec.keep_aspect) and min(row.width, row.height) == min(spec.resize)
-    return not spec.keep_aspect and (row.width, row.height) == spec.resize
-
-
-def keeps_aspect(row: VideoRow) -> bool:
-    return row.size.startswith("short:")
-
-
-def of_frames(spec: InputSpec, frame_set: FrameSet) -> InputSpec:
-    """The spec of a network that learns from these frames, which may keep their aspect."""
-    return replace(spec, keep_aspect=keeps_aspect(frame_set.rows[0]))
-
-
-def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
-    """Says what --cache ram will take for training and validation; raises UserError where that is too much."""
-    rows = frame_set.part("train") + frame_set.part("val")
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun on this machine: each keeps its own
-    check_memory(rows, [frame_size(row, spec) for row in rows], processes)
-
-
-def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
-    dataset = source.address if source.frames.parent == Path(source.address).parent else source.name
-    size = f"short:{min(spec.resize)}" if spec.keep_aspect else f"{spec.resize[0]}x{spec.resize[1]}"
-    return f"To extract: python -m dataloaders.preprocess --dataset {dataset} --size {size}" + (
-        " --frames DIR" if source.frames_given else ""
-    )
 
 
 class ClipSource:
@@ -295,11 +175,6 @@ class EvalDataset(ClipSource):
         return int(self.labels[position]), position
 
 
-def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
-    """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
-    return (row.width, row.height) if row.quality else spec.resize
-
-
 def reorder_frames(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
     """The same frames in another order, for the temporal test."""
     if order == "shuffled":
@@ -324,3 +199,42 @@ def _step(row: VideoRow, spec: InputSpec) -> float:
             f"{row.video}: {error}. Give a --frame-stride that {row.every} divides, or preprocess with --every 1 into "
             "another folder (--frames)."
         ) from error
+
+
+class WindowDataset(ClipSource):
+    """One window at a time, in 1 or 3 crops: clips of clip_len frames that begin every `window_step` source frames.
+
+    Long videos have more of them, so an item is a window; videos[i] is the number of the video that item i belongs to.
+    The order of the frames is as in EvalDataset.
+    """
+
+    def __init__(
+        self, frame_set: FrameSet, spec: InputSpec, part: str, window_step: int, crops: int = 1, order: str = "normal"
+    ):
+        super().__init__(frame_set, part, spec)
+        self.crops, self.order = crops, order
+        self.clip_shape = (crops, spec.read_len, *spec.cut_size[::-1], 3)
+        self.starts = []  # of each video's windows, in stored frames
+        for row, span in zip(self.rows, self.spans, strict=True):
+            if window_step % row.every:
+                raise UserError(
+                    f"{row.video}: only one in {row.every} frames of the source is stored. Give --windows a number "
+                    f"that {row.every} divides, such as {row.every * max(round(window_step / row.every), 1)}."
+                )
+            self.starts.append(window_starts(row.num_frames, span, window_step // row.every))
+        counts = [len(starts) for starts in self.starts]
+        self.videos = np.repeat(np.arange(len(counts)), counts)  # (I,)
+        self.firsts = np.cumsum(counts) - counts  # item of each video's first window
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
+        """Fills out (crops, T, h, w, 3) uint8; returns (label, position). The epoch makes no difference."""
+        number = int(self.videos[position])
+        row, window = self.rows[number], position - int(self.firsts[number])
+        indices = clip_indices(self.starts[number][window], self.spec.read_len, self.steps[number], row.num_frames)
+        indices = reorder_frames(indices, self.order, seed=(number, window))
+        offsets = cut_offsets(*frame_size(row, self.spec), self.spec, self.crops)
+        self.read_clips(number, [(indices, offset) for offset in offsets], out)
+        return int(self.labels[number]), position

@@ -45,7 +45,8 @@ from dataloaders.frames.store import (
     redo,
 )
 from dataloaders.preprocess.locks import only_one_run
-from dataloaders.sources.data_source import DataSource, find_source
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import find_source
 
 VOLUME_GIGABYTES = 1.0
 

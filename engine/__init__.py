@@ -1,0 +1,13 @@
+"""What stands behind the scripts; each folder bears the noun of one.
+
+predictor   class probabilities for clips, from a checkpoint or an exported file
+training    train.py
+evaluation  evaluate.py
+comparison  compare.py
+inference   inference.py
+features    features.py
+export      export.py
+serving     serve.py
+runs        run folders, checkpoints, TensorBoard
+hardware    devices, precision, distributed processes
+"""

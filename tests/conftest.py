@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import mypath
 from dataloaders.frames.settings import Settings
 from dataloaders.preprocess.run import preprocess
 from dataloaders.sources.data_source import DataSource
-from tests.helpers.toy import make_toy_videos, write_naming_video
-
-TOY_SIZE = (80, 60)
+from tests.helpers.toy import TOY_SIZE, make_toy_videos, write_naming_video
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +46,7 @@ class ToyExport:
 @pytest.fixture(scope="session")
 def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
     pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
-    from dataloaders.dataset import open_frames
+    from dataloaders.frame_set import open_frames
     from engine.runs.checkpoint import load_model
     from export import export
     from tests.helpers.exports import SPEC, save_toy_checkpoint
@@ -130,3 +129,12 @@ def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
     monkeypatch.setattr(mypath, "DEFAULT_DATASET", "toy")
     monkeypatch.setattr(mypath, "RUNS", str(tmp_path / "run"))
     return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")
+
+
+@pytest.fixture
+def one_thread():
+    """Small tensors are slower with more, and equal bits are asked for at equal numbers of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,8 @@
+"""Checks of a data set before training: `python -m dataloaders.audit`.
+
+__main__  the command line
+run       one audit, from videos to findings
+probe     properties of each video file, read in child processes
+findings  leaks, duplicates and problems
+report    findings as text and as JSON
+"""

@@ -19,7 +19,7 @@ from dataloaders.audit.report import report, to_dict
 from dataloaders.audit.run import audit_source
 from dataloaders.clips import clip_span
 from dataloaders.preprocess.run import make_demo_videos
-from dataloaders.sources.data_source import find_source
+from dataloaders.sources.find import find_source
 from dataloaders.sources.splits import SPLITS
 
 

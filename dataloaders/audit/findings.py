@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -13,7 +14,8 @@ from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.store import open_store
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.folder import class_folders, stray_videos, video_files, why_no_videos
-from dataloaders.sources.splits import OFFICIAL, Split, Video, leaking_groups
+from dataloaders.sources.layout import Video
+from dataloaders.sources.splits import Split, leaking_groups
 
 PARTS = ("train", "val", "test")
 
@@ -72,19 +74,24 @@ class Finding:
 
 def is_official(source: DataSource, split: Split) -> bool:
     """Whether the split is from the data set's own list files: what it shares, everybody's split shares."""
-    return source.splits is not None and split.name in OFFICIAL
+    return source.splits is not None and split.name in source.kind.splits
 
 
-def judge_sharing(source: DataSource, split: Split, videos: Iterable[Video]) -> Callable[[Collection[str]], str]:
-    """-> (parts that share something -> "leak", "problem" or "note").
+def leak_level(parts: Collection[str], official: bool, tested: Collection[str]) -> str:
+    """How bad it is that `parts` share something: "leak", "problem" or "note".
 
-    A leak is what makes a result wrong that somebody reports: something that training or validation has seen is
-    tested on, or the owner's own validation list shows what was trained on. A validation part that is held out here
-    only chooses an epoch.
+    tested: the parts whose accuracy is reported. A leak is what makes such a result wrong: training or validation has
+    seen something that is tested on. A validation part that is held out here only chooses an epoch. What the official
+    lists of a data set share is a note: every result on them shares it.
     """
-    official = is_official(source, split)
-    judges = {"test"} | {video.given for video in videos if video.given == "val"}
-    return lambda parts: "note" if official else "leak" if judges & set(parts) else "problem"
+    if official:
+        return "note"
+    return "leak" if set(tested) & set(parts) else "problem"
+
+
+def tested_parts(videos: Iterable[Video]) -> set[str]:
+    """The parts whose accuracy is reported: "test", and "val" where the owner divided the videos."""
+    return {"test"} | {video.given for video in videos if video.given == "val"}
 
 
 def find_all(
@@ -97,7 +104,7 @@ def find_all(
 ) -> list[Finding]:
     """Everything there is to say, in the order of KINDS. The split knows the usable videos only."""
     usable = [video for video in videos if video.video in split.parts]
-    judge = judge_sharing(source, split, usable)
+    judge = partial(leak_level, official=is_official(source, split), tested=tested_parts(usable))
     labels = {video.video: video.label for video in videos}
     found = [
         *_shared_recordings(split, usable, judge),
@@ -150,7 +157,7 @@ def leak_warning(source: DataSource, split: Split, rows: Sequence[VideoRow], com
     """One line for the start of training, "" where nothing leaks: recordings, and files that are equal, in more than
     one part. Where too many files have equal rows in the manifest to be read in a moment, recordings alone are said.
     """
-    judge = judge_sharing(source, split, rows)
+    judge = partial(leak_level, official=is_official(source, split), tested=tested_parts(rows))
     suspects = _possibly_equal(split, [row for row in rows if row.source_bytes])
     readable = sum(row.source_bytes for row in suspects) <= READ_AT_START
     equal = same_files({row.video: source.videos / row.video for row in suspects}) if readable else []

@@ -8,13 +8,13 @@ from common.files import printable
 from dataloaders.audit.findings import KINDS, SHARING, Finding, is_official
 from dataloaders.audit.probe import VideoInfo
 from dataloaders.sources.data_source import DataSource
-from dataloaders.sources.splits import Split, Video
+from dataloaders.sources.layout import Video
+from dataloaders.sources.splits import Split
 
 FORMAT = 1  # of the JSON: a key that changes its meaning counts it up
 PART_NAMES = ("train", "val", "test", "unused")
 SHOWN_CLASSES = 24
 SHOWN_FINDINGS = 8
-PUBLISHED = " (UCF101 itself has some: with its lists as 'splits' in mypath.py they are said and are no error)"
 WIDTH = 100  # of the table; findings are as wide as the names in them
 
 
@@ -139,7 +139,7 @@ def _verdict(audit: Audit) -> str:
     if any(finding.kind == "shared_recording" for finding in audit.leaks):
         advice.append("put all videos of a recording into one part (--split random does)")
     if any(finding.kind == "shared_file" for finding in audit.leaks):
-        advice.append("keep one of each set of equal files" + PUBLISHED * (audit.source.layout == "ucf101"))
+        advice.append("keep one of each set of equal files" + audit.source.kind.duplicates_note)
     return f"Split {name} LEAKS: its accuracy will be too good. To mend it, {'; '.join(advice)}."
 
 

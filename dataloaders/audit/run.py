@@ -11,9 +11,9 @@ from dataloaders.audit.report import Audit
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
-from dataloaders.sources.data_source import DataSource, find_videos
-from dataloaders.sources.listed import read_video_list, with_groups
-from dataloaders.sources.naming import class_names
+from dataloaders.sources.data_source import DataSource, class_names
+from dataloaders.sources.find import find_videos
+from dataloaders.sources.list_rows import read_video_list, with_groups
 from dataloaders.sources.splits import split_videos
 
 

@@ -11,7 +11,6 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,90 +20,22 @@ from common.console import progress
 from common.errors import UserError
 from common.files import ROOT
 from dataloaders.download.archives import install_advice, needs_unpacker, rar_tools, unpack
-from dataloaders.download.http import Archive, Unreachable, check, fetch, num_bytes_there, size
-from dataloaders.sources.folder import LIST_FILES, class_folders, video_files
+from dataloaders.download.http import Unreachable, check, fetch, num_bytes_there, size
+from dataloaders.sources.folder import class_folders, video_files
+from dataloaders.sources.layout import Archive, Layout, layouts
 
-
-@dataclass(frozen=True)
-class DataSet:
-    """layout: its name in mypath.py; num_videos, num_classes and num_lists: what there is when all is there."""
-
-    layout: str
-    page: str
-    videos: Archive
-    lists: Archive
-    num_videos: int
-    num_classes: int
-    num_lists: int
-    unpacked: int  # bytes
-
-
-CRCV = "https://www.crcv.ucf.edu"
-# Brown's own server has lost the files of 2013; the Serre lab keeps them on Hugging Face now.
-SERRE = "https://huggingface.co/datasets/Serrelab/hmdb51/resolve/main"
-BROWN = "https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
-
-# The checksums are those of torchvision's prototype data sets.
-DATA_SETS = {
-    "ucf101": DataSet(
-        layout="ucf101",
-        page="https://www.crcv.ucf.edu/data/UCF101.php",
-        videos=Archive(
-            "UCF101.rar",
-            "UCF-101",
-            (f"{CRCV}/data/UCF101/UCF101.rar", f"{CRCV}/datasets/human-actions/ucf101/UCF101.rar"),
-            "ca8dfadb4c891cb11316f94d52b6b0ac2a11994e67a0cae227180cd160bd8e55",
-            6_932_971_618,
-        ),
-        lists=Archive(
-            "UCF101TrainTestSplits-RecognitionTask.zip",
-            "ucfTrainTestlist",
-            (
-                f"{CRCV}/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
-                f"{CRCV}/wp-content/uploads/2019/03/UCF101TrainTestSplits-RecognitionTask.zip",
-            ),
-            "5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
-            114_000,
-        ),
-        num_videos=13_320,
-        num_classes=101,
-        num_lists=3,
-        unpacked=7_300_000_000,
-    ),
-    "hmdb51": DataSet(
-        layout="hmdb51",
-        page="https://serre.lab.brown.edu/hmdb51.html",
-        videos=Archive(
-            "hmdb51_org.rar",
-            "hmdb51",
-            (f"{SERRE}/hmdb51_org.rar", f"{BROWN}/hmdb51_org.rar"),
-            "9e714a0d8b76104d76e932764a7ca636f929fff66279cda3f2e326fa912a328e",
-            2_130_000_000,
-        ),
-        lists=Archive(
-            "test_train_splits.rar",
-            "testTrainMulti_7030_splits",
-            (f"{SERRE}/test_train_splits.rar", f"{BROWN}/test_train_splits.rar"),
-            "229c94f845720d01eb3946d39f39292ea962d50a18136484aa47c1eba251d2b7",
-            200_000,
-        ),
-        num_videos=6_766,
-        num_classes=51,
-        num_lists=51,
-        unpacked=2 * 2_200_000_000,  # the 51 archives in the archive, and what is in them
-    ),
-}
+DOWNLOADS = {name: kind for name, kind in layouts().items() if kind.download}
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     folder = Path(args.to).expanduser().resolve() if args.to else ROOT / "data"
-    download(DATA_SETS[args.name], folder, args.mirror, args.lists_only, args.check_certificate)
+    download(DOWNLOADS[args.name], folder, args.mirror, args.lists_only, args.check_certificate)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=DATA_SETS, help="which data set")
+    parser.add_argument("name", choices=DOWNLOADS, help="which data set")
     parser.add_argument("--to", metavar="DIR", help="where archives and videos go (default: data, in the project)")
     parser.add_argument(
         "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
@@ -120,11 +51,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def download(
-    data: DataSet, folder: Path, mirror: str | None = None, lists_only: bool = False, check_certificate: bool = True
+    kind: Layout, folder: Path, mirror: str | None = None, lists_only: bool = False, check_certificate: bool = True
 ) -> None:
     """Brings the lists and the videos into `folder`, as far as they are not there yet. Raises UserError with what to do
     by hand where the network does not allow it."""
-    archives = [archive for archive in (data.lists, data.videos) if not _is_whole(data, archive, folder)]
+    data = kind.download
+    archives = [archive for archive in (data.lists, data.videos) if not _is_whole(kind, archive, folder)]
     if lists_only:
         archives = [archive for archive in archives if archive is data.lists]
     if not archives:
@@ -132,17 +64,17 @@ def download(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".download.lock", timeout=0):
-            _bring(data, archives, folder, mirror, check_certificate)
+            _bring(kind, archives, folder, mirror, check_certificate)
     except Timeout as error:
         raise UserError(f"Another process is fetching into {folder} right now. Wait until it is done.") from error
-    _say_entry(data, folder, lists_only)
+    _say_entry(kind, folder, lists_only)
 
 
 def _bring(
-    data: DataSet, archives: Sequence[Archive], folder: Path, mirror: str | None, check_certificate: bool
+    kind: Layout, archives: Sequence[Archive], folder: Path, mirror: str | None, check_certificate: bool
 ) -> None:
     if archives:
-        _say_space(data, archives, folder)
+        _say_space(kind, archives, folder)
     if not rar_tools() and any(needs_unpacker(folder / archive.name) for archive in archives):
         raise UserError(f"No program here unpacks .rar. {install_advice()} Then give the same command again.")
     for archive in archives:
@@ -151,27 +83,28 @@ def _bring(
             try:
                 fetch(archive, path, mirror, check_certificate)
             except Unreachable as error:
-                _say_by_hand(archives, folder, data.page)
+                _say_by_hand(archives, folder, kind.download.page)
                 raise UserError(f"{archive.name} could not be fetched: {error}.") from error
         check(archive, path)
-        _unpack_whole(data, archive, folder)
+        _unpack_whole(kind, archive, folder)
 
 
-def _is_whole(data: DataSet, archive: Archive, folder: Path) -> bool:
+def _is_whole(kind: Layout, archive: Archive, folder: Path) -> bool:
     """Whether what an archive holds is there. Raises UserError where something else is in its place."""
     unpacked = folder / archive.folder
     if not unpacked.exists():
         return False
-    what = _what_is_missing(data, archive, unpacked)
+    what = _what_is_missing(kind, archive, unpacked)
     if what:
         raise UserError(f"{unpacked} {what}. Move it away, or choose another folder: --to DIR")
     return True
 
 
-def _what_is_missing(data: DataSet, archive: Archive, unpacked: Path) -> str:
+def _what_is_missing(kind: Layout, archive: Archive, unpacked: Path) -> str:
+    data = kind.download
     if archive is data.lists:
-        found = len(list(unpacked.glob(LIST_FILES[data.layout])))
-        return "" if found >= data.num_lists else f"has {found} of {data.num_lists} lists {LIST_FILES[data.layout]}"
+        found = len(list(unpacked.glob(kind.list_files)))
+        return "" if found >= data.num_lists else f"has {found} of {data.num_lists} lists {kind.list_files}"
     folders = [path for _, path in class_folders(unpacked)]
     found = sum(len(video_files(path)) for path in folders)
     if found >= data.num_videos and len(folders) >= data.num_classes:
@@ -179,8 +112,9 @@ def _what_is_missing(data: DataSet, archive: Archive, unpacked: Path) -> str:
     return f"has {found:,} of {data.num_videos:,} videos in {len(folders)} of {data.num_classes} classes"
 
 
-def _say_space(data: DataSet, archives: Sequence[Archive], folder: Path) -> None:
+def _say_space(kind: Layout, archives: Sequence[Archive], folder: Path) -> None:
     """Size and free space, before anything is fetched. Raises UserError where the disk is too small."""
+    data = kind.download
     to_fetch = sum(archive.about - num_bytes_there(folder / archive.name) for archive in archives)
     need = max(to_fetch, 0) + (data.unpacked if data.videos in archives else 0)
     free = shutil.disk_usage(folder).free
@@ -194,7 +128,7 @@ def _say_space(data: DataSet, archives: Sequence[Archive], folder: Path) -> None
     print(f"Its disk has {size(free)} free.")
 
 
-def _unpack_whole(data: DataSet, archive: Archive, folder: Path) -> None:
+def _unpack_whole(kind: Layout, archive: Archive, folder: Path) -> None:
     """<folder>/<archive.folder>, whole or not at all."""
     temporary = folder / f".{archive.folder}.part"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -208,7 +142,7 @@ def _unpack_whole(data: DataSet, archive: Archive, folder: Path) -> None:
                 path.unlink()
         found = temporary / archive.folder
         found = found if found.is_dir() else temporary
-        missing = _what_is_missing(data, archive, found)
+        missing = _what_is_missing(kind, archive, found)
         if missing:
             raise UserError(f"{folder / archive.name}, unpacked, {missing}.")
         found.rename(folder / archive.folder)
@@ -224,7 +158,8 @@ def _say_by_hand(archives: Sequence[Archive], folder: Path, page: str) -> None:
     print("and give the same command again: it checks and unpacks what is there.\n")
 
 
-def _say_entry(data: DataSet, folder: Path, lists_only: bool) -> None:
+def _say_entry(kind: Layout, folder: Path, lists_only: bool) -> None:
+    data = kind.download
     videos, frames, lists = (
         json.dumps((folder / name).as_posix(), ensure_ascii=False)
         for name in (data.videos.folder, f"{data.videos.folder}-frames", data.lists.folder)
@@ -237,13 +172,13 @@ def _say_entry(data: DataSet, folder: Path, lists_only: bool) -> None:
         taken = size(sum(path.stat().st_size for path in left))
         print(f"No longer needed ({taken}): {', '.join(path.name for path in left)}")
     print("In mypath.py, as an entry of DATASETS:")
-    print(f'    "{data.layout}": {{')
-    print(f'        "layout": "{data.layout}",')
+    print(f'    "{kind.name}": {{')
+    print(f'        "layout": "{kind.name}",')
     print(f'        "videos": {videos},')
     print(f'        "frames": {frames},')
     print(f'        "splits": {lists},')
     print('        "flip": True,\n    },')
-    print(f"and then: python train.py --dataset {data.layout}")
+    print(f"and then: python train.py --dataset {kind.name}")
 
 
 if __name__ == "__main__":

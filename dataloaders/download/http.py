@@ -8,26 +8,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from common.console import gigabytes, progress
 from common.errors import Stopped, UserError, out_of_space
+from dataloaders.sources.layout import Archive
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte, after which a connection counts as lost
 TRIES = 5  # connections lost without a byte gained, before it is given up
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to fetch. urls: where it is, best first; folder: what it unpacks to; about: its size, known or nearly."""
-
-    name: str
-    folder: str
-    urls: tuple[str, ...]
-    sha256: str
-    about: int
 
 
 def size(num_bytes: float) -> str:

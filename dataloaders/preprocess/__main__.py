@@ -15,7 +15,7 @@ from common.files import ROOT
 from dataloaders.frames.settings import DEFAULT_SIZE, Settings, parse_size
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import read_shard
-from dataloaders.sources.data_source import find_source
+from dataloaders.sources.find import find_source
 from dataloaders.sources.splits import SPLITS
 
 

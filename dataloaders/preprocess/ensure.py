@@ -18,7 +18,8 @@ from dataloaders.preprocess.locks import LOCK
 from dataloaders.preprocess.plan import has_content
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import Shard, shard_state
-from dataloaders.sources.data_source import DataSource, changed_since, find_videos
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import changed_since, find_videos
 from dataloaders.sources.splits import split_videos
 from dataloaders.video import VideoError, VideoReader
 

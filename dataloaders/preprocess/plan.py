@@ -15,7 +15,8 @@ from dataloaders.preprocess import messages
 from dataloaders.preprocess.locks import LOCK
 from dataloaders.preprocess.shards import Shard
 from dataloaders.preprocess.worker import Job
-from dataloaders.sources.data_source import DataSource, SourceVideo, still_valid
+from dataloaders.sources.data_source import DataSource, SourceVideo
+from dataloaders.sources.find import still_valid
 
 
 @dataclass(frozen=True)

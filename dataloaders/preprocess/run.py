@@ -27,7 +27,8 @@ from dataloaders.preprocess.plan import (
 )
 from dataloaders.preprocess.shards import Shard, check_division, merge_shards, shard_state
 from dataloaders.preprocess.worker import Limits, extract_all
-from dataloaders.sources.data_source import DataSource, SourceVideo, find_videos
+from dataloaders.sources.data_source import DataSource, SourceVideo
+from dataloaders.sources.find import find_videos
 from dataloaders.sources.splits import split_videos
 
 

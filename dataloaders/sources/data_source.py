@@ -1,40 +1,20 @@
-"""A data set as its owner has it: a folder of class folders with videos, or a list of them; and where its frames go."""
+"""A data set as its owner has it: videos in class folders or in a list, and the folder of their frames."""
 
-import glob
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from common.console import plural, print_once
-from common.errors import UsageError, UserError, unknown_name
-from dataloaders.frames import manifest
-from dataloaders.frames.manifest import VideoRow
+from common.class_names import read_class_names
 from dataloaders.frames.settings import DEFAULT_SIZE, FrameSize, size_name
-from dataloaders.sources.folder import (
-    VIDEO_SUFFIXES,
-    class_folders,
-    find_lists,
-    packed_videos,
-    stray_videos,
-    subfolders,
-    unpack_commands,
-    video_files,
-    why_no_videos,
-)
-from dataloaders.sources.listed import listed_videos, read_video_list
-from dataloaders.sources.naming import group_of, layout_of
-from dataloaders.sources.video_list import SUFFIXES, check_files
-
-LAYOUTS = ("ucf101", "hmdb51", "folder")
-KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
+from dataloaders.sources.layout import Layout, layout
+from dataloaders.sources.video_list import class_file
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data set.
+    """A data set as its owner has it.
 
-    layout   ucf101: files are named v_<Class>_gNN_cNN; hmdb51: official list files decide; folder: anything else
+    layout   "ucf101", "hmdb51", ...: names, groups and official splits are those of that data set; "folder": any other
     videos   <videos>/<class>/<video>, or <videos>/<train|val|test>/<class>/<video>; with a list, what its paths count
              from
     frames   where its frames lie at 171x128; other sizes go beside it, with the size in the name
@@ -42,7 +22,7 @@ class DataSource:
     flip     whether a mirrored video still shows the same action; None: not known
     groups   regular expression on the file name without ending; videos whose match (first bracket, if any) is equal
              were cut from one recording and stay together in every split. None: each video is its own group
-    list     text or csv file with a line a video (see lists.py), instead of class folders
+    list     text or csv file with a line a video (see video_list.py), instead of class folders
     classes  file that names the classes of a list, in their order
     """
 
@@ -56,6 +36,11 @@ class DataSource:
     frames_given: bool = False  # by --frames: that very folder, whatever the size
     list: Path | None = None
     classes: Path | None = None
+
+    @property
+    def kind(self) -> Layout:
+        """What is true of this data set's layout."""
+        return layout(self.layout)
 
     @property
     def address(self) -> str:
@@ -83,253 +68,31 @@ class SourceVideo:
         return Path(self.video).stem
 
 
-def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | None = None) -> DataSource:
-    """A name from mypath.py, a folder of class folders, or a list. Relative paths in mypath.py count from its own
-    folder.
+def group_of(source: DataSource, label: str, stem: str) -> str:
+    """The recording that a video was cut from: mypath.py's 'groups' where that matches the name, else the layout's."""
+    match = re.search(source.groups, stem) if source.groups is not None else None
+    if match:
+        return next((part for part in match.groups() if part is not None), match.group(0))
+    return f"{label}/{stem}" if source.groups is not None else source.kind.group(label, stem)
 
-    frames: where its frames lie instead (--frames). Where they are there, the folder of the videos need not be.
+
+def class_names(source: DataSource, labels: set[str]) -> list[str]:
+    """Classes in the data set's own order, which gives them their ids.
+
+    That of classInd.txt where it lies with the official lists, or of a list's class file; else alphabetical without
+    regard to case (Hammering before HammerThrow, as in classInd.txt). Numeric labels of a list are sorted as numbers.
     """
-    if name in datasets:
-        return with_frames(_from_mypath(name, datasets[name], root), frames)
-
-    path = Path(name).expanduser().resolve()
-    listed = path.is_file() or path.suffix.lower() in SUFFIXES
-    source = DataSource(
-        name=path.stem if listed else path.name,
-        videos=path.parent if listed else path,
-        frames=path.with_name(f"{path.stem if listed else path.name}-frames"),
-        list=path if listed else None,
-    )
-    source = with_frames(source, frames)
-    if path.is_file():
-        _refuse_video(path)
-        return _with_layout(source)
-    if path.is_dir():
-        _refuse_flat_folder(path)
-        return _with_layout(source)
-
-    usual = source.frames.name
-    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
-    extracted = [folder for folder in extracted if folder.is_dir()]
-    if extracted:
-        return _with_layout_of_frames(source, extracted[0])
-    if listed:
-        raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
-    if "/" in name or "\\" in name or name.startswith("."):
-        raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
-    raise UsageError(
-        unknown_name("data set", name, sorted(datasets)) + " A folder of class folders works too: --dataset my/videos"
-    )
+    own = class_file(source.list, source.classes) if source.list else None
+    official = source.splits / "classInd.txt" if source.splits is not None else None
+    ordered = _ordered_by(own, labels) if own is not None else None
+    if ordered is None and source.list is not None and all(label.isdecimal() for label in labels):
+        return sorted(labels, key=int)
+    if ordered is None and official is not None and official.is_file():
+        ordered = _ordered_by(official, labels)
+    return ordered or sorted(labels, key=lambda name: (name.lower(), name))
 
 
-def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
-    unknown = set(entry) - set(KEYS)
-    if unknown:
-        raise UserError(f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. Known keys: {', '.join(KEYS)}.")
-    if not entry.get("videos") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
-    if entry.get("classes") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
-    listed = _path(entry["list"], root) if entry.get("list") else None
-    videos = _path(entry["videos"], root) if entry.get("videos") else listed.parent
-    layout = entry.get("layout", "folder")
-    if layout not in LAYOUTS:
-        raise UserError(f"mypath.py: '{name}' has the layout '{layout}'. Known layouts: {', '.join(LAYOUTS)}.")
-    groups = entry.get("groups")
-    if groups is not None:
-        try:
-            re.compile(groups)
-        except re.error as error:
-            raise UserError(f"mypath.py: groups={groups!r} of '{name}' is no regular expression: {error}.") from error
-    beside = listed.with_name(f"{listed.stem}-frames") if listed else videos.with_name(f"{videos.name}-frames")
-    source = DataSource(
-        name=name,
-        videos=videos,
-        frames=_path(entry["frames"], root) if "frames" in entry else beside,
-        layout=layout,
-        splits=_path(entry["splits"], root) if entry.get("splits") else None,
-        flip=entry.get("flip"),
-        groups=groups,
-        list=listed,
-        classes=_path(entry["classes"], root) if entry.get("classes") else None,
-    )
-    if listed is not None and listed.is_file() and "layout" not in entry:
-        return _with_layout(source)
-    return with_lists(source)
-
-
-def _path(value: str | Path, root: Path) -> Path:
-    return root / Path(value).expanduser()
-
-
-def _refuse_video(path: Path) -> None:
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        raise UserError(f"{path} is a single video. --dataset takes a folder of class folders, or a list (.csv, .txt).")
-
-
-def _refuse_flat_folder(folder: Path) -> None:
-    if not subfolders(folder):
-        why = why_no_videos(folder, folder)
-        example = f"A data set is a folder of class folders: {folder.name}/<class>/<video>."
-        raise UserError(why or f"{folder} has no folders in it. {example}")
-
-
-def _with_layout(source: DataSource) -> DataSource:
-    """ucf101 where videos are named v_<Class>_gNN_cNN, hmdb51 where they are named as HMDB51 names them; else folder.
-
-    A few that are not so named do not change it: taken as folder, the whole set would be divided without regard to its
-    groups. find_videos then says which they are. A list that says its split keeps to it.
-    """
-    if source.list is not None:
-        listed = read_video_list(source)
-        if listed.has_split:
-            return source
-        layout = layout_of([Path(video.video).stem for video in listed.videos])
-    else:
-        layout = detect_layout(source.videos)
-    return with_lists(replace(source, layout=layout))
-
-
-def detect_layout(videos: Path) -> str:
-    return layout_of([path.stem for _, folder in class_folders(videos) for path in video_files(folder)])
-
-
-def with_lists(source: DataSource) -> DataSource:
-    """The same data set with the folder that really holds its official lists: the one that was named, or one in it;
-    where none is named for HMDB51, which has no rule to do without, one among the videos, beside them or beside the
-    frames."""
-    if source.layout not in ("ucf101", "hmdb51"):
-        return source
-    if source.splits is not None:
-        return replace(source, splits=find_lists(source.layout, source.splits) or source.splits)
-    if source.layout == "hmdb51":
-        return replace(source, splits=find_lists("hmdb51", source.videos, source.videos.parent, source.frames.parent))
-    return source
-
-
-def _with_layout_of_frames(source: DataSource, frames: Path) -> DataSource:
-    """Where nothing but the frames is left. A list that said its split has left that in the manifest."""
-    if (frames / manifest.NAME).is_file():
-        rows = manifest.read_manifest(frames)
-        if source.list is not None and any(row.given for row in rows):
-            return source
-        names = [Path(row.video).stem for row in rows]
-    else:
-        names = [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
-    return with_lists(replace(source, layout=layout_of(names)))
-
-
-def find_videos(source: DataSource, empty_too: bool = False) -> list[SourceVideo]:
-    """Every file that may be a video, sorted by path; with a list, those that it names. Raises UserError for a missing
-    folder or file, for an empty class (unless empty_too), and for lines that contradict each other. Says what it leaves
-    out."""
-    if source.list is not None:
-        found = _listed_videos(source)
-    else:
-        if not source.videos.is_dir():
-            raise UserError(_missing_videos(source))
-        found = _videos_in_folders(source, empty_too)
-    _check_groups(source, found)
-    return found
-
-
-def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]:
-    found = []
-    folders = class_folders(source.videos)
-    empty = [folder for _, folder in folders if not video_files(folder)]
-    if empty and not (empty_too and len(empty) < len(folders)):
-        raise UserError(
-            why_no_videos(empty[0], source.videos)
-            or f"The class folder {empty[0]} has no videos in it (hidden files do not count). Put its videos there, "
-            "or remove the folder."
-        )
-    for given, folder in folders:
-        files = video_files(folder)
-        for path in files:
-            group = group_of(source, folder.name, path.stem)
-            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, group, given))
-    if not found:
-        why = why_no_videos(source.videos, source.videos)
-        raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")
-    stray = stray_videos(source.videos, [folder for _, folder in folders])
-    if stray:
-        first = stray[0].relative_to(source.videos).as_posix()
-        number = plural(len(stray), "video")
-        print_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
-    _refuse_doubled_parts(found)
-    return found
-
-
-def _listed_videos(source: DataSource) -> list[SourceVideo]:
-    check_files(read_video_list(source), source.videos)
-    found = [SourceVideo(video.video, video.label, video.group, video.given) for video in listed_videos(source)]
-    return sorted(found, key=lambda video: video.video)
-
-
-def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
-    """A pattern that matches nothing would put one recording into training and test without a word."""
-    if source.groups is None:
-        return
-    missed = [video.video for video in videos if not re.search(source.groups, Path(video.video).stem)]
-    if len(missed) == len(videos):
-        raise UserError(
-            f"mypath.py: groups r'{source.groups}' of '{source.name}' matches none of the {len(videos)} names "
-            f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
-        )
-    if missed:
-        print_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
-
-
-def _missing_videos(source: DataSource) -> str:
-    if source.videos.as_posix().startswith("/path/to/"):
-        return (
-            f"mypath.py is not edited yet: it says that the videos of '{source.name}' lie in {source.videos}. "
-            "Put their real folder there, fetch them (python -m dataloaders.download, for UCF101 and HMDB51), or try "
-            "the generated data set: --dataset demo"
-        )
-    packed = packed_videos(source.videos)
-    if packed:
-        commands = unpack_commands(packed[0].parent, packed)
-        return f"There is no folder {source.videos}, but {packed[0]}, which is not unpacked. Run: {commands}"
-    return (
-        f"There is no folder {source.videos}, where the videos of '{source.name}' should lie. "
-        "Correct it in mypath.py, or put the videos there."
-    )
-
-
-def _refuse_doubled_parts(videos: list[SourceVideo]) -> None:
-    """`val/` and `validation/` in one folder would both extract to val/<class>/<video>."""
-    parts: dict[tuple[str, str], str] = {}
-    for video in videos:
-        if video.given:
-            first = parts.setdefault((video.given, video.label), video.video.split("/")[0])
-            if first != video.video.split("/")[0]:
-                raise UserError(f"Both {first}/ and {video.video.split('/')[0]}/ are there. Keep one of them.")
-
-
-def with_frames(source: DataSource, frames: str | None) -> DataSource:
-    """The same data set with its frames elsewhere (--frames)."""
-    return replace(source, frames=Path(frames).expanduser().resolve(), frames_given=True) if frames else source
-
-
-def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: dict[str, int]) -> dict[str, VideoRow]:
-    """Rows of earlier runs whose videos are there with the same number of bytes and the same class, by path; with the
-    group and the part that a list gives them now."""
-    now = {video.video: video for video in videos}
-    valid = {}
-    for row in rows:
-        video = now.get(row.video)
-        if video is not None and row.source_bytes == sizes[row.video] and row.label == video.label:
-            same = (row.group, row.given) == (video.group, video.given)
-            valid[row.video] = row if same else replace(row, group=video.group, given=video.given)
-    return valid
-
-
-def changed_since(source: DataSource, seconds: float) -> bool:
-    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
-    if source.list is not None:
-        return source.list.is_file() and source.list.stat().st_mtime > seconds
-    if not source.videos.is_dir():
-        return False
-    folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]
-    return any(folder.stat().st_mtime > seconds for folder in folders)
+def _ordered_by(file: Path, labels: set[str]) -> list[str] | None:
+    """The labels in the order of a class file; None where it does not name all of them."""
+    names = read_class_names(file)
+    return [names[n] for n in sorted(names) if names[n] in labels] if labels <= set(names.values()) else None

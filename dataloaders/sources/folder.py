@@ -5,19 +5,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from dataloaders.sources.layout import Layout, layouts
 from dataloaders.video import is_video_name
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv .3gp .ts .mts .gif".split())
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
 ARCHIVE_SUFFIXES = frozenset(".rar .zip .7z .tar .tgz .gz".split())
-
-# A file of each data set's official lists, and the names of the folders that the official archives unpack to.
-LIST_FILES = {"ucf101": "trainlist0*.txt", "hmdb51": "*_test_split1.txt"}
-LIST_FOLDERS = {
-    "ucf101": ("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask"),
-    "hmdb51": ("testTrainMulti_7030_splits", "test_train_splits"),
-}
 
 
 def class_folders(videos: Path) -> list[tuple[str, Path]]:
@@ -68,22 +62,22 @@ def stray_videos(videos: Path, folders: list[Path]) -> list[Path]:
     ]
 
 
-def find_lists(layout: str, *places: Path) -> Path | None:
-    """The folder with the official lists of "ucf101" or "hmdb51": one of the places, or a folder in one of them, one or
-    two deep (archives are unpacked with and without a folder around)."""
+def find_lists(kind: Layout, *places: Path) -> Path | None:
+    """The folder with a data set's official lists: one of the places, or a folder in one of them, one or two deep
+    (archives are unpacked with and without a folder around)."""
     for place in places:
-        named = [place / name for name in LIST_FOLDERS[layout]]
+        named = [place / name for name in kind.list_folders]
         for folder in [place, *named, *(inner for name in named for inner in _subfolders_or_none(name))]:
-            if _holds_lists(layout, folder):
+            if _holds_lists(kind, folder):
                 return folder
         for folder in _subfolders_or_none(place):
-            if _holds_lists(layout, folder):
+            if _holds_lists(kind, folder):
                 return folder
     return None
 
 
-def _holds_lists(layout: str, folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob(LIST_FILES[layout]))
+def _holds_lists(kind: Layout, folder: Path) -> bool:
+    return folder.is_dir() and any(folder.glob(kind.list_files))
 
 
 def _subfolders_or_none(folder: Path) -> list[Path]:
@@ -92,8 +86,8 @@ def _subfolders_or_none(folder: Path) -> list[Path]:
 
 def holds_lists_only(folder: Path) -> bool:
     """Whether a folder among the class folders is one of list files, with or without a folder around them."""
-    layout = next((layout for layout, names in LIST_FOLDERS.items() if folder.name in names), None)
-    return layout is not None and find_lists(layout, folder) is not None and not video_files(folder)
+    kind = next((kind for kind in layouts().values() if folder.name in kind.list_folders), None)
+    return kind is not None and find_lists(kind, folder) is not None and not video_files(folder)
 
 
 def why_no_videos(folder: Path, root: Path) -> str:
@@ -118,12 +112,12 @@ def why_no_videos(folder: Path, root: Path) -> str:
 
 
 def unpack_commands(folder: Path, archives: list[Path]) -> str:
-    """What to type to unpack archives where they lie: hmdb51_org.rar holds 51 archives, one a class."""
+    """Shell commands that unpack archives where they lie."""
     go = f"cd {shlex.quote(str(folder))}"
-    whole = next((path.name for path in archives if path.name.lower() == "hmdb51_org.rar"), None)
-    if whole is not None:
-        inner = f'unrar x ../{whole} && for f in *.rar; do unrar x "$f" && rm "$f"; done'
-        return f"{go} && mkdir -p hmdb51 && cd hmdb51 && {inner}; cd .."
+    for path in archives:
+        for kind in layouts().values():
+            if commands := kind.unpack_commands(path.name.lower()):
+                return f"{go} && {commands}"
     if len(archives) > 1 and all(path.suffix.lower() == ".rar" for path in archives):
         return f'{go} && for f in *.rar; do unrar x "$f"; done'
     commands = {".rar": "unrar x", ".zip": "unzip", ".7z": "7z x"}
@@ -137,8 +131,8 @@ def _archives(folder: Path) -> list[Path]:
 
 
 def packed_videos(videos: Path) -> list[Path]:
-    """Archives of UCF101 or HMDB51 that lie where a folder of videos is missing, or in it."""
-    names = ("ucf101.rar", "hmdb51_org.rar")
+    """Archives of known data sets that lie where a folder of videos is missing, or in it."""
+    names = {kind.download.videos.name.lower() for kind in layouts().values() if kind.download}
     places = [place for place in (videos, videos.parent) if place.is_dir()]
     return [path for place in places for path in _archives(place) if path.name.lower() in names]
 

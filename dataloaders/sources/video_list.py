@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.class_names import read_class_names
 from common.errors import UserError
 from dataloaders.sources.folder import PARTS
 
@@ -251,7 +252,7 @@ def _with_class_names(path: Path, videos: list[ListedVideo], classes: Path | Non
             f"Note: the labels of {path.name} are numbers, and no {CLASS_FILES[0]} beside it names them: the numbers "
             "are the names of the classes."
         )
-    names = _numbered_names(file)
+    names = read_class_names(file)
     unnamed = next((video for video in videos if int(video.label) not in names), None)
     if unnamed is not None:
         raise UserError(
@@ -266,7 +267,7 @@ def _with_class_names(path: Path, videos: list[ListedVideo], classes: Path | Non
 
 
 def _known(videos: list[ListedVideo], path: Path, classes: Path) -> list[ListedVideo]:
-    names = set(read_class_names(classes))
+    names = set(read_class_names(classes).values())
     unknown = next((video for video in videos if video.label not in names), None)
     if unknown is not None:
         raise UserError(f"{path}, line {unknown.line}: the label '{unknown.label}' is not in {classes}.")
@@ -279,24 +280,3 @@ def class_file(path: Path, classes: Path | None) -> Path | None:
         return classes
     beside = [path.with_name(name) for name in CLASS_FILES]
     return next((file for file in beside if file.is_file() and file != path), None)
-
-
-def read_class_names(file: Path) -> list[str]:
-    """Names of classes in the order of their numbers."""
-    names = _numbered_names(file)
-    return [names[number] for number in sorted(names)]
-
-
-def _numbered_names(file: Path) -> dict[int, str]:
-    """{number: name} of a file with a name a line, counted from 0, or `number name` as in UCF101's classInd.txt."""
-    lines = [line for _, line in _read_lines(file)] if file.is_file() else None
-    if not lines:
-        raise UserError(f"{file} names no class. A name a line is looked for, or `number name`.")
-    numbered = [re.fullmatch(r"\s*(\d+)[\s,]+(\S.*?)\s*", line) for line in lines]
-    if all(numbered):
-        names = {int(match.group(1)): match.group(2) for match in numbered}
-    else:
-        names = dict(enumerate(line.strip() for line in lines))
-    if len(names) < len(lines) or len(set(names.values())) < len(lines):
-        raise UserError(f"{file} has a number or a name twice.")
-    return names

@@ -1,0 +1,12 @@
+"""Evaluation of checkpoints and exported files on videos.
+
+evaluate      probabilities of clips -> accuracies of videos
+metrics       top-k and means on the device
+bootstrap     confidence intervals
+leaks         test recordings that training has seen
+report        files of an evaluation
+confusion     confusion matrix as picture and csv
+worst_videos  picture of the most certain mistakes
+summary       the lines that evaluate.py prints
+published     accuracies from papers
+"""

@@ -1,9 +1,7 @@
 """Whether a checkpoint has seen what it is to be tested on."""
 
-from dataloaders.dataset import FrameSet
+from dataloaders.frame_set import FrameSet
 from dataloaders.sources.data_source import DataSource
-
-GIVEN_NAMES = ("ucf101", "hmdb51")  # layouts whose recordings are called the same in every copy
 
 
 def knows_its_training(checkpoint: dict) -> bool:
@@ -12,7 +10,7 @@ def knows_its_training(checkpoint: dict) -> bool:
 
 def names_recordings(source: DataSource) -> bool:
     """Whether a video's name says which recording it was cut from; else each is taken for its own, by its name."""
-    return source.layout in GIVEN_NAMES or source.groups is not None
+    return source.kind.same_groups or source.groups is not None
 
 
 def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool) -> str | None:
@@ -23,7 +21,7 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
     or on one with the same names; elsewhere equal names mean nothing.
     """
     seen = checkpoint.get("split") or {}
-    if not same_data and frame_set.source.layout not in GIVEN_NAMES:
+    if not same_data and not frame_set.source.kind.same_groups:
         return None
     tested, name = {row.group for row in frame_set.part(part)}, frame_set.split.name
     of_run = set(seen.get("training_groups", []))

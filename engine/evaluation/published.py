@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from dataloaders.dataset import FrameSet
+from dataloaders.frame_set import FrameSet
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from common.drawing import save_picture
 from common.files import write_atomically
-from dataloaders.dataset import FrameSet
+from dataloaders.frame_set import FrameSet
 from engine.evaluation.bootstrap import CONFIDENCE, SAMPLES, accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_csv, confusion_matrix, draw_confusion, most_confused
 from engine.evaluation.worst_videos import draw_worst

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from common.drawing import BLACK, GREY, canvas, draw_text, fitting, text_width
-from dataloaders.dataset import FrameSet
+from dataloaders.frame_set import FrameSet
 from dataloaders.frames.manifest import VideoRow
 
 FRAME_HEIGHT, FRAMES, GAP, MARGIN = 90, 5, 3, 16

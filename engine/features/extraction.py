@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from dataloaders.dataset import FrameSet
+from dataloaders.dataset import WindowDataset
+from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader
 from dataloaders.transforms import to_model_input
-from dataloaders.windows import WindowDataset
 from engine.features.pooling import pool_windows
 from engine.features.store import Described, FeatureWriter
 from engine.inference.read_ahead import read_ahead

@@ -10,15 +10,14 @@ import numpy as np
 
 from common.console import plural
 from common.errors import UserError
-from dataloaders.sources.data_source import DataSource, SourceVideo, with_lists
-from dataloaders.sources.naming import class_names, group_of, layout_of
+from dataloaders.sources.data_source import DataSource, SourceVideo, class_names, group_of
+from dataloaders.sources.find import with_lists
+from dataloaders.sources.layout import layout_of
 from dataloaders.sources.splits import Split, split_videos
 from engine.evaluation.bootstrap import accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_matrix
 from engine.features.store import Described, list_features, load_features
 from engine.features.svm import LinearSvm, Pca, fit_pca, fit_svm, search_c
-
-OFFICIAL = ("1", "2", "3")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str |
     """Why the accuracy would mean nothing: the network of these descriptors was trained on test recordings."""
     trained = settings.get("trained_on") or {}
     groups = set(trained.get("groups", []))
-    same = trained.get("dataset") == data.source.name or data.source.layout in ("ucf101", "hmdb51")
+    same = trained.get("dataset") == data.source.name or data.source.kind.same_groups
     if not groups or not same:
         return None
     split = split_videos(data.source, data.videos, split_name, val="none")

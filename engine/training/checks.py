@@ -11,7 +11,8 @@ from common.errors import UserError
 from common.files import relative_to_cwd
 from common.torchrun import world_size
 from dataloaders.audit.findings import leak_warning
-from dataloaders.dataset import FrameSet, TrainDataset
+from dataloaders.dataset import TrainDataset
+from dataloaders.frame_set import FrameSet
 from dataloaders.sources.data_source import DataSource
 from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
 from engine.hardware.distributed import all_gather
@@ -94,6 +95,20 @@ def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
     return f"The checkpoint knows {plural(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
 
 
+def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None:
+    """Raises a UserError where the data set is not the one that a checkpoint was trained on."""
+    if frame_set.classes != checkpoint["classes"]:
+        raise UserError(
+            f"{other_classes(checkpoint['classes'], frame_set)} A run goes on with its own classes only. Begin a new "
+            "run; --weights takes this one's best.pth."
+        )
+    if frame_set.split.hash != checkpoint["split"]["hash"]:
+        raise UserError(
+            f"The videos of '{frame_set.source.name}' or their division are not those this run began with, so it "
+            "cannot go on where it was. Begin a new run; --weights takes this one's best.pth."
+        )
+
+
 def print_run(run: Run) -> None:
     """What is about to be trained, on what, where."""
     config, spec, frame_set = run.config, run.spec, run.frame_set
@@ -161,7 +176,7 @@ def check_same_videos_on_all_ranks(frame_set: FrameSet) -> None:
 def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> list[str]:
     """Recordings that the weights' own training has seen, where their names mean the same here; with a warning where
     they are tested on. They go into the checkpoint, and evaluate.py refuses what would mean nothing."""
-    if weights.trained_on != dataset and frame_set.source.layout not in ("ucf101", "hmdb51"):
+    if weights.trained_on != dataset and not frame_set.source.kind.same_groups:
         return []
     tested = {row.group for row in frame_set.part("test")} & set(weights.seen_groups)
     if tested:

@@ -1,146 +1,206 @@
 """TrainConfig: command line, config.json, checkpoint content and test fixture in one dataclass."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from common.dataclass_flags import build_parser, flag, flag_name
+from common.dataclass_flags import check_values, flag
 from common.errors import UsageError, UserError
 from common.files import write_atomically
+from common.input_spec import INPUTS, InputSpec
 from engine.training.recipes import PLAIN, RECIPES, recipe_for
-from network import INPUTS, InputSpec, model_entry, model_options
-from network.weights.read import model_named_by
+from network import model_entry, model_options
 
-RESUMABLE = ("resume", "epochs", "workers", "cache", "device")
-
-
-# how `python train.py --help` shows the flags
-GROUPS = {
-    "data": "dataset frames split val flip workers cache",
-    "network and its clips": "model weights freeze dropout pool5 model_options input clip_len frame_stride crop_size",
-    "optimisation": "epochs batch_size accumulate optimizer lr weight_decay schedule warmup_epochs head_lr_scale "
-    "clip_grad",
-    "recipe": "recipe clips_per_video stride_jitter zoom colour_jitter label_smoothing class_weights mixup cutmix ema "
-    "early_stopping",
-    "machine": "device amp compile deterministic",
-    "run": "name seed val_clips resume save_every",
-}
+DATA, NETWORK, OPTIMISATION = "data", "network and its clips", "optimisation"  # headings of --help
+RECIPE, MACHINE, RUN = "recipe", "machine", "run"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what a training run does. A field is the flag, its default and its help.
+    """Every setting of a training run. A field is the flag, its default, its bounds and its help.
 
-    None stands for "what the model (or the data set) brings"; resolved() puts the values in.
+    None stands for the value of the recipe, the model or the data set, which resolved() fills in.
     """
 
     dataset: str | None = flag(
-        None, "name in mypath.py, a folder of class folders, or a list (.csv, .txt)", metavar="NAME|FOLDER|LIST"
+        None,
+        "name in mypath.py, a folder of class folders, or a list (.csv, .txt)",
+        metavar="NAME|FOLDER|LIST",
+        group=DATA,
     )
-    frames: str | None = flag(None, "folder of the extracted frames, where it is not the usual one", metavar="DIR")
-    model: str | None = flag(None, "network, or several for a run each; `python -m network` lists them", several=True)
-    split: str | None = flag(None, "which videos train and test", choices=("1", "2", "3", "given", "random"))
-    val: str = flag("auto", "whole groups of the training list validate, or none do", choices=("auto", "none"))
-    epochs: int | None = flag(None, "how often each video is seen")
-    batch_size: int | None = flag(None, "clips at once, on each process")
-    accumulate: int = flag(1, "batches a step: their gradients are added, in the memory of one")
-    lr: float | None = flag(None, "peak learning rate (default: the model's, in proportion to a step's clips)")
-    weight_decay: float | None = flag(None, "of weights; norms and biases have none")
-    optimizer: str | None = flag(None, "default: what the model brings", choices=("sgd", "adam", "adamw"))
-    schedule: str = flag("cosine", "cosine to zero, or step: a tenth at 50 %% and 75 %%", choices=("cosine", "step"))
-    warmup_epochs: float | None = flag(None, "epochs in which the learning rate rises to --lr")
-    clip_len: int | None = flag(None, "frames a clip")
-    frame_stride: int | None = flag(None, "distance of a clip's frames in the source")
-    crop_size: int | None = flag(None, "side of the square the network gets")
-    input: str | None = flag(None, "frames, differences of neighbouring ones, or both", choices=INPUTS)
-    flip: bool | None = flag(None, "mirror half of the training clips (default: as mypath.py says)")
+    frames: str | None = flag(
+        None,
+        "folder of the extracted frames (default: the one in mypath.py, or FOLDER-frames)",
+        metavar="DIR",
+        group=DATA,
+    )
+    split: str | None = flag(
+        None, "division into training and test videos", choices=("1", "2", "3", "given", "random"), group=DATA
+    )
+    val: str = flag(
+        "auto",
+        "auto: hold out a part of the training list, whole recordings, for validation; none: train on all of it",
+        choices=("auto", "none"),
+        group=DATA,
+    )
+    flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", group=DATA)
+    workers: int | None = flag(
+        None, "threads that read clips (default: one per processor, at most 8)", at_least=0, group=DATA
+    )
+    cache: str | None = flag(
+        None, "ram: keep decoded frames in memory, so each is decoded once", choices=("ram", "none"), group=DATA
+    )
+    model: str | None = flag(
+        None,
+        "network; several names train one run each. `python -m network` lists them",
+        several=True,
+        group=NETWORK,
+    )
     weights: str | None = flag(
-        None, "weights to begin with: a file, a run, or a name such as kinetics400", metavar="NAME|FILE"
+        None,
+        "pretrained weights: a file, a run, or a name such as kinetics400",
+        metavar="NAME|FILE",
+        group=NETWORK,
     )
-    freeze: str = flag("none", "what keeps the weights of --weights", choices=("none", "stem", "trunk"))
-    head_lr_scale: float = flag(10.0, "layers that --weights does not bring learn at so many times --lr")
-    dropout: float | None = flag(None, "before the last layer")
-    recipe: str = flag("plain", "settings for what is not said; docs/training.md lists them", choices=tuple(RECIPES))
-    clips_per_video: int | None = flag(None, "clips of each video in an epoch", metavar="K")
-    stride_jitter: float | None = flag(None, "vary the frame stride by up to this share, such as 0.3")
-    zoom: float | None = flag(None, "enlarge squares of at least this share of the crop's side, such as 0.6; 1: none")
-    colour_jitter: float | None = flag(None, "change brightness, contrast and saturation by up to this share")
-    label_smoothing: float | None = flag(None, "share of the target that goes to all classes alike, such as 0.1")
-    class_weights: str | None = flag(
-        None, "balanced: clips of rare classes count more, by inverse frequency", choices=("none", "balanced")
+    freeze: str = flag(
+        "none",
+        "part of the network that keeps the weights of --weights",
+        choices=("none", "stem", "trunk"),
+        group=NETWORK,
     )
-    mixup: float | None = flag(None, "blend clips, with shares from Beta(ALPHA, ALPHA), such as 0.2", metavar="ALPHA")
-    cutmix: float | None = flag(None, "put boxes of clips into others, such as 1", metavar="ALPHA")
-    pool5: str | None = flag(None, "of the C3Ds: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"))
+    dropout: float | None = flag(None, "dropout before the last layer", at_least=0, below=1, group=NETWORK)
+    pool5: str | None = flag(
+        None, "padding of C3D's pool5: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"), group=NETWORK
+    )
     model_options: str | None = flag(
-        None, "others that a model has, such as pool=last,hidden=256 of cnn_lstm", metavar="NAME=VALUE,..."
+        None,
+        "further options of the model, such as pool=last,hidden=256 for cnn_lstm",
+        metavar="NAME=VALUE,...",
+        group=NETWORK,
+    )
+    input: str | None = flag(None, "frames, differences of neighbouring frames, or both", choices=INPUTS, group=NETWORK)
+    clip_len: int | None = flag(None, "frames per clip", at_least=1, group=NETWORK)
+    frame_stride: int | None = flag(None, "step between a clip's frames, in source frames", at_least=1, group=NETWORK)
+    crop_size: int | None = flag(None, "side of the square crop, in pixels", at_least=1, group=NETWORK)
+    epochs: int | None = flag(None, "passes over the training videos", at_least=1, group=OPTIMISATION)
+    batch_size: int | None = flag(None, "clips per batch, on each GPU", at_least=1, group=OPTIMISATION)
+    accumulate: int = flag(
+        1,
+        "batches per optimiser step: gradients add up, memory stays that of one batch",
+        at_least=1,
+        group=OPTIMISATION,
+    )
+    optimizer: str | None = flag(
+        None, "optimiser (default: the model's)", choices=("sgd", "adam", "adamw"), group=OPTIMISATION
+    )
+    lr: float | None = flag(
+        None, "peak learning rate (default: the model's, scaled by the clips per step)", above=0, group=OPTIMISATION
+    )
+    weight_decay: float | None = flag(
+        None, "weight decay; norm layers and biases have none", at_least=0, group=OPTIMISATION
+    )
+    schedule: str = flag(
+        "cosine",
+        "cosine: decay to zero; step: a tenth after 50 %% and again after 75 %% of the epochs",
+        choices=("cosine", "step"),
+        group=OPTIMISATION,
+    )
+    warmup_epochs: float | None = flag(
+        None, "epochs over which the learning rate rises to --lr", at_least=0, group=OPTIMISATION
+    )
+    head_lr_scale: float = flag(
+        10.0, "factor on --lr for layers that --weights does not contain", at_least=0, group=OPTIMISATION
     )
     clip_grad: float | None = flag(
-        None, "largest norm of a step's gradient; a larger one is scaled down", metavar="NORM"
+        None,
+        "scale gradients down to this norm where it is larger; 0: never",
+        metavar="NORM",
+        at_least=0,
+        group=OPTIMISATION,
     )
-    early_stopping: int | None = flag(None, "end after so many epochs without a better validation", metavar="EPOCHS")
-    ema: float | None = flag(None, "also keep a moving average of the weights, such as 0.999", metavar="DECAY")
-    val_clips: int = flag(3, "clips a video in the validation after each epoch")
-    workers: int | None = flag(None, "threads that read clips (default: one a processor, at most 8)")
-    cache: str | None = flag(None, "ram keeps decoded frames in memory, none decoded twice", choices=("ram", "none"))
-    device: str = flag("auto", "cuda, cuda:1, mps, cpu; auto takes the best there is")
-    amp: str = flag("auto", "mixed precision; auto: bf16 where the GPU has it", choices=("auto", "off", "bf16", "fp16"))
-    compile: bool = flag(False, "torch.compile the network")
-    deterministic: bool = flag(False, "the same bits from run to run on a GPU too, slower")
-    save_every: float = flag(10.0, "write last.pth in the middle of an epoch too; 0: at its end", metavar="MINUTES")
-    seed: int = flag(0, "of weights, clips and order")
-    resume: str | None = flag(None, "go on with this run; needs nothing else", metavar="RUN")
-    name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)")
+    recipe: str = flag(
+        "plain",
+        "set of defaults for flags not given; docs/training.md lists them",
+        choices=tuple(RECIPES),
+        group=RECIPE,
+    )
+    clips_per_video: int | None = flag(
+        None, "clips drawn from each video per epoch", metavar="K", at_least=1, group=RECIPE
+    )
+    stride_jitter: float | None = flag(
+        None, "vary the frame stride at random by up to this fraction, such as 0.3", at_least=0, below=1, group=RECIPE
+    )
+    zoom: float | None = flag(
+        None,
+        "enlarge a random square of at least this fraction of the crop's side, such as 0.6; 1: off",
+        above=0,
+        at_most=1,
+        group=RECIPE,
+    )
+    colour_jitter: float | None = flag(
+        None, "vary brightness, contrast and saturation by up to this fraction", at_least=0, below=1, group=RECIPE
+    )
+    label_smoothing: float | None = flag(
+        None, "fraction of the target spread evenly over all classes, such as 0.1", at_least=0, below=1, group=RECIPE
+    )
+    class_weights: str | None = flag(
+        None,
+        "balanced: weight the loss by inverse class frequency",
+        choices=("none", "balanced"),
+        group=RECIPE,
+    )
+    mixup: float | None = flag(
+        None,
+        "blend pairs of clips, weights from Beta(ALPHA, ALPHA), such as 0.2",
+        metavar="ALPHA",
+        at_least=0,
+        group=RECIPE,
+    )
+    cutmix: float | None = flag(
+        None, "paste a box of one clip into another, such as 1", metavar="ALPHA", at_least=0, group=RECIPE
+    )
+    ema: float | None = flag(
+        None,
+        "also keep an exponential moving average of the weights, such as 0.999",
+        metavar="DECAY",
+        at_least=0,
+        below=1,
+        group=RECIPE,
+    )
+    early_stopping: int | None = flag(
+        None,
+        "stop after this many epochs without a better validation; 0: never",
+        metavar="EPOCHS",
+        at_least=0,
+        group=RECIPE,
+    )
+    device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto takes a GPU where there is one", group=MACHINE)
+    amp: str = flag(
+        "auto",
+        "mixed precision; auto: bf16 on GPUs that support it",
+        choices=("auto", "off", "bf16", "fp16"),
+        group=MACHINE,
+    )
+    compile: bool = flag(False, "compile the network with torch.compile", group=MACHINE)
+    deterministic: bool = flag(False, "bit-identical results from run to run on a GPU too; slower", group=MACHINE)
+    name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", group=RUN)
+    seed: int = flag(0, "random seed of weights, clips and their order", at_least=0, group=RUN)
+    val_clips: int = flag(3, "clips per video in the validation after each epoch", at_least=1, group=RUN)
+    resume: str | None = flag(None, "continue this run; takes no other settings", metavar="RUN", group=RUN)
+    save_every: float = flag(
+        10.0,
+        "write last.pth this often within an epoch too; 0: at its end only",
+        metavar="MINUTES",
+        at_least=0,
+        group=RUN,
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("clip_len", 1),
-            ("frame_stride", 1),
-            ("crop_size", 1),
-            ("val_clips", 1),
-            ("workers", 0),
-            ("warmup_epochs", 0),
-            ("weight_decay", 0),
-            ("head_lr_scale", 0),
-            ("dropout", 0),
-            ("clips_per_video", 1),
-            ("stride_jitter", 0),
-            ("colour_jitter", 0),
-            ("label_smoothing", 0),
-            ("mixup", 0),
-            ("cutmix", 0),
-            ("ema", 0),
-            ("clip_grad", 0),
-            ("early_stopping", 0),
-            ("save_every", 0),
-            ("seed", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise UsageError(f"{flag_name(name)} must be at least {least}, but is {value}.")
-            if value is not None and value >= 2**63:
-                raise UsageError(f"{flag_name(name)} must be smaller than 2 to the 63rd, but is {value}.")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise UsageError(f"--lr must be greater than 0, but is {self.lr}.")
-        for entry in fields(self):
-            choices, value = entry.metadata.get("choices"), getattr(self, entry.name)
-            if value == "":
-                raise UsageError(f"{flag_name(entry.name)} is empty. Give a value, or leave the flag out.")
-            if choices and value is not None and value not in choices:
-                raise UsageError(f"{flag_name(entry.name)} is '{value}'. It can be {', '.join(choices)}.")
-        for name in ("dropout", "label_smoothing", "ema", "colour_jitter", "stride_jitter"):
-            if (getattr(self, name) or 0) >= 1:
-                raise UsageError(f"{flag_name(name)} must be smaller than 1, but is {getattr(self, name)}.")
-        if self.zoom is not None and not 0 < self.zoom <= 1:
-            raise UsageError(f"--zoom must be greater than 0 and at most 1 (no zoom), but is {self.zoom}.")
+        check_values(self)
         if self.early_stopping and self.val == "none":
-            raise UsageError("--early-stopping goes by the validation, and --val none has none. Leave one of them out.")
+            raise UsageError("--early-stopping needs validation, and --val none leaves none. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:
-            raise UsageError(f"--freeze {self.freeze} keeps weights that are there; give some with --weights.")
+            raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
@@ -227,38 +287,6 @@ def saved_settings(path: Path) -> tuple[TrainConfig, dict]:
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {error}. Begin a new run.") from error
     return TrainConfig.from_dict(values), environment
-
-
-def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str) -> list[TrainConfig]:
-    """Command line -> a TrainConfig for each network that it names. argparse itself ends with status 2 on an unknown
-    flag or a wrong type."""
-    description = "Trains a network on a data set and writes a run under run/."
-    parser = build_parser(TrainConfig, GROUPS, "python train.py", description)
-    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
-
-    if "resume" in given:
-        other = sorted(set(given) - set(RESUMABLE))
-        if other:
-            raise UsageError(
-                f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
-                f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
-            )
-        return [TrainConfig(**given)]
-    models = given.pop("model", None)
-    if models is None:
-        models = [(model_named_by(given["weights"]) if "weights" in given else None) or default_model]
-    given = {"dataset": default_dataset} | given
-    if len(models) == 1:
-        return [TrainConfig(model=models[0], **given)]
-    twice = next((model for model in models if models.count(model) > 1), None)
-    if twice:
-        raise UsageError(f"--model names {twice} twice. For runs that differ in --seed, start train.py for each.")
-    for model in models:
-        model_entry(model)  # an unknown name is said now, and not when the others are done
-    name = given.pop("name", None)
-    if name is None:
-        return [TrainConfig(model=model, **given) for model in models]
-    return [TrainConfig(model=model, name=f"{name}-{model}", **given) for model in models]
 
 
 def _number_or_text(value: str) -> int | float | str:

@@ -12,9 +12,10 @@ from common.console import plural
 from common.torchrun import is_rank_zero, rank, world_size
 from dataloaders import build_loaders
 from dataloaders.augment import Augment
-from dataloaders.dataset import FrameSet
-from dataloaders.loader import ClipLoader
+from dataloaders.frame_set import FrameSet
+from dataloaders.loader import Batch, ClipLoader
 from dataloaders.mixup import Mixup
+from dataloaders.transforms import to_model_input
 from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import compile_model, to_device
@@ -52,6 +53,16 @@ class Progress:
         self.loss, self.top1, self.grad_norm = Mean(device), Mean(device), Mean(device)
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """Results of one step, still on the device (no synchronisation)."""
+
+    loss: torch.Tensor  # this rank's part of the mean over the step's clips
+    grad_norm: torch.Tensor
+    lr: float
+    num_clips: int  # of all ranks
+
+
 @dataclass
 class Run:
     """All that a run needs, made by begin_run or resume_run."""
@@ -81,6 +92,7 @@ class Run:
 
 
 def build_run(
+    *,
     config: TrainConfig,
     run_dir: Path,
     device: torch.device,
@@ -150,6 +162,24 @@ def build_run(
     )
 
 
+def model_input(run: Run, number: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Batch `number` of the epoch, augmented and normalised on the device.
+
+    (B, T, H, W, 3) uint8, (B,) ids, (B,) mirrored -> (B, C, T, S, S) float; (B,) ids, with mixup (B, K) shares
+    """
+    clips, labels, mirrored = batch
+    sampler, epoch = run.train_loader.batch_sampler, run.progress.epoch
+    positions = list(sampler[number])  # of the clips in the epoch: their random numbers belong to them
+    drawn = run.augment.draw(epoch, sampler.num_items)[positions]
+    clips = run.augment.change_colours(clips, drawn)
+    x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)
+    x = run.augment.enlarge(x, drawn)
+    if not run.mixup:
+        return x, labels
+    drawn = run.mixup.draw(epoch, sampler.num_items)[positions]
+    return run.mixup.mix(x, labels, len(run.frame_set.classes), drawn)
+
+
 def checkpoint_content(run: Run, for_resume: bool) -> dict:
     """Plain values and tensors: enough to predict; with for_resume, to go on to the same weights as without a stop.
 
@@ -160,7 +190,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     content = {
         "model": run.model.state_dict(),
         "model_options": run.model.options,
-        "ema": run.ema.state if run.ema else None,
+        "ema": run.ema.module.state_dict() if run.ema else None,
         "epoch": progress.epoch,
         "step": progress.step,
         "best_top1": progress.best_top1,

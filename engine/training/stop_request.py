@@ -1,29 +1,37 @@
-"""How a run is asked to end."""
+"""Requests to end a run, by Ctrl-C or SIGTERM."""
 
 import os
 import signal
+from typing import NamedTuple
 
 from common.errors import Stopped
 from common.torchrun import world_size
 from engine.hardware.distributed import all_reduce_max
 
 
+class Vote(NamedTuple):
+    """The decision that all ranks share. stop: the signal that ends the run, 0 for none; save: write last.pth now."""
+
+    stop: int
+    save: bool
+
+
 class StopRequest:
     """Ctrl-C and SIGTERM ask the run to end after the running step; a second Ctrl-C ends it at once.
 
-    Several processes have to end after the same step: they act on `agreed`, which agree() makes equal on all.
+    Ranks have to end after the same step: each asks vote(), which gives all of them the same answer.
     """
 
     def __init__(self) -> None:
-        self.signum = self.agreed = 0
+        self.signum = 0
 
     def __call__(self) -> bool:
         return bool(self.signum)
 
-    def agree(self, wish: bool = False) -> bool:
-        """Tells the other processes, and hears of their signals. Returns whether one of them has the wish."""
-        self.agreed, wish = all_reduce_max(self.signum, int(wish))
-        return bool(wish)
+    def vote(self, save: bool = False) -> Vote:
+        """Exchanges signals and the wish to save with the other ranks; one rank's is enough."""
+        stop, save = all_reduce_max(self.signum, int(save))
+        return Vote(stop, bool(save) and not stop)
 
     def __enter__(self) -> "StopRequest":
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}

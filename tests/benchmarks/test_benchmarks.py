@@ -10,7 +10,7 @@ from benchmarks.end_to_end import make_frames
 from benchmarks.levers import LEVERS, Variant, clip_shape, levers_for
 from benchmarks.roofline import Machine, layer_costs, limit, measure_machine
 from benchmarks.train_speed import count_layout_kernels, main
-from dataloaders.sources.data_source import find_source
+from dataloaders.sources.find import find_source
 from network import list_models
 
 CPU = torch.device("cpu")

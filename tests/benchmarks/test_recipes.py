@@ -8,8 +8,10 @@ import pytest
 
 from benchmarks import recipes
 from common.errors import UsageError
-from engine.training.config import parse_configs
-from tests.scripts.test_train import one_thread, run_tiny  # noqa: F401
+from engine.training.command_line import parse_configs
+from tests.helpers.training import run_tiny  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

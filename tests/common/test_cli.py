@@ -1,13 +1,17 @@
 """What is said of mistakes on a command line."""
 
+import subprocess
+import sys
+
 import pytest
 
+from common.files import ROOT
 from compare import parse_args as compare_args
 from dataloaders.preprocess.__main__ import main as preprocess
 from engine.features.options import parse_args as features_args
 from engine.inference.options import parse_args as inference_args
 from engine.serving.options import parse_args as serve_args
-from engine.training.config import parse_configs
+from engine.training.command_line import parse_configs
 from evaluate import parse_args as evaluate_args
 from export import parse_args as export_args
 
@@ -45,3 +49,60 @@ def test_a_mistake_is_one_line_that_knows_what_was_meant(parse, line, said, caps
     [error] = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert error.startswith(said) and error.endswith("--help lists the flags.")
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        ("UsageError('u')", 2, "u"),
+        ("UserError('f')", 1, "f"),
+        ("Stopped(15, 's')", 143, "s"),
+        ("KeyboardInterrupt()", 130, "Stopped by Ctrl-C."),
+        ("OSError(28, 'No space left on device', 'x')", 1, "No space left on device: x."),
+        ("PermissionError(13, 'Permission denied', 'y')", 1, "Permission denied: y."),
+        ("NotADirectoryError(20, 'Not a directory', 'z')", 1, "Not a directory: z."),
+        ("MemoryError()", 1, "Out of memory. Lower --batch-size"),
+    ],
+)
+def test_programs_end_with_one_line_and_their_status(raised, status, line):
+    code = f"from common.errors import *\nfrom common.cli import *\ndef main(argv): raise {raised}\nrun_cli(main)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == status
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_bug_of_ours_keeps_its_traceback():
+    code = "from common.errors import *\nfrom common.cli import *\ndef main(argv): raise KeyError('bug')\nrun_cli(main)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+
+
+NOT_CLOSED = 'DATASETS = {\n    "own": {"videos": "/data/own"\n'
+
+
+@pytest.mark.parametrize(
+    ("program", "text", "message"),
+    [
+        ("train.cli", NOT_CLOSED, "mypath.py, line 2: '{' was never closed: "),
+        (
+            "dataloaders.preprocess.__main__.main",
+            'DATASETS = {"own": data}',
+            "mypath.py, line 1: name 'data' is not defined (DATA",
+        ),
+        (
+            "dataloaders.preprocess.__main__.main",
+            "",
+            "mypath.py has no DEFAULT_DATASET any more. Put it back: git diff mypath",
+        ),
+    ],
+)
+def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
+    (tmp_path / "mypath.py").write_text(text)
+    module, _, function = program.rpartition(".")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; sys.argv[1:] = []\n"
+    code += f"from {module} import {function}; from common.cli import run_cli; run_cli({function})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+    assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1

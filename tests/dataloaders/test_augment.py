@@ -8,7 +8,9 @@ import train
 from common.errors import UsageError
 from dataloaders.augment import Augment, grey_of
 from engine.training.config import TrainConfig
-from tests.scripts.test_train import assert_equal_weights, one_thread, run_tiny, stop_after, weights_of  # noqa: F401
+from tests.helpers.training import assert_equal_weights, run_tiny, stop_after, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(count: int, **values: float) -> np.ndarray:

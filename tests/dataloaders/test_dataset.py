@@ -13,15 +13,16 @@ from common.files import ROOT
 from common.input_spec import InputSpec
 from dataloaders import build_loaders
 from dataloaders.crops import random_crop_offset
-from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames
+from dataloaders.dataset import EvalDataset, TrainDataset
+from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.frames import manifest, store
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess.run import Settings, preprocess
-from dataloaders.sources.data_source import DataSource, find_source, with_frames
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import find_source, with_frames
 from dataloaders.transforms import to_model_input
 from engine.training.checks import check_parts
-from tests.conftest import TOY_SIZE
-from tests.helpers.toy import CLASSES, NUM_NAMES, frame_naming, frames_of, read_naming, write_naming_video
+from tests.helpers.toy import CLASSES, NUM_NAMES, TOY_SIZE, frame_naming, frames_of, read_naming, write_naming_video
 
 SPEC = InputSpec(clip_len=8, frame_stride=2, resize=TOY_SIZE, crop_size=48)  # span 15 of 20 frames
 

@@ -14,11 +14,12 @@ import torch
 from common.errors import UserError
 from common.input_spec import InputSpec
 from dataloaders import build_loaders
-from dataloaders.dataset import open_frames
+from dataloaders.frame_set import open_frames
 from dataloaders.loader import BATCHES_AHEAD, ClipLoader
 from dataloaders.pack import pack
-from dataloaders.sources.data_source import DataSource, with_frames
-from tests.conftest import TOY_SIZE
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import with_frames
+from tests.helpers.toy import TOY_SIZE
 
 
 class Positions:

@@ -18,7 +18,8 @@ from common.errors import UserError
 from common.files import ROOT
 from common.input_spec import InputSpec
 from dataloaders import pack as module
-from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, open_frames
+from dataloaders.dataset import EvalDataset, TrainDataset
+from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.frames import manifest, store
 from dataloaders.frames.pack_volumes import MOST_VOLUMES, plan_volumes
 from dataloaders.frames.settings import Settings
@@ -27,9 +28,9 @@ from dataloaders.loader import ClipLoader
 from dataloaders.pack import main, pack, verify
 from dataloaders.preprocess.ensure import ensure_frames
 from dataloaders.preprocess.run import preprocess
-from dataloaders.sources.data_source import DataSource, with_frames
-from tests.conftest import TOY_SIZE
-from tests.helpers.toy import frames_of
+from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.find import with_frames
+from tests.helpers.toy import TOY_SIZE, frames_of
 
 SPEC = InputSpec(clip_len=8, frame_stride=2, resize=TOY_SIZE, crop_size=48)
 SMALL = 0.00015  # gigabytes a file: the toy frames take several

@@ -124,3 +124,18 @@ def make_toy_videos(
                 stem = f"v_{name}_{stem}" if naming == "ucf101" else stem
                 write_naming_video(folder / name / f"{stem}.avi", num_frames, label, size)
     return folder
+
+
+TOY_SIZE = (80, 60)
+
+
+def make_files(folder: Path, *names: str) -> Path:
+    """Files of one byte: a source looks at names only."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+UCF_CLASSES = ("Biking", "HandstandPushups", "YoYo")

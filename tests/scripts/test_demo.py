@@ -12,10 +12,11 @@ import mypath
 import train
 from common.files import ROOT
 from dataloaders.crops import crop_offsets
-from dataloaders.dataset import EvalDataset, open_frames
+from dataloaders.dataset import EvalDataset
+from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
-from dataloaders.sources.data_source import find_source
 from dataloaders.sources.demo import HEIGHT, OPPOSITE, WIDTH, object_boxes
+from dataloaders.sources.find import find_source
 from dataloaders.video import decode_frames
 from engine.runs.checkpoint import load_model
 from evaluate import evaluate

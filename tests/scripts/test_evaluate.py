@@ -12,17 +12,16 @@ import evaluate as script
 import train
 from common.errors import UserError
 from common.files import ROOT
-from dataloaders.dataset import EvalDataset, open_frames
+from dataloaders.dataset import EvalDataset, WindowDataset
+from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
-from dataloaders.windows import WindowDataset
 from engine.training.checks import other_classes
 from engine.training.config import TrainConfig
 from evaluate import evaluate
 from network import InputSpec, create_model
 from network import __main__ as network_main
-from tests.engine.test_engine import read_events
 from tests.helpers.toy import make_toy_videos
-from tests.scripts.test_train import TINY
+from tests.helpers.training import TINY, read_events
 
 SPEC = InputSpec(clip_len=4, frame_stride=2, resize=(80, 60), crop_size=32)
 CPU = torch.device("cpu")

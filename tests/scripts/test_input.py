@@ -12,15 +12,16 @@ import evaluate as evaluate_script
 import train
 from common.errors import UsageError, UserError
 from common.files import ROOT
-from dataloaders.dataset import EvalDataset, TrainDataset, open_frames
+from dataloaders.dataset import EvalDataset, TrainDataset, WindowDataset
+from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.preprocess.run import Settings, preprocess
-from dataloaders.sources.data_source import find_source
+from dataloaders.sources.find import find_source
 from dataloaders.transforms import to_model_input
-from dataloaders.windows import WindowDataset
 from engine.runs.checkpoint import load_model, save_checkpoint
 from engine.runs.tracking import clip_sheet
-from engine.training.config import TrainConfig, parse_configs
+from engine.training.command_line import parse_configs
+from engine.training.config import TrainConfig
 from evaluate import evaluate
 from inference import Recognizer
 from network import InputSpec, create_model, input_spec, list_models
@@ -28,8 +29,7 @@ from network.base import freeze
 from network.input_channels import input_conv
 from network.weights.loaded import LoadedWeights
 from network.weights.read import load_into, read_weights
-from tests.conftest import TOY_SIZE
-from tests.helpers.toy import CLASSES, frame_naming, frames_of, write_naming_video, write_video
+from tests.helpers.toy import CLASSES, TOY_SIZE, frame_naming, frames_of, write_naming_video, write_video
 
 RGB = InputSpec(clip_len=6, frame_stride=2, resize=TOY_SIZE, crop_size=48)
 DIFF, BOTH = replace(RGB, input="diff"), replace(RGB, input="rgb+diff")

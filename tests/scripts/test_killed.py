@@ -18,7 +18,9 @@ from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
 from network.registry import MODELS
 from tests.helpers.norm_free import ENTRY
-from tests.scripts.test_train import assert_equal_weights, one_thread  # noqa: F401
+from tests.helpers.training import assert_equal_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EPOCHS = 100
 

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataloaders.dataset import EvalDataset, open_frames
+from dataloaders.dataset import EvalDataset
+from dataloaders.frame_set import open_frames
 from engine.inference.windows import evenly_spaced_clips
 from inference import Recognizer
 from tests.helpers.exports import SPEC

@@ -17,7 +17,7 @@ from dataloaders.audit import __main__ as audit
 from dataloaders.download import __main__ as download
 from dataloaders.preprocess import __main__ as preprocess
 from engine.serving import options as serving_options
-from engine.training.config import parse_configs
+from engine.training.command_line import parse_configs
 from network import __main__ as network_main
 from network import create_model, list_models
 from network.base import freeze

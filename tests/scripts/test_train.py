@@ -1,12 +1,10 @@
 """The train loop, from its command line to the files of its run."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,38 +16,14 @@ from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
-from engine.training import run
-from engine.training import step as step_script
-from engine.training.config import TrainConfig, parse_configs
+from engine.training import records, run
+from engine.training.command_line import parse_configs
+from engine.training.config import TrainConfig
 from network import create_model, list_models, model_entry
-from tests.engine.test_engine import read_events
 from tests.helpers.toy import make_toy_videos
+from tests.helpers.training import assert_equal_weights, read_events, run_tiny, stop_after, weights_of
 
-TINY = {"dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower with more, and equal bits are asked for at equal numbers of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def run_tiny(**changes) -> Path:
-    return train.main(TrainConfig(**TINY | changes))
-
-
-def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["model"]
-
-
-def assert_equal_weights(left: Path, right: Path) -> None:
-    left, right = weights_of(left), weights_of(right)
-    assert left.keys() == right.keys()
-    different = [name for name in left if not torch.equal(left[name], right[name])]
-    assert different == []
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
@@ -125,18 +99,6 @@ def test_equal_seeds_give_equal_weights_for_any_number_of_workers_and_other_seed
     assert not torch.equal(weights_of(first / "last.pth")["fc.weight"], weights_of(third / "last.pth")["fc.weight"])
 
 
-def stop_after(step: int, monkeypatch, signum: int = signal.SIGTERM) -> None:
-    """Sends this process a real signal while it makes that step."""
-    note = train.note_bad_loss
-
-    def note_and_kill(progress, loss):
-        note(progress, loss)
-        if progress.step == step - 1:
-            os.kill(os.getpid(), signum)
-
-    monkeypatch.setattr(train, "note_bad_loss", note_and_kill)
-
-
 @pytest.mark.parametrize(
     ("step", "done"),  # in the first epoch, at its end, in the middle of the second
     [(1, "0 epochs and 1 step."), (3, "0 epochs and 3 steps."), (5, "1 epoch and 2 steps.")],
@@ -183,7 +145,7 @@ def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
 
 def test_a_finished_run_goes_on_with_more_epochs(toy_project):
     run_dir = run_tiny(epochs=1)
-    with pytest.raises(UserError, match=r"has done 1 epoch\. To go on, say how far: --epochs 2 or more"):
+    with pytest.raises(UserError, match=r"has done 1 epoch\. To go on, give a higher number: --epochs 2 or more"):
         train.main(TrainConfig(resume=str(run_dir)))
     train.main(TrainConfig(resume=str(run_dir), epochs=2))
     assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 2
@@ -242,7 +204,7 @@ def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, 
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "save_checkpoint", fail_at_best)
-        patch.setattr(train, "_is_better", lambda *_: True)
+        patch.setattr(records, "_is_better", lambda *_: True)
         with pytest.raises(OSError, match="No space"):
             run_tiny(epochs=2, name="full")
     resumed = train.main(TrainConfig(resume="full"))
@@ -367,10 +329,8 @@ def test_a_folder_of_class_folders_trains_without_an_entry_in_mypath(toy_project
 def test_batches_are_mirrored_only_where_the_data_set_says_so(toy_project, monkeypatch):
     """Trap 3: a flip that is applied to the test split only, and twice."""
     seen = []
-    convert = step_script.to_model_input
-    monkeypatch.setattr(
-        step_script, "to_model_input", lambda x, spec, flip: seen.append(flip) or convert(x, spec, flip)
-    )
+    convert = run.to_model_input
+    monkeypatch.setattr(run, "to_model_input", lambda x, spec, flip: seen.append(flip) or convert(x, spec, flip))
     run_tiny(epochs=1, flip=False)
     assert seen == [None] * 3
     run_tiny(epochs=1)

@@ -24,12 +24,12 @@ from dataloaders.audit.findings import KINDS, find_all
 from dataloaders.audit.probe import ProbeProcess, VideoInfo
 from dataloaders.audit.report import Audit, report, to_dict
 from dataloaders.audit.run import audit_source
-from dataloaders.dataset import open_frames
+from dataloaders.frame_set import open_frames
 from dataloaders.frames.settings import Settings
 from dataloaders.pack import pack
 from dataloaders.preprocess.run import preprocess
-from dataloaders.sources.data_source import DataSource, SourceVideo, find_source
-from dataloaders.sources.naming import group_of
+from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.find import find_source
 from dataloaders.sources.splits import Split, split_videos
 from engine.training.config import TrainConfig
 from engine.training.setup import warn_of_leaks

@@ -1,6 +1,7 @@
 """Fetching from a real server on the loopback address: broken connections, wrong files, full disks, real archives."""
 
 import contextlib
+import copy
 import hashlib
 import http.server
 import os
@@ -16,7 +17,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,11 @@ import pytest
 from common.errors import UserError
 from common.files import ROOT
 from dataloaders.download import __main__ as downloads
-from dataloaders.download.__main__ import DATA_SETS, DataSet, download
+from dataloaders.download.__main__ import DOWNLOADS, download
 from dataloaders.download.archives import rar_tools, unpack
-from dataloaders.download.http import Archive, part_of
-from dataloaders.sources.data_source import find_source, find_videos
+from dataloaders.download.http import part_of
+from dataloaders.sources.find import find_source, find_videos
+from dataloaders.sources.layout import Archive, Download, Layout, layout
 from dataloaders.sources.splits import split_videos
 
 CLASSES = ("brush_hair", "wave")
@@ -111,7 +113,7 @@ def stored_rar(files: dict[str, bytes]) -> bytes:
     return b"Rar!\x1a\x07\x00" + block(0x73, 0, bytes(6)) + members + block(0x7B, 0x4000, b"")
 
 
-def hmdb51_of(site: Site, folder: Path, pack=zipped, padding: int = 0) -> DataSet:
+def hmdb51_of(site: Site, folder: Path, pack=zipped, padding: int = 0) -> Layout:
     """HMDB51 with 2 classes x 30 videos: an archive of archives, and its lists, on the server. Where `pack` is zipped,
     they are .zip inside: an archive is known by its content, and Python opens it everywhere."""
     names = {label: [f"Film{n}_{label}_u_cm_np1_fr_med_{n}.avi" for n in range(30)] for label in CLASSES}
@@ -127,17 +129,24 @@ def hmdb51_of(site: Site, folder: Path, pack=zipped, padding: int = 0) -> DataSe
     return data_set(site, "hmdb51", {"hmdb51_org.rar": pack(folder, inner), "splits.rar": pack(folder, lists)}, 60)
 
 
-def data_set(site: Site, layout: str, files: dict[str, bytes], num_videos: int) -> DataSet:
+def with_download(name: str, download: Download) -> Layout:
+    """A layout that is fetched from somewhere else."""
+    kind = copy.copy(layout(name))
+    kind.download = download
+    return kind
+
+
+def data_set(site: Site, name: str, files: dict[str, bytes], num_videos: int) -> Layout:
     site.files.update(files)
-    folders = ("hmdb51", "testTrainMulti_7030_splits") if layout == "hmdb51" else ("UCF-101", "ucfTrainTestlist")
+    folders = ("hmdb51", "testTrainMulti_7030_splits") if name == "hmdb51" else ("UCF-101", "ucfTrainTestlist")
     videos, lists = (
-        Archive(name, unpacked, (f"{site.url}/{name}",), hashlib.sha256(content).hexdigest(), len(content))
-        for (name, content), unpacked in zip(files.items(), folders, strict=True)
+        Archive(file, unpacked, (f"{site.url}/{file}",), hashlib.sha256(content).hexdigest(), len(content))
+        for (file, content), unpacked in zip(files.items(), folders, strict=True)
     )
-    return DataSet(layout, "http://page", videos, lists, num_videos, 2, 2, 1000)
+    return with_download(name, Download("http://page", videos, lists, num_videos, 2, 2, 1000))
 
 
-def make_list(site: Site, folder: Path, content: bytes | None = None) -> DataSet:
+def make_list(site: Site, folder: Path, content: bytes | None = None) -> Layout:
     """A data set whose lists alone are asked for: one zip of about 3 MB."""
     lists = {"ucfTrainTestlist/trainlist01.txt": os.urandom(3_000_000), "ucfTrainTestlist/trainlist02.txt": b"x"}
     return data_set(site, "ucf101", {"UCF101.rar": b"", "lists.zip": content or zipped(folder, lists)}, 1)
@@ -181,7 +190,8 @@ def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
     """In a process of its own: killed without warning, then stopped by Ctrl-C, it keeps what it has."""
     data = make_list(site, tmp_path)
     (tmp_path / "run.py").write_text(
-        f"from dataloaders.download.__main__ import *\nDATA_SETS['ucf101'] = {data!r}\nrun_cli(main)"
+        "from dataloaders.download.__main__ import *\nfrom dataloaders.sources.layout import *\n"
+        f"DOWNLOADS['ucf101'].download = {data.download!r}\nrun_cli(main)"
     )
     command = [sys.executable, str(tmp_path / "run.py"), "ucf101", "--lists-only", "--to", str(tmp_path / "data")]
     part = part_of(tmp_path / "data/lists.zip")
@@ -250,9 +260,8 @@ def test_what_is_not_to_be_had_is_said_with_the_steps_by_hand(site, tmp_path, ca
 
 def test_a_second_address_is_tried(site, tmp_path, capsys):
     data = make_list(site, tmp_path)
-    lists = Archive(data.lists.name, data.lists.folder, ("http://127.0.0.1:9/lists.zip", *data.lists.urls),
-                    data.lists.sha256, data.lists.about)  # fmt: skip
-    data = DataSet("ucf101", data.page, data.videos, lists, 1, 1, 2, 0)
+    lists = replace(data.download.lists, urls=("http://127.0.0.1:9/lists.zip", *data.download.lists.urls))
+    data = with_download("ucf101", replace(data.download, lists=lists))
     download(data, tmp_path / "data", lists_only=True)
 
     assert "127.0.0.1:9 refused the connection" in capsys.readouterr().out
@@ -268,7 +277,9 @@ def test_a_changed_file_is_not_unpacked(site, tmp_path):
 
 def test_a_disk_that_is_too_small_or_full_is_said_with_the_space_it_needs(site, tmp_path):
     data = make_list(site, tmp_path)
-    huge = DataSet("ucf101", data.page, data.videos, data.lists, 1, 1, 1, 10**18)
+    huge = with_download(
+        "ucf101", Download(data.download.page, data.download.videos, data.download.lists, 1, 1, 1, 10**18)
+    )
     with pytest.raises(UserError, match="The disk of .*data has .* free, and 1000000000.0 GB are needed"):
         download(huge, tmp_path / "data")
     assert site.asked == []
@@ -356,8 +367,8 @@ def test_hmdb51_is_unpacked_from_a_rar_of_rars(site, tmp_path):
 
 
 def test_the_real_data_sets_are_described_whole():
-    for name, data in DATA_SETS.items():
-        assert data.layout == name
-        for archive in (data.videos, data.lists):
+    assert set(DOWNLOADS) == {"ucf101", "hmdb51"}
+    for data in DOWNLOADS.values():
+        for archive in (data.download.videos, data.download.lists):
             assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
             assert all(url.startswith("https://") and url.endswith(archive.name) for url in archive.urls)

@@ -12,15 +12,17 @@ from common.errors import UserError
 from common.input_spec import InputSpec
 from dataloaders import build_loaders
 from dataloaders import dataset as dataset_module
-from dataloaders.dataset import EvalDataset, FrameSet, TrainDataset, check_cache_memory, open_frames
+from dataloaders.dataset import EvalDataset, TrainDataset
+from dataloaders.frame_set import FrameSet, check_cache_memory, open_frames
 from dataloaders.frames import memory_cache, store
 from dataloaders.frames.memory_cache import FrameCache, free_memory
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.data_source import DataSource
 from engine.training.config import TrainConfig
-from tests.conftest import TOY_SIZE
-from tests.helpers.toy import frame_naming
-from tests.scripts.test_train import TINY, assert_equal_weights, one_thread  # noqa: F401 (holds for all of these)
+from tests.helpers.toy import TOY_SIZE, frame_naming
+from tests.helpers.training import TINY, assert_equal_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SPEC = InputSpec(clip_len=8, frame_stride=2, resize=TOY_SIZE, crop_size=48)
 

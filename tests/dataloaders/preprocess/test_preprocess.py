@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.files import ROOT
 from dataloaders.frames.manifest import NAME, PARTIAL_NAME, DamagedManifest, is_complete, read_manifest
 from dataloaders.frames.settings import Settings
 from dataloaders.preprocess import ensure
@@ -25,14 +24,19 @@ from dataloaders.preprocess.ensure import ensure_frames, estimate
 from dataloaders.preprocess.locks import only_one_run
 from dataloaders.preprocess.run import preprocess
 from dataloaders.preprocess.worker import Extractor, Limits
-from dataloaders.sources.data_source import DataSource, find_source
-from tests.conftest import TOY_SIZE
-from tests.helpers.toy import CLASSES, frames_of, make_toy_videos, read_naming, write_naming_video, write_video
+from dataloaders.sources.data_source import DataSource
+from tests.helpers.preprocess import STARTED, contents, make_source, start_cli
+from tests.helpers.toy import (
+    CLASSES,
+    TOY_SIZE,
+    frames_of,
+    make_toy_videos,
+    read_naming,
+    write_naming_video,
+    write_video,
+)
 
 SMALL = Settings(TOY_SIZE)
-
-
-STARTED: list[subprocess.Popen] = []
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +45,6 @@ def no_process_left_behind() -> Iterator[None]:
     while STARTED:
         with STARTED.pop() as process:  # closes its pipes
             process.kill()
-
-
-def start_cli(*args: object) -> subprocess.Popen:
-    command = [sys.executable, "-m", "dataloaders.preprocess", *map(str, args)]
-    STARTED.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    return STARTED[-1]
 
 
 def run_cli(*args: object) -> tuple[int, str, str]:
@@ -61,19 +59,6 @@ def wait_until(condition, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.005)
-
-
-def make_source(videos: Path) -> DataSource:
-    return find_source(str(videos), {}, ROOT)
-
-
-def contents(frames: Path) -> dict[str, bytes]:
-    """Every file but the lock's."""
-    return {
-        path.relative_to(frames).as_posix(): path.read_bytes()
-        for path in frames.rglob("*")
-        if path.is_file() and not path.name.startswith(".")
-    }
 
 
 @pytest.fixture

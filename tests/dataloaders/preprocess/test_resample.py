@@ -11,7 +11,8 @@ import pytest
 from common.errors import UserError
 from common.input_spec import InputSpec
 from dataloaders.clips import clip_indices
-from dataloaders.dataset import ClipSource, EvalDataset, TrainDataset, of_frames, open_frames
+from dataloaders.dataset import ClipSource, EvalDataset, TrainDataset
+from dataloaders.frame_set import of_frames, open_frames
 from dataloaders.frames.manifest import read_manifest
 from dataloaders.frames.settings import Settings, read_size, stored_size
 from dataloaders.preprocess.__main__ import main
@@ -19,9 +20,8 @@ from dataloaders.preprocess.resample import Irregular, copies, has_constant_rate
 from dataloaders.preprocess.run import preprocess
 from dataloaders.sources.data_source import DataSource
 from engine.inference.windows import evenly_spaced_clips
-from tests.conftest import TOY_SIZE
-from tests.dataloaders.preprocess.test_preprocess import make_source
-from tests.helpers.toy import frame_naming, frames_of, write_naming_video
+from tests.helpers.preprocess import make_source
+from tests.helpers.toy import TOY_SIZE, frame_naming, frames_of, write_naming_video
 
 
 def stored(source: DataSource, settings: Settings) -> dict[str, list[int]]:

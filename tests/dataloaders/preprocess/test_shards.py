@@ -5,7 +5,7 @@ import pytest
 
 from common.errors import UserError
 from common.input_spec import InputSpec
-from dataloaders.dataset import open_frames
+from dataloaders.frame_set import open_frames
 from dataloaders.frames.manifest import NAME, names, read_manifest, replace_all
 from dataloaders.frames.settings import Settings
 from dataloaders.preprocess import locks
@@ -15,9 +15,8 @@ from dataloaders.preprocess.locks import only_one_run, whole_folder
 from dataloaders.preprocess.run import preprocess
 from dataloaders.preprocess.shards import Shard, read_shard
 from dataloaders.sources.data_source import DataSource
-from tests.conftest import TOY_SIZE
-from tests.dataloaders.preprocess.test_preprocess import contents, start_cli
-from tests.helpers.toy import write_naming_video
+from tests.helpers.preprocess import contents, start_cli
+from tests.helpers.toy import TOY_SIZE, write_naming_video
 
 SMALL = Settings(TOY_SIZE)
 SPEC = InputSpec(clip_len=4, resize=TOY_SIZE, crop_size=56)

@@ -6,18 +6,9 @@ import pytest
 import mypath
 from common.errors import UsageError, UserError
 from common.files import ROOT
-from dataloaders.sources.data_source import DataSource, detect_layout, find_source, find_videos, with_frames
-from dataloaders.sources.naming import class_names, group_of
-from tests.helpers.toy import make_toy_videos
-
-
-def make_files(folder: Path, *names: str) -> Path:
-    """Files of one byte: a source looks at names only."""
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    return folder
+from dataloaders.sources.data_source import DataSource, class_names, group_of
+from dataloaders.sources.find import detect_layout, find_source, find_videos, with_frames
+from tests.helpers.toy import make_files, make_toy_videos
 
 
 def folder_source(videos: Path, **others) -> DataSource:
@@ -181,7 +172,7 @@ def test_videos_without_class_folders_are_refused(tmp_path):
         ({"layout": "folder"}, "has no key 'videos'"),
         ({"list": None, "frames": "f"}, "has no key 'videos'"),
         ({"videos": "v", "classes": "c.txt"}, "has 'classes', which goes with a 'list'"),
-        ({"videos": "v", "layout": "ucf"}, "has the layout 'ucf'. Known layouts: ucf101"),
+        ({"videos": "v", "layout": "ucf"}, "has the layout 'ucf'. Known layouts: folder, hmdb51, ucf101"),
         ({"videos": "v", "groups": "(x"}, "is no regular expression"),
     ],
 )

@@ -8,11 +8,10 @@ import pytest
 
 from common.errors import UserError
 from common.files import ROOT
-from dataloaders.sources.data_source import find_source, find_videos
-from dataloaders.sources.naming import class_names
+from dataloaders.sources.data_source import class_names
+from dataloaders.sources.find import find_source, find_videos
 from dataloaders.sources.splits import split_videos
-from tests.dataloaders.sources.test_data_source import make_files
-from tests.dataloaders.sources.test_splits import UCF_CLASSES
+from tests.helpers.toy import UCF_CLASSES, make_files
 
 UCF_NAMES = [f"{name}/v_{name}_g{group:02d}_c01.avi" for name in UCF_CLASSES for group in range(1, 26)]
 HMDB_NAMES = [

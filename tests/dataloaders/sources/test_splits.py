@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError, UserError
-from dataloaders.sources.data_source import DataSource, SourceVideo
-from dataloaders.sources.naming import group_of
-from dataloaders.sources.splits import leaking_groups, read_hmdb51_lists, read_ucf101_lists, split_videos
-
-UCF_CLASSES = ("Biking", "HandstandPushups", "YoYo")
+from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.hmdb51 import read_hmdb51_lists
+from dataloaders.sources.splits import leaking_groups, split_videos
+from dataloaders.sources.ucf101 import read_ucf101_lists
+from tests.helpers.toy import UCF_CLASSES
 
 
 def make_source(layout: str = "folder", splits: Path | None = None, groups: str | None = None) -> DataSource:
@@ -138,7 +138,7 @@ def test_videos_that_the_lists_name_and_nobody_has_are_said(tmp_path):
 
     notes = split_videos(lists, [video for video in videos if video is not gone], "1").notes
     key = gone.video.removesuffix(".avi")
-    assert notes == [f"In the lists, and not here or of no use: 1 video of these classes (first: {key})."]
+    assert notes == [f"In the lists, but missing or unusable here: 1 video of these classes (first: {key})."]
 
     some = [video for video in videos if video.label != other_class]
     assert split_videos(lists, some, "1").notes == [], "classes that are left out are"
@@ -148,7 +148,7 @@ def test_lists_of_another_data_set_are_refused(tmp_path):
     source = make_source("ucf101")
     lists = make_source("ucf101", write_ucf_lists(tmp_path / "lists", ucf_videos(source)))
 
-    with pytest.raises(UserError, match="None of the 1 video of 'mine' stands in the lists"):
+    with pytest.raises(UserError, match="None of the 1 video of 'mine' is in the lists"):
         split_videos(lists, [make_video(source, "Diving/v_Diving_g01_c01.avi")], "1")
     with pytest.raises(UserError, match="There is no list .*trainlist01.txt"):
         split_videos(make_source("ucf101", tmp_path), ucf_videos(source), "1")
@@ -341,7 +341,7 @@ def test_given_validation_is_used_as_it_is_and_val_none_trains_on_it():
     assert Counter(split_videos(source, videos, val="none").parts.values()) == {"train": 4, "test": 2}
 
 
-@pytest.mark.parametrize(("split", "message"), [("1", "official split of UCF101 or HMDB51"), ("given", "no train/")])
+@pytest.mark.parametrize(("split", "message"), [("1", "official split \\(hmdb51, ucf101\\)"), ("given", "no train/")])
 def test_a_split_that_the_data_set_does_not_have_is_a_usage_error(split, message):
     source, videos = grouped_videos({"a": [3] * 12})
     with pytest.raises(UsageError, match=message):

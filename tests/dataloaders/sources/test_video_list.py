@@ -11,17 +11,15 @@ import pytest
 from common.errors import UserError
 from common.files import ROOT
 from common.input_spec import InputSpec
-from dataloaders.dataset import open_frames
+from dataloaders.frame_set import open_frames
 from dataloaders.frames import manifest
 from dataloaders.pack import pack
 from dataloaders.preprocess.ensure import ensure_frames
 from dataloaders.preprocess.run import Settings, preprocess
-from dataloaders.sources.data_source import find_source, find_videos
-from dataloaders.sources.naming import class_names
+from dataloaders.sources.data_source import class_names
+from dataloaders.sources.find import find_source, find_videos
 from dataloaders.sources.splits import default_split, leaking_groups, split_videos
-from tests.conftest import TOY_SIZE
-from tests.dataloaders.sources.test_data_source import make_files
-from tests.helpers.toy import write_naming_video
+from tests.helpers.toy import TOY_SIZE, make_files, write_naming_video
 
 SPEC = InputSpec(clip_len=4, frame_stride=1, crop_size=56, resize=TOY_SIZE)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.files import ROOT
-from dataloaders.dataset import FrameSet, open_frames
+from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.splits import Split
 from engine.evaluation.confusion import (

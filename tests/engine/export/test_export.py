@@ -33,7 +33,8 @@ from inference import Recognizer
 from network import create_model, input_spec
 from tests.helpers.exports import SPEC, save_toy_checkpoint
 from tests.helpers.toy import CLASSES, write_naming_video
-from tests.scripts.test_train import one_thread  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOTH = pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 

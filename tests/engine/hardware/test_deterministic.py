@@ -8,7 +8,9 @@ from common.errors import UsageError
 from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
 from engine.training.config import TrainConfig
 from network import create_model, input_spec
-from tests.scripts.test_train import TINY, assert_equal_weights, one_thread  # noqa: F401
+from tests.helpers.training import TINY, assert_equal_weights
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import train
-from common.errors import Stopped
+from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
-from engine.hardware.device import cudnn_version, cudnn_warning
+from engine.hardware.device import cudnn_version, cudnn_warning, pick_amp, pick_device, to_device
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
 from network import create_model
-from tests.scripts.test_train import assert_equal_weights, stop_after
+from tests.helpers.training import assert_equal_weights, stop_after
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,23 @@ def test_a_compiled_run_resumes_to_the_same_weights_and_keeps_the_networks_names
     eager = train.main(TrainConfig(**settings, name="eager"))
     losses = [read_metrics(run)[0]["train/loss"] for run in (whole, eager)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_cuda_asked_for_and_absent_is_one_clear_error():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UserError, match="finds no GPU.*--device cpu"):
+        pick_device("cuda")
+    with pytest.raises(UsageError, match="Unknown device 'gpu'"):
+        pick_device("gpu")
+    assert pick_device("auto").type in ("cpu", "mps")
+    assert pick_amp("auto", torch.device("cpu")) is None
+    with pytest.raises(UsageError, match="fp16 needs a CUDA device"):
+        pick_amp("fp16", torch.device("cpu"))
+
+
+def test_a_network_with_2d_convolutions_is_placed_too():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(3, 4, 3))
+    to_device(model, torch.device("cpu"))
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

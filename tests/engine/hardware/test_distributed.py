@@ -17,9 +17,10 @@ from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
 from evaluate import main as evaluate_main
 from network.registry import MODELS
-from tests.engine.test_engine import read_events
 from tests.helpers.norm_free import ENTRY
-from tests.scripts.test_train import TINY, assert_equal_weights, one_thread, weights_of  # noqa: F401
+from tests.helpers.training import TINY, assert_equal_weights, read_events
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROGRAM = """
 import sys

@@ -16,7 +16,8 @@ import torch.nn as nn
 
 from common.errors import UserError
 from common.files import ROOT
-from dataloaders.dataset import EvalDataset, open_frames
+from dataloaders.dataset import EvalDataset
+from dataloaders.frame_set import open_frames
 from engine.hardware.low_precision import Answerer, cpu_has_bf16
 from engine.inference.annotate import annotate
 from engine.inference.preview_window import check_screen
@@ -24,8 +25,8 @@ from engine.inference.windows import evenly_spaced_clips
 from inference import Recognizer
 from network import create_model, input_spec
 from network.fuse_batch_norm import fuse_batch_norms
-from tests.conftest import TOY_SIZE
 from tests.helpers.recognizer import SPEC, make_frames, make_video, run
+from tests.helpers.toy import TOY_SIZE
 
 # --- time stamps
 

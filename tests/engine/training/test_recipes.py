@@ -15,14 +15,15 @@ from common.errors import UsageError, UserError
 from dataloaders.mixup import Mixup, box_of
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
-from engine.training import step as step_script
-from engine.training.config import TrainConfig, parse_configs
+from engine.training.command_line import parse_configs
+from engine.training.config import TrainConfig
 from engine.training.ema import WeightAverage
 from engine.training.optimizer import balance
 from engine.training.recipes import PLAIN, STRONG
 from network import create_model, input_spec, model_entry
-from tests.engine.test_engine import read_events
-from tests.scripts.test_train import TINY, assert_equal_weights, one_thread, run_tiny, stop_after, weights_of  # noqa: F401
+from tests.helpers.training import assert_equal_weights, read_events, run_tiny, stop_after, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2])
 
@@ -45,7 +46,7 @@ def losses_of(monkeypatch, **settings) -> tuple[list, dict]:
         return calls[-1][2]
 
     with monkeypatch.context() as patch:
-        patch.setattr(step_script.F, "cross_entropy", note)
+        patch.setattr(torch.nn.functional, "cross_entropy", note)
         run_dir = run_tiny(epochs=1, val="none", **settings)
     assert calls
     return calls, read_metrics(run_dir)[-1]
@@ -156,13 +157,9 @@ def test_the_average_follows_the_weights_and_copies_what_is_counted():
         average.update(model, step)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.fc.weight.detach()
-    assert torch.allclose(average.state["fc.weight"], expected, atol=1e-6)
-    assert average.state["stem.1.num_batches_tracked"] == 6
-    assert 4 < average.state["stem.1.running_mean"][0] < 6
-    own = {name: value.clone() for name, value in model.state_dict().items()}
-    with average.in_place_of(model):
-        assert torch.equal(model.fc.weight, average.state["fc.weight"])
-    assert all(torch.equal(value, own[name]) for name, value in model.state_dict().items())
+    assert torch.allclose(average.module.state_dict()["fc.weight"], expected, atol=1e-6)
+    assert average.module.state_dict()["stem.1.num_batches_tracked"] == 6
+    assert 4 < average.module.state_dict()["stem.1.running_mean"][0] < 6
 
 
 def test_the_average_is_validated_chooses_the_best_epoch_and_is_what_a_checkpoint_answers_with(toy_project):
@@ -210,7 +207,7 @@ def test_a_gradient_longer_than_the_norm_is_scaled_down_and_a_shorter_one_is_not
         after = torch.stack([parameter.grad.norm() for parameter in parameters]).norm().item()
         lengths.append((before.item(), after))
 
-    monkeypatch.setattr(step_script.nn.utils, "clip_grads_with_norm_", note)
+    monkeypatch.setattr(torch.nn.utils, "clip_grads_with_norm_", note)
     run_tiny(epochs=1, clip_grad=0.5)
     assert len(lengths) == 3 and all(after == pytest.approx(min(before, 0.5), rel=1e-3) for before, after in lengths)
     assert max(before for before, _ in lengths) > 0.5, "nothing was clipped"

@@ -12,10 +12,12 @@ import train
 from common.files import ROOT
 from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
-from engine.training.step import out_of_memory
+from engine.training.divergence import out_of_memory
 from network.registry import MODELS
 from tests.helpers.norm_free import ENTRY
-from tests.scripts.test_train import TINY, assert_equal_weights, one_thread, stop_after, weights_of  # noqa: F401
+from tests.helpers.training import TINY, assert_equal_weights, stop_after, weights_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ from common.cli import run_cli
 from network.registry import MODELS
 from tests.helpers.norm_free import ENTRY
 MODELS["norm_free"] = ENTRY
-from engine.training.step import train_step
+from train import train_step
 def with_little_left(*arguments):
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20, resource.RLIM_INFINITY))

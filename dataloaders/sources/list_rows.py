@@ -1,22 +1,19 @@
-"""A list as a data set: what its lines say of each video, and of frames that are there already."""
+"""A list of videos as a data set: the class, group and part that its lines give to videos and to extracted frames."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.console import plural, print_once
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
-from dataloaders.sources.naming import UCF101_NAME, group_of
+from dataloaders.sources.data_source import DataSource, group_of
+from dataloaders.sources.layout import layouts
 from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list
 
-if TYPE_CHECKING:
-    from dataloaders.sources.data_source import DataSource
 
-
-def read_video_list(source: "DataSource") -> VideoList:
+def read_video_list(source: DataSource) -> VideoList:
     """The list, read again where it or the file of its classes has changed."""
     if not source.list.is_file():
         raise UserError(f"There is no list {source.list}, which names the videos of '{source.name}'.")
@@ -39,22 +36,21 @@ def _read_once(path: Path, root: Path, classes: Path | None, *_: object) -> Vide
     return parse_video_list(path, root, classes)
 
 
-def listed_videos(source: "DataSource") -> list[ListedVideo]:
-    """The lines of a list, each with its group: the one it says, else the one that the name gives."""
-    named_as_ucf101 = replace(source, layout="ucf101")
+def listed_videos(source: DataSource) -> list[ListedVideo]:
+    """The videos of a list, each with its group: the one in the list, else the one that its name tells."""
+    named = [kind for kind in layouts().values() if kind.names_hold_group] if source.groups is None else []
     found = []
     for video in read_video_list(source).videos:
         group = video.group
         if not group:
             stem = Path(video.video).stem
-            # the groups in UCF101's names hold, whoever divided it
-            known = source.groups is None and UCF101_NAME.fullmatch(stem)
-            group = group_of(named_as_ucf101 if known else source, video.label, stem)
-        found.append(ListedVideo(video.line, video.video, video.label, group, video.given))
+            kind = next((kind for kind in named if kind.matches(stem)), None)
+            group = kind.group(video.label, stem) if kind else group_of(source, video.label, stem)
+        found.append(replace(video, group=group))
     return found
 
 
-def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow]:
+def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
     """Rows of a manifest as names and lists are now: with the groups that mypath.py gives; with the class, group and
     part that a list gives, and without videos that it does not name. Says which those are."""
     rows = list(rows)
@@ -85,9 +81,7 @@ def with_groups(source: "DataSource", rows: Iterable[VideoRow]) -> list[VideoRow
     return [_changed(row, line.label, line.group, line.given) for row, line in found]
 
 
-def _lines_of(
-    source: "DataSource", videos: Sequence[ListedVideo], rows: Sequence[VideoRow]
-) -> list[ListedVideo | None]:
+def _lines_of(source: DataSource, videos: Sequence[ListedVideo], rows: Sequence[VideoRow]) -> list[ListedVideo | None]:
     """The line of each row: by its path; of frames made elsewhere, whose videos may have lain anywhere, by class and
     name without ending. Raises UserError where such a name stands for two videos."""
     if all(row.quality for row in rows):

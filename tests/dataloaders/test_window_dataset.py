@@ -7,8 +7,8 @@ import pytest
 
 from common.errors import UserError
 from dataloaders.clips import window_starts
-from dataloaders.dataset import EvalDataset, open_frames
-from dataloaders.windows import WindowDataset
+from dataloaders.dataset import EvalDataset, WindowDataset
+from dataloaders.frame_set import open_frames
 from network import InputSpec
 from tests.helpers.toy import frames_of
 

@@ -1,0 +1,275 @@
+"""Finding data sets (a name of mypath.py, a folder, a list) and their videos."""
+
+import glob
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from common.console import plural, print_once
+from common.errors import UsageError, UserError, unknown_name
+from dataloaders.frames import manifest
+from dataloaders.frames.manifest import VideoRow
+from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.folder import (
+    VIDEO_SUFFIXES,
+    class_folders,
+    find_lists,
+    packed_videos,
+    stray_videos,
+    subfolders,
+    unpack_commands,
+    video_files,
+    why_no_videos,
+)
+from dataloaders.sources.layout import layout_of, layouts
+from dataloaders.sources.list_rows import listed_videos, read_video_list
+from dataloaders.sources.video_list import SUFFIXES, check_files
+
+KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
+
+
+def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | None = None) -> DataSource:
+    """A name from mypath.py, a folder of class folders, or a list. Relative paths in mypath.py count from its own
+    folder.
+
+    frames: where its frames lie instead (--frames). Where they are there, the folder of the videos need not be.
+    """
+    if name in datasets:
+        return with_frames(_from_mypath(name, datasets[name], root), frames)
+
+    path = Path(name).expanduser().resolve()
+    listed = path.is_file() or path.suffix.lower() in SUFFIXES
+    source = DataSource(
+        name=path.stem if listed else path.name,
+        videos=path.parent if listed else path,
+        frames=path.with_name(f"{path.stem if listed else path.name}-frames"),
+        list=path if listed else None,
+    )
+    source = with_frames(source, frames)
+    if path.is_file():
+        _refuse_video(path)
+        return _with_layout(source)
+    if path.is_dir():
+        _refuse_flat_folder(path)
+        return _with_layout(source)
+
+    usual = source.frames.name
+    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
+    extracted = [folder for folder in extracted if folder.is_dir()]
+    if extracted:
+        return _with_layout_of_frames(source, extracted[0])
+    if listed:
+        raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
+    raise UsageError(
+        unknown_name("data set", name, sorted(datasets)) + " A folder of class folders works too: --dataset my/videos"
+    )
+
+
+def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
+    unknown = set(entry) - set(KEYS)
+    if unknown:
+        raise UserError(f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. Known keys: {', '.join(KEYS)}.")
+    if not entry.get("videos") and not entry.get("list"):
+        raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
+    if entry.get("classes") and not entry.get("list"):
+        raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
+    listed = _path(entry["list"], root) if entry.get("list") else None
+    videos = _path(entry["videos"], root) if entry.get("videos") else listed.parent
+    layout_name = entry.get("layout", "folder")
+    if layout_name not in layouts():
+        raise UserError(f"mypath.py: '{name}' has the layout '{layout_name}'. Known layouts: {', '.join(layouts())}.")
+    groups = entry.get("groups")
+    if groups is not None:
+        try:
+            re.compile(groups)
+        except re.error as error:
+            raise UserError(f"mypath.py: groups={groups!r} of '{name}' is no regular expression: {error}.") from error
+    beside = listed.with_name(f"{listed.stem}-frames") if listed else videos.with_name(f"{videos.name}-frames")
+    source = DataSource(
+        name=name,
+        videos=videos,
+        frames=_path(entry["frames"], root) if "frames" in entry else beside,
+        layout=layout_name,
+        splits=_path(entry["splits"], root) if entry.get("splits") else None,
+        flip=entry.get("flip"),
+        groups=groups,
+        list=listed,
+        classes=_path(entry["classes"], root) if entry.get("classes") else None,
+    )
+    if listed is not None and listed.is_file() and "layout" not in entry:
+        return _with_layout(source)
+    return with_lists(source)
+
+
+def _path(value: str | Path, root: Path) -> Path:
+    return root / Path(value).expanduser()
+
+
+def _refuse_video(path: Path) -> None:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        raise UserError(f"{path} is a single video. --dataset takes a folder of class folders, or a list (.csv, .txt).")
+
+
+def _refuse_flat_folder(folder: Path) -> None:
+    if not subfolders(folder):
+        why = why_no_videos(folder, folder)
+        example = f"A data set is a folder of class folders: {folder.name}/<class>/<video>."
+        raise UserError(why or f"{folder} has no folders in it. {example}")
+
+
+def _with_layout(source: DataSource) -> DataSource:
+    """The same data set with the layout that the names of its videos show. A list with a split column keeps its own."""
+    if source.list is not None:
+        listed = read_video_list(source)
+        if listed.has_split:
+            return source
+        return with_lists(replace(source, layout=layout_of([Path(video.video).stem for video in listed.videos])))
+    return with_lists(replace(source, layout=detect_layout(source.videos)))
+
+
+def detect_layout(videos: Path) -> str:
+    return layout_of([path.stem for _, folder in class_folders(videos) for path in video_files(folder)])
+
+
+def with_lists(source: DataSource) -> DataSource:
+    """The same data set with the folder that holds its official lists: the given one or a folder in it. Where none is
+    given and the layout needs lists (HMDB51): a folder among the videos, beside them or beside the frames."""
+    kind = source.kind
+    if kind.list_files is None:
+        return source
+    if source.splits is not None:
+        return replace(source, splits=find_lists(kind, source.splits) or source.splits)
+    if kind.needs_lists:
+        return replace(source, splits=find_lists(kind, source.videos, source.videos.parent, source.frames.parent))
+    return source
+
+
+def _with_layout_of_frames(source: DataSource, frames: Path) -> DataSource:
+    """Where nothing but the frames is left. A list that said its split has left that in the manifest."""
+    if (frames / manifest.NAME).is_file():
+        rows = manifest.read_manifest(frames)
+        if source.list is not None and any(row.given for row in rows):
+            return source
+        names = [Path(row.video).stem for row in rows]
+    else:
+        names = [video.name for _, folder in class_folders(frames) for video in subfolders(folder)]
+    return with_lists(replace(source, layout=layout_of(names)))
+
+
+def find_videos(source: DataSource, empty_too: bool = False) -> list[SourceVideo]:
+    """Every file that may be a video, sorted by path; with a list, those that it names. Raises UserError for a missing
+    folder or file, for an empty class (unless empty_too), and for lines that contradict each other. Says what it leaves
+    out."""
+    if source.list is not None:
+        found = _listed_videos(source)
+    else:
+        if not source.videos.is_dir():
+            raise UserError(_missing_videos(source))
+        found = _videos_in_folders(source, empty_too)
+    _check_groups(source, found)
+    return found
+
+
+def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]:
+    found = []
+    folders = class_folders(source.videos)
+    empty = [folder for _, folder in folders if not video_files(folder)]
+    if empty and not (empty_too and len(empty) < len(folders)):
+        raise UserError(
+            why_no_videos(empty[0], source.videos)
+            or f"The class folder {empty[0]} has no videos in it (hidden files do not count). Put its videos there, "
+            "or remove the folder."
+        )
+    for given, folder in folders:
+        files = video_files(folder)
+        for path in files:
+            group = group_of(source, folder.name, path.stem)
+            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, group, given))
+    if not found:
+        why = why_no_videos(source.videos, source.videos)
+        raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")
+    stray = stray_videos(source.videos, [folder for _, folder in folders])
+    if stray:
+        first = stray[0].relative_to(source.videos).as_posix()
+        number = plural(len(stray), "video")
+        print_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
+    _refuse_doubled_parts(found)
+    return found
+
+
+def _listed_videos(source: DataSource) -> list[SourceVideo]:
+    check_files(read_video_list(source), source.videos)
+    found = [SourceVideo(video.video, video.label, video.group, video.given) for video in listed_videos(source)]
+    return sorted(found, key=lambda video: video.video)
+
+
+def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
+    """A pattern that matches nothing would put one recording into training and test without a word."""
+    if source.groups is None:
+        return
+    missed = [video.video for video in videos if not re.search(source.groups, Path(video.video).stem)]
+    if len(missed) == len(videos):
+        raise UserError(
+            f"mypath.py: groups r'{source.groups}' of '{source.name}' matches none of the {len(videos)} names "
+            f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
+        )
+    if missed:
+        print_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
+
+
+def _missing_videos(source: DataSource) -> str:
+    if source.videos.as_posix().startswith("/path/to/"):
+        return (
+            f"mypath.py is not edited yet: it says that the videos of '{source.name}' lie in {source.videos}. "
+            "Put their real folder there, fetch them (python -m dataloaders.download, for UCF101 and HMDB51), or try "
+            "the generated data set: --dataset demo"
+        )
+    packed = packed_videos(source.videos)
+    if packed:
+        commands = unpack_commands(packed[0].parent, packed)
+        return f"There is no folder {source.videos}, but {packed[0]}, which is not unpacked. Run: {commands}"
+    return (
+        f"There is no folder {source.videos}, where the videos of '{source.name}' should lie. "
+        "Correct it in mypath.py, or put the videos there."
+    )
+
+
+def _refuse_doubled_parts(videos: list[SourceVideo]) -> None:
+    """`val/` and `validation/` in one folder would both extract to val/<class>/<video>."""
+    parts: dict[tuple[str, str], str] = {}
+    for video in videos:
+        if video.given:
+            first = parts.setdefault((video.given, video.label), video.video.split("/")[0])
+            if first != video.video.split("/")[0]:
+                raise UserError(f"Both {first}/ and {video.video.split('/')[0]}/ are there. Keep one of them.")
+
+
+def with_frames(source: DataSource, frames: str | None) -> DataSource:
+    """The same data set with its frames elsewhere (--frames)."""
+    return replace(source, frames=Path(frames).expanduser().resolve(), frames_given=True) if frames else source
+
+
+def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: dict[str, int]) -> dict[str, VideoRow]:
+    """Rows of earlier runs whose videos are there with the same number of bytes and the same class, by path; with the
+    group and the part that a list gives them now."""
+    now = {video.video: video for video in videos}
+    valid = {}
+    for row in rows:
+        video = now.get(row.video)
+        if video is not None and row.source_bytes == sizes[row.video] and row.label == video.label:
+            same = (row.group, row.given) == (video.group, video.given)
+            valid[row.video] = row if same else replace(row, group=video.group, given=video.given)
+    return valid
+
+
+def changed_since(source: DataSource, seconds: float) -> bool:
+    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
+    if source.list is not None:
+        return source.list.is_file() and source.list.stat().st_mtime > seconds
+    if not source.videos.is_dir():
+        return False
+    folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]
+    return any(folder.stat().st_mtime > seconds for folder in folders)

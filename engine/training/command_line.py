@@ -1,0 +1,52 @@
+"""The command line of train.py: one configuration for each model it names."""
+
+from collections.abc import Sequence
+
+from common.dataclass_flags import build_parser, flag_name
+from common.errors import UsageError
+from engine.training.config import TrainConfig
+from network import check_model_name
+
+RESUMABLE = ("resume", "epochs", "workers", "cache", "device")
+
+
+def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str) -> list[TrainConfig]:
+    """Command line -> a TrainConfig for each network that it names. argparse itself ends with status 2 on an unknown
+    flag or a wrong type."""
+    description = "Trains a network on a data set and writes a run under run/."
+    parser = build_parser(TrainConfig, "python train.py", description)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+
+    if "resume" in given:
+        other = sorted(set(given) - set(RESUMABLE))
+        if other:
+            raise UsageError(
+                f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
+                f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
+            )
+        return [TrainConfig(**given)]
+    models = given.pop("model", None)
+    if models is None:
+        models = [_model_of_weights(given.get("weights")) or default_model]
+    given = {"dataset": default_dataset} | given
+    for model in models:
+        check_model_name(model)
+    if len(models) == 1:
+        return [TrainConfig(model=models[0], **given)]
+    twice = next((model for model in models if models.count(model) > 1), None)
+    if twice:
+        raise UsageError(f"--model names {twice} twice. For runs that differ in --seed, start train.py for each.")
+    name = given.pop("name", None)
+    if name is None:
+        return [TrainConfig(model=model, **given) for model in models]
+    return [TrainConfig(model=model, name=f"{name}-{model}", **given) for model in models]
+
+
+def _model_of_weights(weights: str | None) -> str | None:
+    if weights is None:
+        return None
+    from network.weights.read import (
+        model_named_by,
+    )  # imports torch, which a command line without --weights does not need
+
+    return model_named_by(weights)

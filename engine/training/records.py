@@ -1,0 +1,124 @@
+"""Records of a run: TensorBoard curves, metrics.jsonl, best.pth, the progress bar and the lines on the console."""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from common.console import duration, plural
+from common.files import relative_to_cwd
+from common.torchrun import is_rank_zero
+from engine.evaluation.evaluate import Evaluation
+from engine.hardware.distributed import all_reduce_sum
+from engine.training.run import Progress, Run, StepResult, write_checkpoint
+
+LOG_EVERY = 20  # steps between two readings of the device's numbers
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """Validation of the weights and of their moving average (None: not made), and the epoch's measurements under their
+    TensorBoard tags."""
+
+    validation: Evaluation | None
+    averaged: Evaluation | None
+    measured: dict[str, float]
+    seconds: float
+
+    @property
+    def judged(self) -> Evaluation | None:
+        """The validation that chooses the best epoch: the moving average's, which evaluation and inference use too."""
+        return self.averaged or self.validation
+
+
+def epoch_bar(run: Run, first: int) -> tqdm:
+    """A progress bar over the steps of the epoch from step `first`, on a terminal and rank zero only."""
+    return tqdm(
+        total=run.train_loader.batch_sampler.num_steps,
+        initial=first,
+        desc=f"epoch {run.progress.epoch + 1}/{run.config.epochs}",
+        unit=" steps",
+        dynamic_ncols=True,
+        leave=False,
+        disable=not (is_rank_zero() and sys.stderr.isatty()),
+    )
+
+
+def log_step(run: Run, step: StepResult) -> None:
+    """Writes a step's loss, learning rate and gradient norm to TensorBoard. All ranks call this together."""
+    loss = all_reduce_sum([step.loss.item()])[0]
+    scalars = {"train/loss": loss, "train/lr": step.lr, "train/grad_norm": step.grad_norm.item()}
+    run.tracker.scalars(scalars, run.progress.step)
+
+
+def keep_if_best(run: Run, result: EpochResult) -> None:
+    """Writes best.pth where the epoch's validation is the best so far, or where nothing validates."""
+    progress, judged = run.progress, result.judged
+    if judged is None or _is_better(judged, progress):
+        if judged is not None:
+            progress.best_top1, progress.best_loss = judged.top1, judged.loss
+        progress.best_epoch = progress.epoch
+        write_checkpoint(run, "best.pth", for_resume=False)
+
+
+def _is_better(validation: Evaluation, progress: Progress) -> bool:
+    """Whether video top-1 is higher; at equal top-1, which small validation lists often give, whether loss is lower."""
+    if progress.best_top1 is None:
+        return True
+    return (validation.top1, -validation.loss) > (progress.best_top1, -progress.best_loss)
+
+
+def log_epoch(run: Run, result: EpochResult) -> None:
+    """Writes the epoch to TensorBoard and metrics.jsonl."""
+    progress, validation, averaged = run.progress, result.validation, result.averaged
+    scalars = {"train/top1": progress.top1.value(), "time/epoch_seconds": result.seconds, **result.measured}
+    means = {
+        "train/loss": progress.loss.value(),
+        "train/lr": run.schedule.factor(progress.step - 1) * run.config.lr,
+        "train/grad_norm": progress.grad_norm.value(),
+    }
+    if run.train_loader.batch_sampler.num_steps < LOG_EVERY:  # else the curves have log_step's points
+        scalars |= means
+    if validation is not None:
+        scalars |= {
+            "val/loss": validation.loss,
+            "val/top1": validation.top1,
+            "val/top5": validation.top5,
+            "val/clip_top1": validation.clip_top1,
+            "best/val_top1": progress.best_top1,
+        }
+    if averaged is not None:
+        scalars |= {"val/ema_top1": averaged.top1, "val/ema_loss": averaged.loss}
+    run.tracker.scalars(scalars, progress.step)
+    record = {"epoch": progress.epoch - 1, "step": progress.step, **scalars, **means}
+    run.tracker.epoch({key: value for key, value in record.items() if not math.isnan(value)})
+    run.tracker.flush()
+
+
+def print_epoch(run: Run, result: EpochResult) -> None:
+    """Prints the epoch's line: loss, accuracies, speed and the time left."""
+    progress, config, validation, measured = run.progress, run.config, result.validation, result.measured
+    ema = f", of the average {result.averaged.top1:5.1f}" if result.averaged else ""
+    val = f"val top1 {validation.top1:5.1f}{ema} (best {progress.best_top1:5.1f})" if validation else "no validation"
+    top1 = "" if math.isnan(progress.top1.value()) else f"  top1 {progress.top1.value():5.1f}"
+    left = result.seconds * (config.epochs - progress.epoch)
+    print(
+        f"epoch {progress.epoch:3}/{config.epochs}  loss {progress.loss.value():6.3f}{top1}  {val}  "
+        f"{measured.get('time/clips_per_second', 0):6.1f} clips/s  "
+        f"data wait {100 * measured.get('time/data_wait', 0):2.0f} %  left {duration(left)}",
+        flush=True,
+    )
+
+
+def print_end(run: Run) -> None:
+    """Prints how the run ended and the commands that come next."""
+    progress, run_dir = run.progress, relative_to_cwd(run.run_dir)
+    if progress.epoch < run.config.epochs:
+        print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without a better validation.")
+    best = "" if progress.best_top1 is None else f", best validation video top-1 {progress.best_top1:.2f} %"
+    print(f"Done in {duration(time.monotonic() - run.start)}: {run_dir}{best}")
+    if run.frame_set.part("test"):
+        print(f"Test it:    python evaluate.py {run_dir}")
+    print(f"Look at it: tensorboard --logdir {relative_to_cwd(run.run_dir.parent)}")
