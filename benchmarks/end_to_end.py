@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from engine.training.step import train_step
 
 import mypath
 import train
@@ -86,7 +85,7 @@ def synthetic_rate(run: Run) -> float:
     synchronize(run.device)
     start = time.perf_counter()
     for _ in range(full):
-        train_step(run, batches)
+        train.train_step(run, batches)
         run.progress.step += 1
     synchronize(run.device)
     seconds = time.perf_counter() - start

@@ -56,11 +56,16 @@ def _thickness(size: float, bold: bool) -> int:
 
 
 def save_picture(path: Path, picture: np.ndarray) -> None:
-    """(H, W, 3) uint8 RGB -> a .png or .jpg, written whole."""
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if path.suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
-    done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    assert done, path
-    write_atomically(path, data.tobytes())
+    """Writes (H, W, 3) uint8 RGB as a .png or .jpg."""
+    write_atomically(path, encode_picture(picture, path.suffix))
+
+
+def encode_picture(picture: np.ndarray, suffix: str) -> bytes:
+    """(H, W, 3) uint8 RGB -> the bytes of a .png or .jpg file."""
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 9] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, 88]
+    done, data = cv2.imencode(suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
+    assert done, suffix
+    return data.tobytes()
 
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -1,8 +1,10 @@
 """Writing files that appear whole or not at all, and paths as text."""
 
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +21,13 @@ def write_json(path: Path, content: dict | list[dict]) -> None:
     """Writes a result that the user asked for as indented JSON. Raises UserError where the file cannot be written."""
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """Rows of cells as the text of a .csv file, with line ends as on Linux."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()
 
 
 @contextmanager

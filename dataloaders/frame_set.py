@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.console import plural
 from common.errors import UserError
 from common.input_spec import InputSpec
 from common.torchrun import local_world_size
@@ -141,3 +142,19 @@ def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
 def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
     """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
     return (row.width, row.height) if row.quality else spec.resize
+
+
+def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
+    """How the classes of a checkpoint and of a data set differ, in a sentence."""
+    found, name = frame_set.classes, frame_set.source.name
+    new = [label for label in found if label not in set(known)]
+    missing = [label for label in known if label not in set(found)]
+    if not new and not missing:
+        place = next(i for i, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
+        return f"Class {place} of the checkpoint is '{known[place]}', and that of {name} is '{found[place]}'."
+    differences = [
+        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
+        for labels, what in ((new, "new"), (missing, "missing"))
+        if labels
+    ]
+    return f"The checkpoint knows {plural(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."

@@ -1,10 +1,9 @@
 """Runs as a table: on the terminal, in Markdown, in a .csv file."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from common.files import csv_text
 from engine.comparison.groups import Group
 from engine.comparison.run_result import RunResult
 
@@ -106,19 +105,17 @@ def runs_csv(groups: Sequence[Group]) -> str:
         "best_val_top1", "test_top1", "test_low", "test_high", "test_videos", "protocol", "leak", "clips_per_second",
         "gpu_memory_gb", "hours", "device",
     )  # fmt: skip
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
+    rows = []
     for group in groups:
         for run in group.runs:
             test = run.test
             low, high = test.interval if test and test.interval else (None, None)
             tested = (test.top1, low, high, test.num_videos, test.protocol, test.leak) if test else (None,) * 6
-            writer.writerow(
+            rows.append(
                 [
                     group.dataset, group.split, run.name, run.model, run.pretraining, run.parameters, run.gmacs,
                     run.epochs, run.planned, run.best_val, *tested, run.clips_per_second, run.memory_gb, run.hours,
                     run.device,
                 ]
             )  # fmt: skip
-    return file.getvalue()
+    return csv_text([header, *rows])

@@ -7,6 +7,7 @@ leaks         test recordings that training has seen
 report        files of an evaluation
 confusion     confusion matrix as picture and csv
 worst_videos  picture of the most certain mistakes
-summary       the lines that evaluate.py prints
+job           one evaluation, from checkpoint to files
+    summary       the lines that evaluate.py prints
 published     accuracies from papers
 """

@@ -1,15 +1,16 @@
-"""What is taken for what: the confusion matrix, the pairs that stand out, and a picture of it for up to hundreds of
-classes."""
+"""Confusion matrices: counts, the most confused pairs, and a picture for up to hundreds of classes."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
-from common.drawing import BLACK, GREY, canvas, draw_text, text_width
+from common.figures import BLACK, GREY, figure_pixels, new_figure, styled
+from common.files import csv_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,8 @@ def confusion_order(matrix: np.ndarray) -> np.ndarray:
 
 def confusion_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """Counts in the order of the class ids: a line a true class, a column a predicted one."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["true \\ predicted", *classes])
-    writer.writerows([name, *row.tolist()] for name, row in zip(classes, matrix, strict=True))
-    return file.getvalue()
+    rows = ([name, *row.tolist()] for name, row in zip(classes, matrix, strict=True))
+    return csv_text([["true \\ predicted", *classes], *rows])
 
 
 RIGHT, WRONG = (37, 111, 178), (200, 60, 30)  # RGB at 100 %
@@ -76,49 +74,40 @@ MAX_NAME = 22  # letters of a class name that are drawn
 NUM_PAIRS = 20
 
 
+@styled
 def draw_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> np.ndarray:
     """(K, K) counts -> (H, W, 3) uint8 RGB.
 
     A cell is the share of its row: blue on the diagonal, red beside it, where a weak colour is stretched so that a
-    single mistake can be seen. Percent stand in the cells where they fit, and each class's accuracy behind its row.
+    single mistake can be seen. Percentages are written where they fit, and each class's accuracy behind its row.
     """
     num_classes = len(classes)
     order = confusion_order(matrix)
     shares = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1))[np.ix_(order, order)]
     filled = matrix.sum(1)[order] > 0
     names = [_short(classes[number]) for number in order]
-    cell = int(np.clip(1360 // num_classes, 13, 64))
-    size = float(np.clip(0.5 * cell, 10, 15))  # height of the letters in pixels
-    labels = max(text_width(name, size) for name in names) + 14
-    pairs = most_confused(matrix, classes, NUM_PAIRS)
-    lines = [f"{pair.times} of {pair.videos}" for pair in pairs], [f"{p.true}  >  {p.predicted}" for p in pairs]
-    counts_width, pairs_width = (max([text_width(line, 14) for line in part], default=0) for part in lines)
+    cell = int(np.clip(1360 // num_classes, 13, 64))  # pixels
+    size = float(np.clip(0.36 * cell, 7, 10.5))  # points
     side = cell * num_classes
-    top, left = 64 + labels, labels + 34
-    panel = left + side + 96
-    picture = canvas(max(top + side + 28, 150 + 24 * len(pairs)), panel + max(counts_width + pairs_width + 60, 330))
-
-    draw_text(picture, title, (16, 30), 18, bold=True)
-    matrix_area = picture[top : top + side, left : left + side]
-    matrix_area[:] = np.kron(_colours(shares), np.ones((cell, cell, 1), np.uint8))
-    _draw_grid(matrix_area, cell, num_classes)
-    for number, name in enumerate(names):
-        middle = top + number * cell + cell // 2
-        draw_text(picture, name, (left - 8, middle), size, align="right")
+    figure = new_figure(side, side)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(_colours(shares), interpolation="nearest", aspect="equal")
+    axes.set_xticks(range(num_classes), names, rotation=90, size=size)
+    axes.set_yticks(range(num_classes), names, size=size)
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+    axes.spines[:].set_color("#dddddd")
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("predicted class", color=GREY, size=10)
+    axes.set_ylabel("true class", color=GREY, size=10)
+    axes.set_title(title, loc="left", size=13, weight="bold", pad=14)
+    _draw_grid(axes, num_classes)
+    for number in range(num_classes):
         accuracy = f"{100 * shares[number, number]:.0f} %" if filled[number] else "-"
-        draw_text(picture, accuracy, (left + side + 8, middle), size, colour=GREY)
-        _draw_upright(picture, name, (left + number * cell + cell // 2, top - 8), size)
-    _draw_percents(matrix_area, shares, cell, size)
-    _draw_upright(picture, "true class", (18, top + side // 2 + 40), 14, colour=GREY)
-    draw_text(picture, "predicted class", (left + side // 2 - 50, 54), 14, colour=GREY)
-
-    draw_text(picture, "Most often confused (true  >  predicted)", (panel, 80), 15, bold=True)
-    for number, (times, pair) in enumerate(zip(*lines, strict=True)):
-        draw_text(picture, times, (panel + counts_width, 112 + 24 * number), 14, colour=GREY, align="right")
-        draw_text(picture, pair, (panel + counts_width + 16, 112 + 24 * number), 14)
-    if not pairs:
-        draw_text(picture, "no mistake", (panel, 112), 14)
-    return picture
+        axes.text(num_classes - 0.4, number, accuracy, size=size, color=GREY, va="center")
+    if cell >= 22:  # "100" fits
+        _draw_percents(axes, shares, size=min(size, 0.33 * cell))
+    _draw_pairs(axes, most_confused(matrix, classes, NUM_PAIRS))
+    return figure_pixels(figure)
 
 
 def _short(name: str) -> str:
@@ -133,34 +122,30 @@ def _colours(shares: np.ndarray) -> np.ndarray:
     return (255 + (full - 255) * strength).round().astype(np.uint8)
 
 
-def _draw_grid(area: np.ndarray, cell: int, num_classes: int) -> None:
+def _draw_grid(axes: "Axes", num_classes: int) -> None:
     for number in range(num_classes + 1):
-        shade = 205 if number % 10 == 0 and num_classes > 20 else 238
-        at = min(number * cell, len(area) - 1)
-        area[at] = np.minimum(area[at], shade)
-        area[:, at] = np.minimum(area[:, at], shade)
+        shade = "#cdcdcd" if number % 10 == 0 and num_classes > 20 else "#eeeeee"
+        axes.axhline(number - 0.5, color=shade, linewidth=0.7)
+        axes.axvline(number - 0.5, color=shade, linewidth=0.7)
 
 
-def _draw_percents(area: np.ndarray, shares: np.ndarray, cell: int, size: float) -> None:
-    if cell < 22:  # "100" does not fit
-        return
-    size = min(size, 0.45 * cell)
+def _draw_percents(axes: "Axes", shares: np.ndarray, size: float) -> None:
     for row, column in np.argwhere(np.round(100 * shares) > 0):
         share = shares[row, column]
         strength = share if row == column else np.sqrt(share)
-        text = f"{100 * share:.0f}"
-        middle = int(column * cell + cell / 2 + text_width(text, size) / 2), int(row * cell + cell / 2)
-        draw_text(area, text, middle, size, colour=(255, 255, 255) if strength > 0.6 else BLACK, align="right")
+        colour = "white" if strength > 0.6 else BLACK
+        axes.text(column, row, f"{100 * share:.0f}", size=size, color=colour, ha="center", va="center")
 
 
-def _draw_upright(
-    picture: np.ndarray, text: str, foot: tuple[int, int], size: float, colour: tuple[int, int, int] = BLACK
-) -> None:
-    """Text that reads from the bottom up, centred on x and beginning at y of `foot`."""
-    width, height = text_width(text, size) + 4, round(2 * size)
-    strip = canvas(height, width)
-    draw_text(strip, text, (1, height // 2), size, colour)
-    strip = cv2.rotate(strip, cv2.ROTATE_90_COUNTERCLOCKWISE)
-    x, y = foot[0] - height // 2, foot[1] - width
-    there = picture[y : y + width, x : x + height]
-    there[:] = np.minimum(there, strip[: len(there), : there.shape[1]])
+def _draw_pairs(axes: "Axes", pairs: Sequence[Confused]) -> None:
+    """The list of most confused pairs, right of the matrix."""
+    title = "Most often confused (true  >  predicted)"
+
+    def write(text: str, right: float, down: float, **style) -> None:
+        offset = {"xycoords": "axes fraction", "textcoords": "offset pixels", "va": "top", "linespacing": 1.7}
+        axes.annotate(text, (1, 1), xytext=(right, -down), **offset | style)
+
+    write(title, 90, 0, size=11, weight="bold")
+    write("\n".join(f"{pair.times} of {pair.videos}" for pair in pairs), 150, 32, size=10, color=GREY, ha="right")
+    names = "\n".join(f"{pair.true}  >  {pair.predicted}" for pair in pairs)
+    write(names or "no mistake", 166 if pairs else 90, 32, size=10)

@@ -54,7 +54,7 @@ def evaluate(
     amp: torch.dtype | None = None,
     clips_at_once: int = 32,
     stop: Callable[[], bool] = lambda: False,
-    what: str = "Evaluating",
+    label: str = "Evaluating",
     videos: np.ndarray | None = None,
 ) -> Evaluation | None:
     """Runs every clip of an EvalDataset through the network. None if `stop` says so between two batches.
@@ -67,7 +67,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        return evaluate_answers(network_logits(model, spec, device, amp), loader, clips_at_once, stop, what, videos)
+        return evaluate_answers(network_logits(model, spec, device, amp), loader, clips_at_once, stop, label, videos)
     finally:
         model.train(was_training)
 
@@ -77,12 +77,12 @@ def evaluate_answers(
     loader: ClipLoader,
     clips_at_once: int = 32,
     stop: Callable[[], bool] = lambda: False,
-    what: str = "Evaluating",
+    label: str = "Evaluating",
     videos: np.ndarray | None = None,
 ) -> Evaluation | None:
     """evaluate() for whatever answers clips (B, T, h, w, 3) uint8, as the loader has them, with logits (B, K)."""
     rows, stopped = [], False  # a row a batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
-    for clips, labels, positions in progress(loader, len(loader), what, "batches"):
+    for clips, labels, positions in progress(loader, len(loader), label, "batches"):
         if stop():
             stopped = True
             break

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import platform
-from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from common.drawing import save_picture
-from common.files import write_atomically
+from common.files import csv_text, write_atomically
 from dataloaders.frame_set import FrameSet
 from engine.evaluation.bootstrap import CONFIDENCE, SAMPLES, accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_csv, confusion_matrix, draw_confusion, most_confused
@@ -22,6 +22,59 @@ from engine.evaluation.worst_videos import draw_worst
 from engine.runs.tracking import Tracker
 
 FORMAT = 1  # of test.json; grows where a key changes its meaning or goes, not where one is added
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The content of test.json; docs/evaluation.md tells what each key means. Accuracies are in percent."""
+
+    checkpoint: str
+    weights_hash: str
+    arithmetic: str
+    model: str
+    parameters: int
+    weights: str | None
+    pretraining: str | None
+    epoch: int
+    step: int
+    dataset: str
+    official: str | None
+    split: str
+    split_hash: str
+    part: str
+    leak: str | None
+    training_known: bool
+    num_clips: int | None
+    windows: int | None
+    crops: int
+    input_spec: dict
+    top1: float
+    top5: float
+    clip_top1: float
+    loss: float
+    num_videos: int
+    mean_class: float
+    num_classes: int
+    num_clips_total: int
+    interval: dict
+    per_class: dict[str, float | None]
+    confused: list[dict]
+    temporal: dict[str, float] | None
+    device: str
+    seconds: float
+    clips_per_second: float
+    date: str
+    versions: dict[str, str]
+    published: list[dict] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """ucf101, split 1, test"""
+        return f"{self.dataset}, split {self.split}, {self.part}"
+
+    @property
+    def is_test_result(self) -> bool:
+        return self.part == "test" and not self.leak and self.training_known
 
 
 class Analysis:
@@ -85,7 +138,8 @@ class Analysis:
                     int(errors[taken]) or "",
                 ]
             )
-        return _csv(("class", "videos", "right", "top1", "top5", "clip_top1", "most_taken_for", "times"), lines)
+        header = ("class", "videos", "right", "top1", "top5", "clip_top1", "most_taken_for", "times")
+        return csv_text([header, *lines])
 
     def videos_csv(self) -> str:
         """A line a video, in the order of the manifest."""
@@ -94,24 +148,22 @@ class Analysis:
             "clips_right",
         )  # fmt: skip
         own, best = (self.probs[np.arange(len(self.labels)), ids] for ids in (self.labels, self.predictions))
-        return _csv(
-            header,
-            (
-                [
-                    row.video,
-                    row.label,
-                    row.group,
-                    self.classes[self.predictions[at]],
-                    int(self.ranks[at] == 1),
-                    int(self.ranks[at]),
-                    f"{best[at]:.6f}",
-                    f"{own[at]:.6f}",
-                    int(self.num_clips[at]),
-                    int(self.clips_right[at]),
-                ]
-                for at, row in enumerate(self.rows)
-            ),
+        rows = (
+            [
+                row.video,
+                row.label,
+                row.group,
+                self.classes[self.predictions[index]],
+                int(self.ranks[index] == 1),
+                int(self.ranks[index]),
+                f"{best[index]:.6f}",
+                f"{own[index]:.6f}",
+                int(self.num_clips[index]),
+                int(self.clips_right[index]),
+            ]
+            for index, row in enumerate(self.rows)
         )
+        return csv_text([header, *rows])
 
     def numbers(self) -> dict:
         """The part of test.json that follows from the predictions alone."""
@@ -138,7 +190,9 @@ class Analysis:
         }
 
 
-def write_report(folder: Path, stem: str, record: dict, analysis: Analysis, title: str) -> dict[str, np.ndarray]:
+def write_report(
+    folder: Path, stem: str, record: EvaluationRecord, analysis: Analysis, title: str
+) -> dict[str, np.ndarray]:
     """<folder>/<stem>.json and the tables and pictures in <folder>/<stem>/; returns the pictures.
 
     The .json comes last: where it is, the rest is there too.
@@ -159,27 +213,29 @@ def write_report(folder: Path, stem: str, record: dict, analysis: Analysis, titl
     files = {
         name.split(".")[0] + ("_picture" if name == "confusion.png" else ""): name for name in (*tables, *pictures)
     }
-    record = record | {"files": {key: f"{stem}/{name}" for key, name in files.items()}}
-    write_atomically(folder / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+    content = {"format": FORMAT, **asdict(record), "files": {key: f"{stem}/{name}" for key, name in files.items()}}
+    write_atomically(folder / f"{stem}.json", json.dumps(content, indent=2) + "\n")
     return pictures
 
 
-def log_report(run_dir: Path, record: dict, analysis: Analysis, pictures: dict[str, np.ndarray]) -> None:
+def log_report(run_dir: Path, record: EvaluationRecord, analysis: Analysis, pictures: dict[str, np.ndarray]) -> None:
     """The tags test/... of a run in TensorBoard."""
-    step = record["step"]
+    step = record.step
     tracker = Tracker(run_dir)
-    tracker.scalars({f"test/{name}": record[name] for name in ("top1", "top5", "clip_top1", "mean_class")}, step)
+    tracker.scalars(
+        {f"test/{name}": getattr(record, name) for name in ("top1", "top5", "clip_top1", "mean_class")}, step
+    )
     tracker.writer.add_image("test/confusion", pictures["confusion.png"], step, dataformats="HWC")
     tracker.writer.add_image("test/worst_videos", pictures["worst.jpg"], step, dataformats="HWC")
     tracker.writer.add_text("test/per_class", _markdown(analysis.per_class_csv()), step)
     tracker.close()
 
 
-def is_logged(old: Path, record: dict) -> bool:
+def is_logged(old: Path, record: EvaluationRecord) -> bool:
     """Whether an earlier test.json says the same of the same weights: then TensorBoard has it already."""
     try:
         before = json.loads(old.read_text(encoding="utf-8"))
-        return all(before[key] == record[key] for key in ("step", "top1", "top5", "clip_top1", "mean_class"))
+        return all(before[key] == getattr(record, key) for key in ("step", "top1", "top5", "clip_top1", "mean_class"))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -195,14 +251,6 @@ def provenance() -> dict:
             "opencv": cv2.__version__,
         },
     }
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(lines)
-    return file.getvalue()
 
 
 def _markdown(table: str) -> str:

@@ -1,6 +1,7 @@
 """An evaluation in a few lines on the terminal, and several of them, a split each, as one number."""
 
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 from common.console import plural
@@ -8,68 +9,65 @@ from common.files import relative_to_cwd
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import Confused
 from engine.evaluation.published import METRICS, Published, beside, published
+from engine.evaluation.report import EvaluationRecord
 
 
-def comparable(record: dict) -> list[Published]:
+def comparable(record: EvaluationRecord) -> list[Published]:
     """Published numbers that are the same measurement; none for a number that is no test result."""
-    if not _counts(record):
+    if not record.is_test_result:
         return []
-    return published(record["official"], record["split"], record["model"], record["pretraining"])
+    return published(record.official, record.split, record.model, record.pretraining)
 
 
-def print_record(path: Path, record: dict) -> None:
+def print_record(path: Path, record: EvaluationRecord) -> None:
     """What a person wants to know of an evaluation at once."""
-    views = f"every window, {record['windows']} frames apart," if record["windows"] else ""
-    views = views or plural(record["num_clips"], "clip")
+    views = f"every window, {record.windows} frames apart," if record.windows else ""
+    views = views or plural(record.num_clips, "clip")
     print(
-        f"{relative_to_cwd(path)} ({record['model']}) on {where(record)}: {plural(record['num_videos'], 'video')}, "
-        f"{views} x {plural(record['crops'], 'crop')}"
+        f"{relative_to_cwd(path)} ({record.model}) on {record.place}: {plural(record.num_videos, 'video')}, "
+        f"{views} x {plural(record.crops, 'crop')}"
     )
-    if record["leak"]:
-        print(f"  NOT A TEST RESULT: {record['leak']}")
-    interval, mark = record["interval"], "   (leak)" if record["leak"] else ""
+    if record.leak:
+        print(f"  NOT A TEST RESULT: {record.leak}")
+    interval, mark = record.interval, "   (leak)" if record.leak else ""
     recordings = plural(interval["num_groups"], "recording")
-    lines = METRICS | {"top5": f"video top-{min(5, record['num_classes'])}", "mean_class": "mean class accuracy"}
+    lines = METRICS | {"top5": f"video top-{min(5, record.num_classes)}", "mean_class": "mean class accuracy"}
     for key, name in lines.items():
         bounds = interval[key] and "   95 % interval {:.1f} to {:.1f}".format(*interval[key])
         note = f" over {recordings}" if bounds and key == "top1" else ""
-        print(f"  {name:20} {record[key]:6.2f}{mark}{bounds or ''}{note}")
-    if record["confused"]:
-        print("  most often confused: " + "; ".join(str(Confused(**pair)) for pair in record["confused"][:3]))
-    if record["temporal"]:
-        print(f"  video top-1 by order of the frames (chance: {100 / record['num_classes']:.2f})")
-        for order, top1 in record["temporal"].items():
+        print(f"  {name:20} {getattr(record, key):6.2f}{mark}{bounds or ''}{note}")
+    if record.confused:
+        print("  most often confused: " + "; ".join(str(Confused(**pair)) for pair in record.confused[:3]))
+    if record.temporal:
+        print(f"  video top-1 by order of the frames (chance: {100 / record.num_classes:.2f})")
+        for order, top1 in record.temporal.items():
             print(f"    {order:10} {top1:6.2f}")
     for row in comparable(record):
-        print(f"  {beside(row, record)}")
+        print(f"  {beside(row, asdict(record))}")
 
 
-def print_splits(records: list[dict]) -> None:
+def print_splits(records: list[EvaluationRecord]) -> None:
     """Mean and standard deviation over runs of one model on several splits of one data set, as papers print them."""
     alike = defaultdict(list)
     for record in records:
-        alike[tuple(record[key] for key in ("model", "dataset", "part", "pretraining"))].append(record)
+        alike[tuple(getattr(record, key) for key in ("model", "dataset", "part", "pretraining"))].append(record)
     for (model, dataset, part, pretraining), runs in alike.items():
-        splits = sorted(record["split"] for record in runs)
+        splits = sorted(record.split for record in runs)
         if len(set(splits)) < max(len(splits), 2):
             continue
         print(f"{model} on {dataset}, splits {', '.join(splits)}, {part}: mean and standard deviation")
-        leaks = [record["split"] for record in runs if record["leak"]]
+        leaks = [record.split for record in runs if record.leak]
         if leaks:
             print(f"  NOT A TEST RESULT: split {', '.join(leaks)} leaks")
         means = {}
         for key, name in (METRICS | {"mean_class": "mean class accuracy"}).items():
-            means[key], deviation = mean_and_deviation([record[key] for record in runs])
-            each = ", ".join(f"{record[key]:.2f}" for record in runs)
+            means[key], deviation = mean_and_deviation([getattr(record, key) for record in runs])
+            each = ", ".join(f"{getattr(record, key):.2f}" for record in runs)
             print(f"  {name:20} {means[key]:6.2f} \N{PLUS-MINUS SIGN} {deviation:.2f}   ({each})")
-        if splits == ["1", "2", "3"] and len({record["official"] for record in runs}) == 1 and all(map(_counts, runs)):
-            for row in published(runs[0]["official"], "mean", model, pretraining):
+        if (
+            splits == ["1", "2", "3"]
+            and len({record.official for record in runs}) == 1
+            and all(run.is_test_result for run in runs)
+        ):
+            for row in published(runs[0].official, "mean", model, pretraining):
                 print(f"  {beside(row, means)}")
-
-
-def _counts(record: dict) -> bool:
-    return record["part"] == "test" and not record["leak"] and record["training_known"]
-
-
-def where(record: dict) -> str:
-    return f"{record['dataset']}, split {record['split']}, {record['part']}"

@@ -1,7 +1,5 @@
 """Descriptors on the splits of their data set: accuracy a split, their mean, and what explains it."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ import numpy as np
 
 from common.console import plural
 from common.errors import UserError
+from common.files import csv_text
 from dataloaders.sources.data_source import DataSource, SourceVideo, class_names, group_of
 from dataloaders.sources.find import with_lists
 from dataloaders.sources.layout import layout_of
@@ -101,12 +100,9 @@ class Outcome:
     def per_class_csv(self) -> str:
         classes = self.svm.classes
         accuracies = accuracy_by_class(self.labels == self.predictions, self.labels, len(classes))
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["class", "videos", "top1"])
         totals = np.bincount(self.labels, minlength=len(classes))
-        writer.writerows(zip(classes, totals.tolist(), [f"{value:.2f}" for value in accuracies], strict=True))
-        return file.getvalue()
+        rows = zip(classes, totals.tolist(), [f"{value:.2f}" for value in accuracies], strict=True)
+        return csv_text([("class", "videos", "top1"), *rows])
 
 
 def run_split(

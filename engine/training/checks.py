@@ -1,7 +1,6 @@
 """What is looked at before a run begins, so that a mistake costs seconds; and what is said then."""
 
 import shlex
-from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -12,7 +11,7 @@ from common.files import relative_to_cwd
 from common.torchrun import world_size
 from dataloaders.audit.findings import leak_warning
 from dataloaders.dataset import TrainDataset
-from dataloaders.frame_set import FrameSet
+from dataloaders.frame_set import FrameSet, other_classes
 from dataloaders.sources.data_source import DataSource
 from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
 from engine.hardware.distributed import all_gather
@@ -77,22 +76,6 @@ def pick_flip(config: TrainConfig, source: DataSource) -> bool:
     if source.flip is None:
         print("Clips are not mirrored. If a mirrored video shows the same action here, add --flip.")
     return bool(source.flip)
-
-
-def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
-    """How the classes of a checkpoint and of a data set differ, in a sentence."""
-    found, name = frame_set.classes, frame_set.source.name
-    new = [label for label in found if label not in set(known)]
-    missing = [label for label in known if label not in set(found)]
-    if not new and not missing:
-        place = next(i for i, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
-        return f"Class {place} of the checkpoint is '{known[place]}', and that of {name} is '{found[place]}'."
-    differences = [
-        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
-        for labels, what in ((new, "new"), (missing, "missing"))
-        if labels
-    ]
-    return f"The checkpoint knows {plural(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
 
 
 def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None:

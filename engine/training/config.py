@@ -30,7 +30,7 @@ class TrainConfig:
     )
     frames: str | None = flag(
         None,
-        "folder of the extracted frames (default: the one in mypath.py, or FOLDER-frames)",
+        "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)",
         metavar="DIR",
         group=DATA,
     )
@@ -39,7 +39,7 @@ class TrainConfig:
     )
     val: str = flag(
         "auto",
-        "auto: hold out a part of the training list, whole recordings, for validation; none: train on all of it",
+        "auto: hold out recordings for validation; none: hold out none",
         choices=("auto", "none"),
         group=DATA,
     )
@@ -52,7 +52,7 @@ class TrainConfig:
     )
     model: str | None = flag(
         None,
-        "network; several names train one run each. `python -m network` lists them",
+        "network, or several for a run each; `python -m network` lists them",
         several=True,
         group=NETWORK,
     )
@@ -64,7 +64,7 @@ class TrainConfig:
     )
     freeze: str = flag(
         "none",
-        "part of the network that keeps the weights of --weights",
+        "part that keeps the weights of --weights",
         choices=("none", "stem", "trunk"),
         group=NETWORK,
     )
@@ -86,7 +86,7 @@ class TrainConfig:
     batch_size: int | None = flag(None, "clips per batch, on each GPU", at_least=1, group=OPTIMISATION)
     accumulate: int = flag(
         1,
-        "batches per optimiser step: gradients add up, memory stays that of one batch",
+        "batches per optimiser step, in the memory of one batch",
         at_least=1,
         group=OPTIMISATION,
     )
@@ -101,16 +101,14 @@ class TrainConfig:
     )
     schedule: str = flag(
         "cosine",
-        "cosine: decay to zero; step: a tenth after 50 %% and again after 75 %% of the epochs",
+        "cosine to zero, or step: a tenth at 50 %% and 75 %% of the run",
         choices=("cosine", "step"),
         group=OPTIMISATION,
     )
     warmup_epochs: float | None = flag(
         None, "epochs over which the learning rate rises to --lr", at_least=0, group=OPTIMISATION
     )
-    head_lr_scale: float = flag(
-        10.0, "factor on --lr for layers that --weights does not contain", at_least=0, group=OPTIMISATION
-    )
+    head_lr_scale: float = flag(10.0, "factor on --lr for layers that --weights lacks", at_least=0, group=OPTIMISATION)
     clip_grad: float | None = flag(
         None,
         "scale gradients down to this norm where it is larger; 0: never",
@@ -120,7 +118,7 @@ class TrainConfig:
     )
     recipe: str = flag(
         "plain",
-        "set of defaults for flags not given; docs/training.md lists them",
+        "defaults for flags not given; docs/training.md lists them",
         choices=tuple(RECIPES),
         group=RECIPE,
     )
@@ -132,7 +130,7 @@ class TrainConfig:
     )
     zoom: float | None = flag(
         None,
-        "enlarge a random square of at least this fraction of the crop's side, such as 0.6; 1: off",
+        "enlarge squares of at least this fraction of the crop, such as 0.6; 1: off",
         above=0,
         at_most=1,
         group=RECIPE,
@@ -141,7 +139,7 @@ class TrainConfig:
         None, "vary brightness, contrast and saturation by up to this fraction", at_least=0, below=1, group=RECIPE
     )
     label_smoothing: float | None = flag(
-        None, "fraction of the target spread evenly over all classes, such as 0.1", at_least=0, below=1, group=RECIPE
+        None, "fraction of the target spread over all classes, such as 0.1", at_least=0, below=1, group=RECIPE
     )
     class_weights: str | None = flag(
         None,
@@ -189,7 +187,7 @@ class TrainConfig:
     resume: str | None = flag(None, "continue this run; takes no other settings", metavar="RUN", group=RUN)
     save_every: float = flag(
         10.0,
-        "write last.pth this often within an epoch too; 0: at its end only",
+        "also write last.pth during an epoch; 0: at its end only",
         metavar="MINUTES",
         at_least=0,
         group=RUN,

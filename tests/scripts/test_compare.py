@@ -14,16 +14,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 
 import compare
 import evaluate
 import mypath
 import train
 from common.errors import UsageError, UserError
+from common.figures import SERIES
 from common.files import ROOT
-from engine.comparison.charts import Axis, cost_chart, curve_chart
+from engine.comparison.charts import LABEL_GAP, _apart, cost_figure, curve_figure
 from engine.comparison.groups import group_runs
-from engine.comparison.marks import Dot, Line, Text
 from engine.comparison.run_result import read_run
 from engine.comparison.tables import COLUMNS
 from engine.training.config import TrainConfig
@@ -290,19 +291,9 @@ def test_runs_with_other_answers_missing_are_not_compared_by_video(runs):
 # charts and page
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 100, [0, 20, 40, 60, 80, 100]),
-        (84.4, 100, [80, 85, 90, 95, 100]),
-        (0, 0.171, [0, 0.05, 0.1, 0.15, 0.2]),
-        (99.2, 99.8, [99.2, 99.4, 99.6, 99.8]),
-    ],
-)
-def test_the_ticks_of_an_axis_are_round_and_hold_all_values(low, high, ticks):
-    axis = Axis(low, high, 300, 40)
-    assert axis.ticks == ticks
-    assert (axis.at(ticks[0]), axis.at(ticks[-1])) == (pytest.approx(300), pytest.approx(40))
+def series(axes, run_number: int) -> list:
+    """The lines and dots that a chart draws in a run's colour."""
+    return [line for line in axes.lines if line.get_color() == SERIES[run_number]]
 
 
 def test_a_dot_stands_where_accuracy_and_cost_say_and_its_line_is_the_interval(runs):
@@ -310,18 +301,14 @@ def test_a_dot_stands_where_accuracy_and_cost_say_and_its_line_is_the_interval(r
     change_test(runs / "r3d_10-toy-000", top1=60.0, interval=interval)
     change_test(runs / "mc3_10-toy-000", top1=60.0, interval=interval | {"top1": None})
     group = only_group(runs)
-    marks = cost_chart(group)
-    dots = {mark.colour: mark for mark in marks if isinstance(mark, Dot)}
-    assert set(dots) == {0, 1} and dots[0].y == dots[1].y
-    order = sorted((0, 1), key=lambda number: group.runs[number].gmacs)
-    assert dots[order[0]].x < dots[order[1]].x
-    [interval_line] = [
-        mark for mark in marks if isinstance(mark, Line) and isinstance(mark.colour, int) and mark.width == 2
-    ]
+    [axes] = cost_figure(group).axes
+    for number, run in enumerate(group.runs):
+        [dot] = series(axes, number)
+        assert (dot.get_xdata().item(), dot.get_ydata().item()) == (run.gmacs, 60)
+    [interval_line] = axes.collections
     number = [run.model for run in group.runs].index("r3d_10")
-    assert interval_line.colour == number
-    (left, down), (right, up) = interval_line.points
-    assert left == right == dots[number].x and (down + up) / 2 == pytest.approx(dots[number].y)
+    assert to_hex(interval_line.get_color()[0]) == SERIES[number]
+    assert interval_line.get_segments()[0].tolist() == [[group.runs[number].gmacs, 40], [group.runs[number].gmacs, 80]]
 
 
 def test_charts_are_drawn_whatever_is_known(runs):
@@ -329,10 +316,17 @@ def test_charts_are_drawn_whatever_is_known(runs):
         for file in files:
             (runs / name / file).unlink()
     group = only_group(runs)
-    assert any(mark.text.startswith("best validation") for mark in cost_chart(group) if isinstance(mark, Text))
-    assert sum(isinstance(mark, Line) and isinstance(mark.colour, int) for mark in curve_chart(group)) == 1
+    assert cost_figure(group).axes[0].get_title("left").startswith("best validation")
+    assert len(curve_figure(group).axes[0].lines) == 1
     (runs / "r3d_10-toy-000" / "metrics.jsonl").unlink()
-    assert "no run has a validation" in [mark.text for mark in curve_chart(only_group(runs)) if isinstance(mark, Text)]
+    assert [text.get_text() for text in curve_figure(only_group(runs)).axes[0].texts] == ["no run has a validation"]
+
+
+def test_labels_of_equal_points_do_not_overlap():
+    apart = _apart([(10.0, 50.0), (10.0, 50.0), (12.0, 52.0), (90.0, 50.0)])
+    heights = sorted(down for _, down in apart[:3])
+    assert all(second - first >= LABEL_GAP for first, second in zip(heights, heights[1:], strict=False))
+    assert apart[3] == (90.0, 50.0)
 
 
 def test_the_chart_is_a_picture_with_a_colour_for_each_run(runs, tmp_path):
@@ -340,7 +334,9 @@ def test_the_chart_is_a_picture_with_a_colour_for_each_run(runs, tmp_path):
     picture = cv2.cvtColor(cv2.imread(str(tmp_path / "new" / "runs.png")), cv2.COLOR_BGR2RGB)
     for colour in ((0, 114, 178), (213, 94, 0)):
         assert (picture == np.array(colour)).all(2).sum() > 500
-    with pytest.raises(UsageError, match="must end with .png"):
+    compare.main(["--chart", str(tmp_path / "runs.svg")])
+    assert "r3d_10-toy-000" in (tmp_path / "runs.svg").read_text()
+    with pytest.raises(UsageError, match="must end with .png or .svg"):
         compare.main(["--chart", "runs.pdf"])
 
 
@@ -359,7 +355,7 @@ def page(runs, tmp_path) -> Path:
 
 def test_the_page_holds_all_and_asks_for_nothing(page):
     text = page.read_text(encoding="utf-8")
-    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]{1,12})""", text)
+    sources = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)#]{1,12})""", text)  # #: of the page itself
     assert len(sources) == 5  # two pictures of each tested run, and the one that is but an escaped name
     assert sources.count("data:image/p") == 2 and sources.count("data:image/j") == 2
     assert text.count("<script>") == 1 and "&lt;img src=x onerror" in text and "<img src=x" not in text
@@ -374,7 +370,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 def test_in_a_browser_a_click_sorts_and_a_name_that_is_a_script_does_nothing(page):
     """The page with clicks behind its own script, which its policy is told of."""
     text = page.read_text(encoding="utf-8")
-    script = (ROOT / "engine" / "page.js").read_text(encoding="utf-8")
+    script = (ROOT / "engine" / "comparison" / "page.js").read_text(encoding="utf-8")
     titles = [column.title for column in COLUMNS]
     clicks = (("run", 1), ("GMACs", 2), ("test top-1 (95 %)", 1))
     clicked = script + "const found = [];\n"

@@ -13,11 +13,10 @@ import train
 from common.errors import UserError
 from common.files import ROOT
 from dataloaders.dataset import EvalDataset, WindowDataset
-from dataloaders.frame_set import open_frames
+from dataloaders.frame_set import open_frames, other_classes
 from dataloaders.loader import ClipLoader
-from engine.training.checks import other_classes
+from engine.evaluation.evaluate import evaluate
 from engine.training.config import TrainConfig
-from evaluate import evaluate
 from network import InputSpec, create_model
 from network import __main__ as network_main
 from tests.helpers.toy import make_toy_videos

@@ -222,7 +222,7 @@ def test_a_run_trains_is_resumed_is_tested_and_recognises(toy_project, tmp_path,
     assert load_model(again / "best.pth").input_spec.input == seen, "weights bring what they see"
     other = train.main(TrainConfig(**TINY | {"epochs": 1}, weights=str(run_dir), input="rgb"))
     assert load_model(other / "best.pth").input_spec.input == "rgb"
-    assert "the weights saw" in capsys.readouterr().out
+    assert "the weights were trained on" in capsys.readouterr().out
 
 
 def test_evaluation_and_inference_agree_with_differences_taken_by_hand(toy_set, tmp_path):

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,24 @@ from engine.evaluation.confusion import (
 )
 from engine.evaluation.leaks import find_leak
 from engine.evaluation.published import DATASETS, RESULTS, beside, official_name, pretraining_of, published
-from engine.evaluation.report import Analysis, is_logged
+from engine.evaluation.report import Analysis, EvaluationRecord, is_logged
 from engine.evaluation.summary import comparable, print_splits
 from engine.evaluation.worst_videos import draw_worst, worst_videos
 from network import InputSpec
+
+
+def record_of(split: str, top1: float, **others) -> EvaluationRecord:
+    values = dict.fromkeys(entry.name for entry in fields(EvaluationRecord))
+    return EvaluationRecord(
+        **values
+        | {
+            "model": "r2plus1d_34", "dataset": "ucf", "part": "test", "pretraining": "kinetics400",
+            "official": "UCF101", "split": split, "leak": None, "training_known": True, "top1": top1, "top5": 99.0,
+            "clip_top1": 90.0, "mean_class": top1, "step": 3,
+        }
+        | others
+    )  # fmt: skip
+
 
 SPEC = InputSpec(clip_len=4, frame_stride=2, resize=(80, 60), crop_size=32)
 
@@ -136,7 +150,7 @@ def test_a_class_without_videos_has_no_accuracy(frame_set):
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"step": 3}', "\xff"])
 def test_a_half_written_record_counts_as_none(tmp_path, text):
     (tmp_path / "test.json").write_bytes(text.encode("latin1"))
-    assert not is_logged(tmp_path / "test.json", {"step": 3, "top1": 1.0, "top5": 1.0, "clip_top1": 1.0})
+    assert not is_logged(tmp_path / "test.json", record_of("1", 1.0))
 
 
 # worst
@@ -209,19 +223,16 @@ def test_pretraining_is_told_or_left_open(config, expected):
 
 
 def test_a_published_number_stands_beside_the_same_measurement_only():
-    record = {
-        "official": "UCF101", "split": "1", "model": "r3d_18", "pretraining": "scratch", "part": "test", "leak": None,
-        "training_known": True, "top1": 44.1,
-    }  # fmt: skip
+    record = record_of("1", 44.1, model="r3d_18", pretraining="scratch")
     [row] = comparable(record)
-    line = beside(row, record)
+    line = beside(row, asdict(record))
     assert line.startswith("UCF101 split 1, r3d_18 from scratch: video top-1 42.4 (Hara 2018")
     assert line.endswith(", yours 44.1")
     for other in (
         {"official": None}, {"official": "HMDB51"}, {"split": "2"}, {"model": "r3d_10"}, {"pretraining": None},
         {"pretraining": "kinetics400"}, {"part": "val"}, {"leak": "seen"}, {"training_known": False},
     ):  # fmt: skip
-        assert comparable(record | other) == [], other
+        assert comparable(replace(record, **other)) == [], other
 
 
 def test_published_numbers_are_in_the_docs():
@@ -232,14 +243,6 @@ def test_published_numbers_are_in_the_docs():
 
 
 # several splits
-
-
-def record_of(split: str, top1: float, **others) -> dict:
-    return {
-        "model": "r2plus1d_34", "dataset": "ucf", "part": "test", "pretraining": "kinetics400", "official": "UCF101",
-        "split": split, "leak": None, "training_known": True, "top1": top1, "top5": 99.0, "clip_top1": 90.0,
-        "mean_class": top1,
-    } | others  # fmt: skip
 
 
 def test_three_splits_give_mean_and_deviation_and_the_mean_that_papers_print(capsys):

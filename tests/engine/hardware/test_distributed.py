@@ -52,9 +52,10 @@ FLAGS = ("--dataset=toy", "--model=norm_free", "--clip-len=4", "--crop-size=32",
 EVALUATE = """
 import numpy
 import evaluate
+from common import torchrun
 def keep(argv):
     for number, results in enumerate(evaluate.main(argv)):
-        numpy.save(f"probs-{evaluate.world_size()}-{evaluate.rank()}.npy", results["normal"].probs)
+        numpy.save(f"probs-{torchrun.world_size()}-{torchrun.rank()}.npy", results["normal"].probs)
 run_cli(keep)
 """
 

@@ -15,6 +15,7 @@ from common.errors import UsageError, UserError
 from dataloaders.mixup import Mixup, box_of
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
+from engine.training import records
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 from engine.training.ema import WeightAverage
@@ -217,7 +218,7 @@ def test_a_gradient_longer_than_the_norm_is_scaled_down_and_a_shorter_one_is_not
 
 def test_early_stopping_ends_so_many_epochs_after_the_best(toy_project, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_is_better", lambda validation, progress: progress.epoch <= 2)
+        patch.setattr(records, "_is_better", lambda validation, progress: progress.epoch <= 2)
         run_dir = run_tiny(epochs=50, early_stopping=3)
     assert len(read_metrics(run_dir)) == 2 + 3
     assert torch.load(run_dir / "best.pth", weights_only=True)["epoch"] == 2
@@ -225,13 +226,13 @@ def test_early_stopping_ends_so_many_epochs_after_the_best(toy_project, monkeypa
 
     with pytest.raises(UserError, match="stopped early, 3 epochs after its best one.*--epochs 50"):
         train.main(TrainConfig(resume=str(run_dir)))
-    monkeypatch.setattr(train, "_is_better", lambda *_: False)
+    monkeypatch.setattr(records, "_is_better", lambda *_: False)
     train.main(TrainConfig(resume=str(run_dir), epochs=7))
     assert len(read_metrics(run_dir)) == 7, "patience begins anew"
 
 
 def test_a_run_interrupted_stops_as_early_as_one_that_was_not(toy_project, monkeypatch):
-    monkeypatch.setattr(train, "_is_better", lambda validation, progress: progress.epoch == 1)
+    monkeypatch.setattr(records, "_is_better", lambda validation, progress: progress.epoch == 1)
     with monkeypatch.context() as patch:
         stop_after(7, patch)
         with pytest.raises(train.Stopped):
@@ -297,7 +298,7 @@ def test_all_flags_fit_on_one_screen_a_line_each(capsys):
         ({"label_smoothing": 1.0}, "--label-smoothing must be smaller than 1"),
         ({"ema": 1.0}, "--ema must be smaller than 1"),
         ({"clip_grad": -1.0}, "--clip-grad must be at least 0"),
-        ({"early_stopping": 3, "val": "none"}, "--early-stopping goes by the validation, and --val none has none"),
+        ({"early_stopping": 3, "val": "none"}, "--early-stopping needs validation, and --val none leaves none"),
         ({"mixup": -0.1}, "--mixup must be at least 0"),
         ({"class_weights": "inverse"}, "--class-weights is 'inverse'. It can be none, balanced"),
     ],
