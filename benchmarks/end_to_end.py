@@ -16,7 +16,7 @@ import torch
 
 import mypath
 import train
-from benchmarks.roofline import synchronize
+from benchmarks.machine import synchronize
 from engine.training.config import TrainConfig
 from engine.training.setup import Run, begin_run
 from engine.training.stop_request import StopRequest

@@ -5,8 +5,7 @@ from collections.abc import Collection
 import torch
 import torch.nn.functional as F
 
-from benchmarks.factorised import add_biases_apart, pad_mid_widths, use_views
-from benchmarks.roofline import elapsed, synchronize
+from benchmarks.machine import elapsed, synchronize
 from dataloaders.transforms import to_model_input
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import autocast, channels_last, compile_model
@@ -14,7 +13,7 @@ from network import create_model, input_spec
 
 NUM_CLASSES = 101  # UCF101's
 
-# in the order in which they are added to each other; train.py uses those above the line on a GPU
+# in the order in which they are added to each other; train.py uses all but the last by default on a GPU
 LEVERS = {
     "bf16": "bf16 autocast",
     "channels-last": "channels last in memory, of model and clips",
@@ -22,22 +21,15 @@ LEVERS = {
     "no-sync": "no loss.item() in the step",
     "uint8": "clips as uint8, mirrored and normalised on the device",
     "benchmark": "cudnn.benchmark",
-    # ----
-    "views": "factored convolutions as 2D ones on views",
-    "padded": "widths between them padded to multiples of 8",
-    "bias": "biases of convolutions added apart",
     "compile": "torch.compile",
 }
 
 
-def levers_for(name: str, device: torch.device) -> list[str]:
-    """Those that change anything: for this network, on this device."""
-    with torch.device("meta"):
-        model = create_model(name, NUM_CLASSES)
-        changed = {"padded": pad_mid_widths(model), "views": use_views(model), "bias": add_biases_apart(model)}
+def levers_for(device: torch.device) -> list[str]:
+    """Levers that have an effect on this device."""
     on_gpu = device.type == "cuda"
-    changed |= {"no-sync": on_gpu, "benchmark": on_gpu, "fused": device.type != "mps"}
-    return [lever for lever in LEVERS if changed.get(lever, True)]
+    effective = {"no-sync": on_gpu, "benchmark": on_gpu, "fused": device.type != "mps"}
+    return [lever for lever in LEVERS if effective.get(lever, True)]
 
 
 def clip_shape(name: str, clip_len: int | None = None) -> tuple[int, int, int, int]:
@@ -63,12 +55,6 @@ class Variant:
         before = self._allocated()
         torch.manual_seed(0)
         self.model = create_model(name, NUM_CLASSES).to(device).train(not forward_only)
-        if "views" in levers:
-            use_views(self.model)
-        if "padded" in levers:
-            pad_mid_widths(self.model)
-        if "bias" in levers:
-            add_biases_apart(self.model)
         if "channels-last" in levers:
             channels_last(self.model)
         keep_wrong_layers_in_float32(self.model, shape, device, self.amp)

@@ -29,8 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.end_to_end import end_to_end
 from benchmarks.levers import LEVERS, NUM_CLASSES, Variant, clip_shape, levers_for
-from benchmarks.machine import processor
-from benchmarks.roofline import Machine, elapsed, layer_costs, limit, measure_machine
+from benchmarks.machine import Machine, elapsed, layer_costs, limit, measure_machine, processor
 from common.cli import positive, run_cli
 from engine.hardware.device import device_name, pick_device
 from network import list_models
@@ -57,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"\n{name}, {batch_size} clips of {'x'.join(map(str, shape[1:]))} a step. {limits}")
         if "levers" in args.only:
             wanted = args.levers or [lever for lever in LEVERS if lever != "compile"]
-            levers = [lever for lever in levers_for(name, device) if lever in wanted]
+            levers = [lever for lever in levers_for(device) if lever in wanted]
             print_levers(name, levers, shape, batch_size, device, limits, args.rounds, args.seconds)
         if "profile" in args.only:
             print_layout_kernels(name, shape, batch_size, device)
@@ -204,18 +203,15 @@ def print_layout_kernels(name: str, shape: tuple[int, int, int, int], batch_size
     if device.type != "cuda":
         print("  layout conversions: counted on CUDA only; other libraries convert inside their kernels")
         return
-    default = list(LEVERS)[:6]
-    for levers in (default, [*default, "views", "padded"]):
-        variant = Variant(name, levers, shape, batch_size, device)
-        variant.warm_up()
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            variant.step()
-            torch.cuda.synchronize(device)
-        counts = count_layout_kernels(event.name for event in profile.events())
-        found = ", ".join(f"{number} {kernel}" for kernel, number in counts.items()) or "none"
-        print(f"  layout conversions in a step with {', '.join(levers)}: {found}")
-        if "views" not in levers_for(name, device):
-            return
+    levers = [lever for lever in LEVERS if lever != "compile"]
+    variant = Variant(name, levers, shape, batch_size, device)
+    variant.warm_up()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        variant.step()
+        torch.cuda.synchronize(device)
+    counts = count_layout_kernels(event.name for event in profile.events())
+    found = ", ".join(f"{number} {kernel}" for kernel, number in counts.items()) or "none"
+    print(f"  layout conversions in a step with {', '.join(levers)}: {found}")
 
 
 def count_layout_kernels(names: Iterable[str]) -> Counter[str]:

@@ -498,7 +498,7 @@ def test_the_client_of_the_documentation_needs_none_of_our_code(toy_export, tmp_
 )
 @BOTH
 def test_networks_of_every_family_are_exported(name, suffix, tmp_path):
-    """All of the registry: benchmarks/export_table.py."""
+    """All of the registry: benchmarks/export_speed.py --table."""
     torch.manual_seed(0)
     spec, model = input_spec(name), create_model(name, 7).eval()
     with torch.no_grad():
