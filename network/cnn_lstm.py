@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from common.errors import UsageError
 from common.input_spec import InputSpec
 from network.base import VideoModel
+from network.optional import import_torchvision
 from network.registry import register_model
-from network.weights.torchvision import import_torchvision
 
 POOLS = ("attention", "last", "mean")
 
@@ -68,6 +68,7 @@ class CnnLstm(FrameNetwork):
         self,
         num_classes: int,
         resnet: str,
+        *,
         latent: int = 512,
         hidden: int = 1024,
         layers: int = 1,
@@ -144,39 +145,18 @@ DEFAULTS["from_scratch"] = "a network over single frames learns little from vide
 
 
 @register_model(INPUT, **DEFAULTS)
-def cnn_lstm(
-    num_classes: int,
-    latent: int = 512,
-    hidden: int = 1024,
-    layers: int = 1,
-    pool: str = "attention",
-    dropout: float = 0.0,
-) -> CnnLstm:
-    return CnnLstm(num_classes, "resnet152", latent, hidden, layers, pool, dropout)
+def cnn_lstm(num_classes: int, **options) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet152", **options)
 
 
 @register_model(INPUT, **DEFAULTS)
-def cnn_lstm_50(
-    num_classes: int,
-    latent: int = 512,
-    hidden: int = 1024,
-    layers: int = 1,
-    pool: str = "attention",
-    dropout: float = 0.0,
-) -> CnnLstm:
-    return CnnLstm(num_classes, "resnet50", latent, hidden, layers, pool, dropout)
+def cnn_lstm_50(num_classes: int, **options) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet50", **options)
 
 
 @register_model(INPUT, **DEFAULTS)
-def cnn_lstm_18(
-    num_classes: int,
-    latent: int = 256,
-    hidden: int = 256,
-    layers: int = 1,
-    pool: str = "attention",
-    dropout: float = 0.0,
-) -> CnnLstm:
-    return CnnLstm(num_classes, "resnet18", latent, hidden, layers, pool, dropout)
+def cnn_lstm_18(num_classes: int, latent: int = 256, hidden: int = 256, **options) -> CnnLstm:
+    return CnnLstm(num_classes, "resnet18", latent=latent, hidden=hidden, **options)
 
 
 @register_model(INPUT, **DEFAULTS)

@@ -1,14 +1,25 @@
-"""What a network costs: its parameters, and its multiply-adds for a clip."""
+"""What a network costs, and the tables of `python -m network`.
+
+A model and a clip on the meta device have shapes and no values, so nothing is computed or allocated.
+"""
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from network import InputSpec, create_model
+from common.errors import UserError
+from network import InputSpec, create_model, list_models, model_entry
+from network.weights.read import known_weights
+
+TABLE_CLASSES = 101  # UCF101's
+
+HEADER = ("model", "parameters", "GMACs", "input, THW", "stride", "weights")
 
 
 def without_values(name: str, num_classes: int, spec: InputSpec, **options: object) -> tuple[nn.Module, torch.Tensor]:
-    """The model in eval mode and a clip for it, (1, C, T, S, S), both without values: shapes alone tell the numbers."""
+    """Builds the model in eval mode and a clip for it, (1, C, T, S, S), both on the meta device."""
     with torch.device("meta"):
         model = create_model(name, num_classes, **options).eval()
         return model, torch.empty(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
@@ -23,3 +34,101 @@ def count_macs(model: nn.Module, x: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
     return counter.get_total_flops() // 2
+
+
+# --- python -m network
+
+
+def print_models() -> None:
+    """Prints a row for each model as soon as it is counted. A model that cannot be built here, because torchvision is
+    missing or broken, keeps its row, and the reason follows below the table.
+    """
+    names, reasons = list_models(), {}
+    widths = [max(map(len, names)), 10, 6, 10, 6]
+    print(_line(HEADER, widths))
+    for name in names:
+        try:
+            row = describe_model(name)
+        except UserError as error:
+            row = (name, "-", "-", *_describe_input(model_entry(name).input_spec), "cannot be built, see below")
+            reasons[str(error)] = None
+        print(_line(row, widths), flush=True)
+    for reason in reasons:
+        print(reason)
+
+
+def describe_model(name: str) -> tuple[str, ...]:
+    """Name, parameters, GMACs of a clip, clip, frame stride and the names of known weights."""
+    spec = model_entry(name).input_spec
+    model, clip = without_values(name, TABLE_CLASSES, spec)
+    return (
+        name,
+        f"{num_parameters(model):,}",
+        f"{count_macs(model, clip) / 1e9:.2f}",
+        *_describe_input(spec),
+        ", ".join(known_weights(name)) or "-",
+    )
+
+
+def _describe_input(spec: InputSpec) -> tuple[str, str]:
+    return f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}", str(spec.frame_stride)
+
+
+def _line(cells: Iterable[str], widths: list[int]) -> str:
+    """One row: the first and the last cell are aligned left, those between them right."""
+    first, *middle, last = cells
+    middle = [cell.rjust(width) for cell, width in zip(middle, widths[1:], strict=True)]
+    return "  ".join([first.ljust(widths[0]), *middle, last]).rstrip()
+
+
+# --- python -m network show
+
+
+def print_layers(name: str) -> None:
+    rows = list_layers(name)
+    widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    for row in rows:
+        print(_line(row, widths))
+
+
+def list_layers(name: str) -> list[tuple[str, ...]]:
+    """A header, a row for each layer in the order of the forward pass, and the totals.
+
+    A layer is a module without children, or a module with parameters that none of its children counts: parameters of
+    the module itself, or of children whose work it does in its own forward, as an attention layer may.
+    """
+    model, clip = without_values(name, TABLE_CLASSES, model_entry(name).input_spec)
+    rows, counted = [("layer", "output", "parameters", "")], set()
+
+    def note(layer: str):
+        def hook(module: nn.Module, _: tuple, output: torch.Tensor | tuple) -> None:
+            fresh = {id(value): value.numel() for value in module.parameters() if id(value) not in counted}
+            counted.update(fresh)  # a layer may run more than once
+            if fresh or not list(module.children()):
+                output = output[0] if isinstance(output, tuple) else output
+                shape = "x".join(map(str, output.shape[1:]))
+                rows.append((layer, shape, f"{sum(fresh.values()):,}" if fresh else "", _describe_layer(module)))
+
+        return hook
+
+    for layer, module in model.named_modules():
+        if layer and not isinstance(module, nn.Identity):
+            module.register_forward_hook(note(layer))
+    macs = count_macs(model, clip)
+    size = "x".join(map(str, clip.shape[1:]))
+    rows.append(("total", "", f"{num_parameters(model):,}", f"{macs / 1e9:.2f} GMACs for {size}"))
+    return rows
+
+
+def _describe_layer(module: nn.Module) -> str:
+    """The layer's class, kernel and stride, such as Conv3d 3x3x3 /1x2x2."""
+    kind = type(module).__name__
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        kind += f" {'x'.join(map(str, module.kernel_size))}"
+    elif isinstance(module, nn.MaxPool3d):
+        size = module.kernel_size
+        kind += f" {'x'.join(map(str, size if isinstance(size, tuple) else (size,) * 3))}"
+        kind += ", ceil" if module.ceil_mode else ""
+    stride = getattr(module, "stride", 1)
+    strided = isinstance(module, nn.Conv2d | nn.Conv3d) and set(stride) != {1}
+    return f"{kind} /{'x'.join(map(str, stride))}" if strided else kind

@@ -97,8 +97,18 @@ def input_spec(name: str) -> InputSpec:
 
 
 def model_options(name: str) -> set[str]:
-    """What create_model takes for this model beside the number of classes, such as dropout."""
-    return set(inspect.signature(model_entry(name).build).parameters) - {"num_classes"} | {"in_channels"}
+    """Names of the options that create_model takes for this model, such as dropout.
+
+    A builder with **options hands them to the network that it returns, whose keyword-only parameters they are.
+    """
+    signature = inspect.signature(model_entry(name).build)
+    parameters = [parameter for parameter in signature.parameters.values() if parameter.kind != parameter.VAR_KEYWORD]
+    if len(parameters) < len(signature.parameters):
+        network = inspect.signature(signature.return_annotation)
+        parameters += [
+            parameter for parameter in network.parameters.values() if parameter.kind == parameter.KEYWORD_ONLY
+        ]
+    return {parameter.name for parameter in parameters} - {"num_classes"} | {"in_channels"}
 
 
 def create_model(name: str, num_classes: int, **options) -> "nn.Module":

@@ -18,8 +18,8 @@ from common.errors import UserError
 from common.input_spec import InputSpec
 from network.base import VideoModel
 from network.input_channels import input_conv
+from network.optional import import_torchvision
 from network.registry import register_model
-from network.weights.torchvision import import_torchvision
 
 
 class ZooNetwork(VideoModel):

@@ -6,13 +6,13 @@ import sys
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 from urllib.error import URLError
 
 import torch
 
 from common.errors import UserError
 from common.input_spec import InputSpec
+from network.optional import import_torchvision
 from network.weights.loaded import LoadedWeights
 
 # our model -> torchvision's list of its weights, and the clips on which they were trained: frames, and how many a
@@ -99,27 +99,3 @@ def kinetics400_input(weights, clip_len: int, fps: float) -> InputSpec:
         mean=tuple(preset.mean),
         std=tuple(preset.std),
     )
-
-
-def import_torchvision() -> ModuleType:
-    """torchvision with its models, or a UserError with the line to type."""
-    try:
-        import torchvision.models.video
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-        raise UserError(f"torchvision is not installed. Do: pip install {fitting_torchvision()}") from None
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        # "operator torchvision::nms does not exist", or an undefined symbol: compiled against another torch
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"torchvision was built for another torch than the one installed, {torch.__version__} ({reason}). "
-            f"Do: pip install {fitting_torchvision()}"
-        ) from None
-    return torchvision
-
-
-def fitting_torchvision() -> str:
-    """The requirement for pip. Since 2.0 and 0.15 the two are released together: 2.N goes with 0.(N + 15)."""
-    major, minor = torch.__version__.split(".")[:2]
-    return f'"torchvision==0.{int(minor) + 15}.*"' if major == "2" else "--force-reinstall torch torchvision"

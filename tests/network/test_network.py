@@ -11,9 +11,10 @@ from common.errors import UsageError, UserError
 from common.files import ROOT
 from engine.hardware.device import to_device
 from network import InputSpec, create_model, input_spec, list_models, model_entry
-from network.__main__ import count_macs, list_layers, main
+from network.__main__ import main
 from network.base import PARTS, freeze
 from network.c3d import C3D, layer_norm
+from network.cost import count_macs, list_layers
 from network.torchvision_zoo import S3D, MViT
 from network.video_resnet import mid_width
 

@@ -21,6 +21,7 @@ from engine.training.command_line import parse_configs
 from network import __main__ as network_main
 from network import create_model, list_models
 from network.base import freeze
+from network.cost import describe_model
 from network.registry import MODELS
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -80,4 +81,4 @@ def test_every_link_of_the_readme_leads_somewhere():
 
 def test_the_table_of_the_readme_is_what_the_program_prints():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| (\w+), (\d) \|", README, re.MULTILINE)
-    assert rows == [network_main.describe_model(name)[:5] for name in list_models()]
+    assert rows == [describe_model(name)[:5] for name in list_models()]

@@ -1071,7 +1071,7 @@ def test_check_has_nothing_to_say_of_other_networks_and_classes(tmp_path):
     torch.save({"state_dict": hollow_c3d(5), "opt_dict": {}}, tmp_path / "C3D.pth.tar")
     with pytest.raises(UserError, match="has 5 classes"):
         main(["check", str(tmp_path / "C3D.pth.tar"), "--model", "c3d"])
-    with pytest.raises(UsageError, match="Only c3d"):
+    with pytest.raises(UsageError, match="of c3d only"):
         main(["check", str(tmp_path / "C3D.pth.tar"), "--model", "r3d_18"])
 
 

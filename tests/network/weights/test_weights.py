@@ -12,8 +12,8 @@ import torch
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from network import create_model, input_spec
+from network.optional import fitting_torchvision
 from network.weights.read import known_weights, load_into, read_file, read_weights
-from network.weights.torchvision import fitting_torchvision
 
 MODEL = "r3d_10"
 CLASSES = ["Archery", "Bowling", "Diving", "Fencing"]
