@@ -18,7 +18,8 @@ import mypath
 import train
 from benchmarks.machine import synchronize
 from engine.training.config import TrainConfig
-from engine.training.setup import Run, begin_run
+from engine.training.run import Run
+from engine.training.setup import begin_run
 from engine.training.stop_request import StopRequest
 from network import input_spec
 

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
-from common.files import ROOT
 from network.weights.caffe import MEAN_BGR, c3d_input, c3d_shapes
 from network.weights.read import LoadedWeights, build_whole, read_weights
 from tests.helpers.weights import NAMES, NUM_CLASSES, OUR_LAYERS, assert_same, with_bgr_turned, write_keras
@@ -141,7 +140,7 @@ def test_c3d_of_keras_gives_the_same_logits_here(tmp_path, library):
     if known.returncode:
         pytest.skip(f"{library} is not installed: pip install '.[keras]', or KERAS_PYTHON=a Python that has it")
     subprocess.run(
-        [python, str(ROOT / "tests" / "helpers" / "keras_oracle.py"), library, str(tmp_path), str(NUM_CLASSES)],
+        [python, str(Path(__file__).with_name("keras_oracle.py")), library, str(tmp_path), str(NUM_CLASSES)],
         check=True,
         env=environment,
     )
