@@ -1,8 +1,8 @@
 """Builds C3D in Keras from the published table of its layers, with random weights, and writes what it answers.
 
-    python tests/helpers/keras_oracle.py keras|tf_keras FOLDER CLASSES
+    python tests/network/weights/keras_oracle.py keras|tf_keras FOLDER CLASSES
 
-FOLDER gets weights.h5, clips.npy (2, 16, 112, 112, 3) and logits.npy. Run by test_importers.py in a process of its own,
+FOLDER gets weights.h5, clips.npy (2, 16, 112, 112, 3) and logits.npy. Run by test_keras.py in a process of its own,
 with the Python that has Keras. tf_keras is Keras 2, of whose time the public files are; keras is Keras 3.
 """
 
