@@ -6,6 +6,7 @@ console          progress, plurals, durations and sizes as text
 dataclass_flags  a dataclass whose fields are the flags of a command
 drawing          text on pictures
 errors           UserError, UsageError, Stopped
+figures          charts as pictures
 files            atomic writes, printable paths
 input_spec       InputSpec: the clips that a network expects
 torchrun         rank and world size from torchrun's environment
