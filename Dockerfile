@@ -1,4 +1,4 @@
-# The service in a container:
+# The service of serve.py in a container:
 #     docker build -t video-action-recognition .                                      for processors
 #     docker build -t video-action-recognition --build-arg TORCH_BACKEND=cu130 .      for NVIDIA GPUs; run with --gpus all
 #     docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/run:/app/run:ro" video-action-recognition r3d_18-ucf101-000
@@ -6,12 +6,12 @@ FROM python:3.11-slim
 ARG TORCH_BACKEND=cpu
 WORKDIR /app
 
-# Of what is tested together, what serving needs; OpenCV without windows, whose libraries a slim image does not have.
+# The pinned versions that serving needs. OpenCV without windows, because a slim image lacks their libraries.
 COPY requirements.txt .
 RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|tensorboardX)==' requirements.txt > serving.txt \
     && grep -E '^(onnxruntime|fastapi|uvicorn|python-multipart)==' requirements.txt >> serving.txt \
     && sed -i 's/^opencv-python=/opencv-python-headless=/' serving.txt
-# uv knows where PyTorch's builds for processors alone lie, which are much smaller than the usual ones.
+# uv finds PyTorch's CPU-only builds, which are much smaller than the usual ones.
 RUN pip install --no-cache-dir uv==0.13.8 && \
     uv pip install --system --no-cache --torch-backend="$TORCH_BACKEND" -r serving.txt
 

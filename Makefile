@@ -1,6 +1,8 @@
 # make demo       the whole way once, on generated videos (about 2 minutes on two idle processors, after installation)
 # make test       all tests but the slow ones
-# make test-slow  those: the demo, large networks, Keras as an oracle
+# make test-slow  the slow tests: the demo, full-sized networks, kills at random moments, Keras
+# make lint       ruff: rules and format
+# make clean      removes the environments and caches
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.installed
@@ -25,13 +27,13 @@ lint: $(READY)
 
 $(READY): requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
-	'Python 3.11 or newer is needed; this is %d.%d. Name another one: make demo PYTHON=python3.12' % sys.version_info[:2])"
+	'Python 3.11 or newer is needed; this is %d.%d. Choose another one: make demo PYTHON=python3.12' % sys.version_info[:2])"
 	@echo "Installing into $(VENV) (PyTorch is large: some minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(READY)
 
-# Keras, against which the loading of its weights is tested; by itself, since it brings TensorFlow.
+# Keras checks how its weights are loaded. It has an environment of its own, because it installs TensorFlow.
 $(KERAS)/.installed:
 	@echo "Installing Keras into $(KERAS) ..."
 	@$(PYTHON) -m venv $(KERAS)
