@@ -1,294 +1,107 @@
-"""Descriptors of videos, and a linear SVM on them: the protocol that C3D became known by.
+"""Extracts features of videos and trains a linear SVM on them, as the C3D paper does.
 
     python features.py extract --dataset ucf101 --model c3d --weights sports1m.pth --layer fc6 --output ucf101-fc6
     python features.py svm ucf101-fc6 --split all
     python features.py predict clip.mp4 --svm ucf101-fc6/svm/split1.npz --model c3d --weights sports1m.pth
 
-A descriptor is what a layer says of windows of 16 frames, 8 apart, averaged over the windows of a video and scaled to
-length 1 (Tran et al.: "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015).
+A feature is the output of a layer for windows of 16 frames, 8 apart, averaged over the windows of a video and scaled
+to length 1 (Tran et al.: "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015).
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import av
-import torch
-
-from common.cli import run_cli
-from common.console import plural, progress
-from common.drawing import save_picture
-from common.errors import UsageError, UserError
-from common.files import ROOT, relative_to_cwd, write_atomically
-from dataloaders import open_dataset
-from dataloaders.sources.data_source import DataSource
-from dataloaders.sources.find import find_source
-from dataloaders.sources.layout import SPLIT_NUMBERS
-from engine.evaluation.bootstrap import mean_and_deviation
-from engine.evaluation.confusion import confusion_csv, draw_confusion
-from engine.evaluation.published import pretraining_of
-from engine.features.extraction import FeatureExtractor, describe_data_set, describe_videos
-from engine.features.options import STEP, parse_args
-from engine.features.pooling import pool_windows
-from engine.features.protocol import FeatureSet, Outcome, is_whole_ucf101, open_features, run_split, seen_in_training
-from engine.features.reading import LayerReader
-from engine.features.store import FORMAT, Described, FeatureWriter
-from engine.features.svm import load_svm, save_svm
-from engine.hardware.device import pick_device, to_device
-from engine.hardware.low_precision import pick_precision
-from engine.inference.prediction import likeliest
-from engine.inference.sources import find_sources
-from engine.runs.checkpoint import find_checkpoint, load_model, weights_hash
-from network import InputSpec, create_model, input_spec
-from network.base import VideoModel
-from network.weights.read import known_weights, load_into, model_named_by, read_weights
-
-PAPER = {None: 82.3, 10: 52.8}  # UCF101, C3D of Sports-1M, fc6: mean of the three splits, by the values kept by PCA
+from common.cli import Parser, above_zero, positive, run_cli
+from common.errors import UsageError
+from common.files import ROOT
+from common.worker_process import num_processors
+from dataloaders.sources.splits import SPLITS
+from engine.features.store import LAYERS, NORMS, POOLINGS, STEP
+from network.flags import CHECKPOINT_HELP, add_network_flags, check_network_flags
 
 
 def main(argv: Sequence[str]) -> int | None:
     args = parse_args(argv)
-    av.logging.set_level(av.logging.PANIC)  # what is wrong with a video is said in our own words
-    return {"extract": extract, "svm": svm, "predict": predict}[args.command](args)
 
+    # PyTorch takes two seconds, which --help and a misspelt flag do not need
+    import av
 
-# --- videos -> descriptors
-
-
-def extract(args: argparse.Namespace) -> int:
-    describer, settings = load_describer(args)
-    if args.dataset:
-        import mypath
-
-        frame_set = open_dataset(args.dataset, describer.spec, val="none", datasets=mypath.DATASETS, frames=args.frames)
-        writer = FeatureWriter(args.output, settings | {"dataset": frame_set.source.name, "classes": frame_set.classes})
-        describe_data_set(describer, frame_set, writer, args.step, args.batch_size, args.workers, watch("batches"))
-        refused = []
-    else:
-        found = find_sources(args.sources)
-        if found.live:
-            raise UsageError(f"{found.live} is a camera or a stream. Descriptors are of videos that have an end.")
-        videos = [(path, described(path, relative)) for path, relative in found.videos]
-        entries = (entry for _, entry in videos)
-        writer = FeatureWriter(args.output, settings | {"dataset": None, "classes": None}, entries)
-        refused = describe_videos(describer, videos, writer, args.step, args.batch_size, args.workers, watch("videos"))
-    writer.finish()
-    for error in refused:
-        print(error, file=sys.stderr)
-    good = sum("file" in entry for entry in writer.done.values())
-    problems = f", {plural(len(refused), 'video')} could not be used" if refused else ""
-    print(f"{plural(good, 'descriptor')} of layer {args.layer} in {relative_to_cwd(args.output)}{problems}")
-    return 1 if refused else 0
-
-
-def load_describer(args: argparse.Namespace, layer: str | None = None, **how) -> tuple[FeatureExtractor, dict]:
-    """The network that the command line names, and the settings that go into the index."""
     import mypath
+    from engine.features import job
 
-    layer = layer or args.layer
-    if args.weights and not args.model:
-        args.model = model_named_by(args.weights)
-    if bool(args.checkpoint) == bool(args.model):
-        raise UsageError("Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.")
-    trained_on = None
-    if args.checkpoint:
-        trained = load_model(find_checkpoint(args.checkpoint, ROOT / mypath.RUNS))
-        model, spec, name, weights = trained.model, trained.input_spec, trained.name, str(args.checkpoint)
-        split = trained.checkpoint.get("split") or {}
-        groups = {*split.get("training_groups", []), *split.get("validation_groups", []), *split.get("seen_groups", [])}
-        trained_on = {"dataset": trained.checkpoint["config"].get("dataset"), "split": split.get("name")}
-        trained_on["groups"] = sorted(groups)
-        pretraining = None
-    else:
-        if not args.weights:
-            raise UsageError(
-                f"--model {args.model} needs --weights {' or '.join([*known_weights(args.model), 'FILE'])}."
-            )
-        model, spec = build_trunk(args.model, args.weights, layer)
-        name, weights = args.model, str(args.weights)
-        pretraining = pretraining_of({"weights": args.weights})
-    device = pick_device(args.device)
-    precision = pick_precision(args.amp, device)
-    settings = {
-        "format": FORMAT,
-        "model": name,
-        "weights": weights,
-        "weights_hash": weights_hash(model),
-        "pretraining": pretraining,
-        "trained_on": trained_on,
-        "layer": layer,
-        "step": getattr(args, "step", STEP),
-        "pooling": getattr(args, "pooling", "mean"),
-        "norm": getattr(args, "norm", "after"),
-        "per_window": getattr(args, "per_window", False),
-        "precision": str(precision or torch.float32).removeprefix("torch."),
-        "input_spec": spec.to_dict(),
-    } | how
-    model = to_device(model.eval(), device)
-    describer = FeatureExtractor(
-        LayerReader(model, layer, device, precision),
-        spec,
-        device,
-        settings["pooling"],
-        settings["norm"],
-        settings["per_window"],
+    av.logging.set_level(av.logging.PANIC)  # our own messages say what is wrong with a video
+    command = {"extract": job.extract, "svm": job.svm, "predict": job.predict}[args.command]
+    return command(args, ROOT / mypath.RUNS, mypath.DATASETS)
+
+
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python features.py", description="Features of videos, and a linear SVM on them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    one = commands.add_parser("extract", help="write features", description="Writes a feature for each video.")
+    one.add_argument("sources", nargs="*", metavar="SOURCE", help="video files, or folders of them")
+    one.add_argument("--dataset", metavar="NAME|FOLDER", help="a data set instead, read from its extracted frames")
+    one.add_argument("--frames", metavar="DIR", help="folder of the extracted frames (default: as in mypath.py)")
+    _add_network(one)
+    one.add_argument("--layer", choices=LAYERS, default="pool", help="fc6, fc7: of C3D; pool: input of the last layer")
+    one.add_argument("--step", type=positive, default=STEP, help=f"frames between windows (default: {STEP})")
+    one.add_argument("--pooling", choices=POOLINGS, default="mean", help="over the windows of a video (default: mean)")
+    one.add_argument(
+        "--norm", choices=NORMS, default="after", help="scale to length 1 after pooling (default), before, none"
     )
-    return describer, settings
+    one.add_argument("--per-window", action="store_true", help="write every window, (N, D), without pooling")
+    one.add_argument("--output", type=Path, required=True, metavar="DIR", help="<DIR>/<class>/<video>.npy, index.json")
+    one.add_argument("--workers", type=positive, default=min(num_processors(), 8), help="threads that read videos")
 
-
-def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, InputSpec]:
-    """A network with weights from elsewhere, and what it wants to see. Its classes need no names here, and the last
-    layer is needed for "prob" alone. Raises UserError where a parameter of the others is missing."""
-    loaded = read_weights(weights, model_name)
-    with torch.device("meta"):  # its names alone
-        head = create_model(model_name, 1).head_name
-    kept = loaded.state.get(f"{head}.weight")
-    if layer == "prob" and kept is None:
-        raise UserError(
-            f"{loaded.origin} has no last layer ({head}), so it gives no probabilities. Choose another layer."
-        )
-    model = create_model(model_name, 1 if kept is None else len(kept), **loaded.options)
-    report = load_into(model, loaded)
-    missing = [name for name in report.reinitialised if not name.endswith("num_batches_tracked")]
-    missing = [name for name in missing if layer == "prob" or not name.startswith(f"{head}.")]
-    if missing:
-        raise UserError(f"{loaded.origin} does not bring {missing[0]} of {model_name}: descriptors would be chance.")
-    return model, loaded.input_spec or input_spec(model_name)
-
-
-def described(path: Path, relative: Path) -> Described:
-    """Where a video's descriptor goes: below its own folder's name, as in <class>/<video>."""
-    label = relative.parent.name or path.absolute().parent.name
-    return Described(
-        str(relative if relative.parent.name else Path(label) / relative), label, "", f"{label}/{path.stem}.npy"
+    two = commands.add_parser("svm", help="train and test a linear SVM", description="Trains and tests a linear SVM.")
+    two.add_argument("features", nargs="*", type=Path, metavar="DIR", help="folder of features")
+    two.add_argument(
+        "--features",
+        dest="more",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="folders to put side by side",
     )
-
-
-def watch(unit: str):
-    def watched(items: Iterable, total: int) -> Iterator:
-        return progress(items, total, "Describing", unit)
-
-    return watched
-
-
-# --- descriptors -> accuracy
-
-
-def svm(args: argparse.Namespace) -> int:
-    data = open_features(args.features, named_source(args.dataset))
-    output = args.output or args.features[0] / "svm"
-    splits = SPLIT_NUMBERS if args.split == "all" else (args.split,)
-    dims = [None, *sorted(set(args.pca))]
-    num_videos, num_classes = plural(len(data.videos), "descriptor"), plural(len(data.classes), "class")
-    print(f"{num_videos} of {data.features.shape[1]} values, {num_classes}")
-    outcomes: list[Outcome] = []
-    leaks = []
-    for split in splits:
-        leaks += [leak for leak in (seen_in_training(s, data, split) for s in data.settings) if leak]
-        if leaks and not args.allow_leak:
-            raise UserError(f"{leaks[0][0].upper()}{leaks[0][1:]}: the accuracy would mean nothing (--allow-leak).")
-        outcomes += run_split(data, split, dims, None if args.search_c else args.c)
-    write_results(output, data, outcomes, leaks)
-    print_outcomes(data, outcomes, dims, leaks)
-    print(f"Classifiers, tables and pictures: {relative_to_cwd(output)}/")
-    return 0
-
-
-def named_source(name: str | None) -> DataSource | None:
-    if name is None:
-        return None
-    import mypath
-
-    return find_source(name, mypath.DATASETS, ROOT)
-
-
-def print_outcomes(data: FeatureSet, outcomes: Sequence[Outcome], dims: Sequence[int | None], leaks: list[str]) -> None:
-    for number in dims:
-        found = [outcome for outcome in outcomes if outcome.dims == number]
-        what = f"PCA {number}" if number else "all values"
-        for outcome in found:
-            low_high = outcome.interval
-            interval = f"  [{low_high[0]:.1f}, {low_high[1]:.1f}]" if low_high else ""
-            tested = plural(len(outcome.labels), "video")
-            print(f"  {what:10}  split {outcome.split}: {outcome.accuracy:6.2f} %{interval} of {tested}")
-        if len(found) > 1:
-            mean, deviation = mean_and_deviation([outcome.accuracy for outcome in found])
-            print(f"  {what:10}  mean of {len(found)}: {mean:5.2f} +- {deviation:.2f} %{paper_beside(data, number)}")
-    for leak in sorted(set(leaks)):
-        print(f"  LEAK: {leak}")
-
-
-def paper_beside(data: FeatureSet, number: int | None) -> str:
-    """The paper's number, where this is its experiment."""
-    same = all(
-        (s.get("model"), s.get("layer"), s.get("pretraining")) == ("c3d", "fc6", "sports1m") for s in data.settings
+    two.add_argument("--dataset", metavar="NAME|FOLDER", help="data set of the splits (default: from the names)")
+    two.add_argument("--split", choices=(*SPLITS, "all"), help="all: the three official splits (default: the first)")
+    two.add_argument("--pca", type=positive, nargs="+", default=[], metavar="N", help="also with N values after PCA")
+    weight = two.add_mutually_exclusive_group()
+    weight.add_argument(
+        "--c", type=above_zero, default=1.0, metavar="C", help="weight of mistakes in the SVM (default: 1)"
     )
-    if not (is_whole_ucf101(data) and same and len(data.settings) == 1 and number in PAPER):
-        return ""
-    return f"   (Tran et al. 2015: {PAPER[number]})"
+    weight.add_argument("--search-c", action="store_true", help="choose C on groups held out of the training list")
+    two.add_argument("--allow-leak", action="store_true", help="allow a network that was trained on test recordings")
+    two.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (default: DIR/svm)")
+
+    three = commands.add_parser("predict", help="label videos", description="Prints labels of videos, with margins.")
+    three.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders of them")
+    three.add_argument("--svm", type=Path, required=True, metavar="FILE", help="classifier of svm, such as split1.npz")
+    _add_network(three)
+    three.add_argument("--top", type=positive, default=3, help="classes to name (default: 3)")
+
+    args = parser.parse_args(argv)
+    if args.command != "svm":
+        check_network_flags(args)
+    if args.command == "svm":
+        args.features = [*args.features, *args.more]
+        if not args.features:
+            raise UsageError("No features are given. Name their folder: python features.py svm DIR")
+    if args.command == "extract" and bool(args.sources) == bool(args.dataset):
+        raise UsageError("Give videos or folders of them, or --dataset NAME|FOLDER, and not both.")
+    if args.command == "extract" and args.frames and not args.dataset:
+        raise UsageError("--frames is the folder of a data set's frames: give --dataset, too.")
+    if args.command == "extract" and args.per_window and (args.pooling, args.norm) != ("mean", "after"):
+        raise UsageError("--per-window pools nothing. Leave --pooling and --norm out.")
+    return args
 
 
-def write_results(output: Path, data: FeatureSet, outcomes: Sequence[Outcome], leaks: list[str]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    table = []
-    for outcome in outcomes:
-        stem = f"split{outcome.split}" + (f"-pca{outcome.dims}" if outcome.dims else "")
-        save_svm(output / f"{stem}.npz", outcome.svm, {"folders": data.settings, "split": outcome.split})
-        write_atomically(output / f"{stem}-per_class.csv", outcome.per_class_csv())
-        write_atomically(output / f"{stem}-confusion.csv", confusion_csv(outcome.matrix(), data.classes))
-        title = f"Linear SVM, split {outcome.split}: {outcome.accuracy:.1f} %"
-        save_picture(output / f"{stem}-confusion.png", draw_confusion(outcome.matrix(), data.classes, title))
-        interval = outcome.interval
-        table.append(
-            {
-                "split": outcome.split,
-                "pca": outcome.dims,
-                "c": outcome.svm.c,
-                "top1": outcome.accuracy,
-                "interval": interval and list(interval),
-                "num_videos": len(outcome.labels),
-            }
-        )
-    content = {"results": table, "leak": sorted(set(leaks)), "features": data.settings}
-    write_atomically(output / "svm.json", json.dumps(content, indent=2) + "\n")
-
-
-# --- video -> label
-
-
-def predict(args: argparse.Namespace) -> int:
-    classifier, trained = load_svm(args.svm)
-    folders = trained["folders"]
-    if len(folders) != 1 or not folders[0]:
-        why = "made elsewhere" if len(folders) == 1 else f"of {len(folders)} networks side by side"
-        raise UserError(f"{args.svm} was trained on descriptors {why}, so a video alone cannot be described for it.")
-    how = {key: folders[0][key] for key in ("step", "pooling", "norm", "per_window")}
-    describer, settings = load_describer(args, folders[0]["layer"], **how)
-    for key in ("weights_hash", "input_spec"):
-        if settings[key] != folders[0][key]:
-            raise UserError(
-                f"{args.svm} was trained on descriptors of {folders[0]['model']} with {folders[0]['weights']}, and "
-                "this is another network. Give the one it was trained with."
-            )
-    sources = find_sources(args.videos)
-    if sources.live:
-        raise UsageError(f"{sources.live} is a camera or a stream. Descriptors are of videos that have an end.")
-    failed = 0
-    for video, _ in sources.videos:
-        try:
-            descriptor = describer.video(video, how["step"], args.batch_size)
-            descriptor = descriptor if descriptor.ndim == 1 else pool_windows(descriptor)  # as the SVM's were
-            margins = classifier.margins(descriptor[None])[0]
-            best = ", ".join(
-                f"{label} {margin:+.2f}" for label, margin in likeliest(classifier.classes, margins, args.top)
-            )
-            print(f"{relative_to_cwd(video)}: {best}", flush=True)
-        except UserError as error:
-            failed += 1
-            print(error, file=sys.stderr)
-    return 1 if failed else 0
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", help=CHECKPOINT_HELP)
+    add_network_flags(parser, labels=False)
+    parser.add_argument("--batch-size", type=positive, default=16, help="windows per batch (default: 16)")
 
 
 if __name__ == "__main__":

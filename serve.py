@@ -1,126 +1,110 @@
-"""A service that answers which action a video shows: POST /predict over HTTP, and a page for people at /.
+"""Serves a network over HTTP: POST /predict recognises the action in a video, and / is a page for people.
 
     python serve.py run/r2plus1d_18-ucf101-000
     python serve.py r2plus1d.onnx --queue 8
     python serve.py --model r3d_18 --weights kinetics400 --port 8080 --max-size 50
     curl -F video=@clip.mp4 http://127.0.0.1:8000/predict
 
-It asks nobody for a password: it listens on this machine only, unless --host says otherwise. docs/serving.md has the
-interface, the limits, and what to put in front of it.
+There is no password: the service listens on this machine only, unless --host says otherwise. docs/serving.md describes
+the interface, the limits, and proxies in front of it.
 """
 
-import os
-import socket
+import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+from common.cli import Parser, above_zero, positive, run_cli
+from common.files import ROOT
+from common.worker_process import num_processors
+from engine.inference.prediction import STRIDE
+from engine.serving.limits import Limits
+from network.flags import CHECKPOINT_HELP, add_network_flags, check_network_flags
 
-from common.cli import run_cli
-from common.console import plural
-from common.errors import UserError
-from engine.export.check import random_clips
-from engine.serving.options import check_installed, limits_of, parse_args
-from engine.serving.service import Service
-from engine.serving.uploads import upload_folder
-from inference import Recognizer, load_recognizer
-
-if TYPE_CHECKING:  # needed here only, and imported at use
-    import uvicorn
+DEFAULTS = Limits()
 
 
 def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
+
+    # PyTorch takes two seconds, which --help and a misspelt flag do not need
+    import mypath
+    from engine.inference.recognizer import load_recognizer
+    from engine.runs.checkpoint import find_checkpoint
+    from engine.serving.server import check_installed, listen, serve
+
     check_installed()
     with listen(args.host, args.port) as sock:
-        recognizer = load_recognizer(args)
-        warm_up(recognizer)
-        service = Service(recognizer, limits_of(args), args.decoders, args.queue)
-        try:
-            with upload_folder() as folder:
-                server = web_server(service, about(recognizer), folder)
-                what = f"{recognizer.name} ({plural(len(recognizer.classes), 'class')})"
-                open_to_clients(sock, server.config.backlog)  # who reads the next line may connect at once
-                print(f"Serving {what} on {address(sock)}; Ctrl-C ends.", flush=True)
-                server.run(sockets=[sock])
-        finally:
-            service.close()
+        checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
+        recognizer = load_recognizer(args, checkpoint)
+        serve(sock, recognizer, limits_of(args), args.decoders, args.queue)
 
 
-def warm_up(recognizer: Recognizer) -> None:
-    """One full batch, before anybody asks: too little memory or damaged weights end the program instead of the first
-    request, and what takes long only once (kernels, the choice between bf16 and float32) keeps no client waiting."""
-    width, height = recognizer.input_spec.cut_size
-    clips = random_clips(recognizer.input_spec, recognizer.batch_size)
-    recognizer.probabilities(np.ascontiguousarray(clips[:, :, :height, :width]))
+def parse_args(argv: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="python serve.py", description="Answers over HTTP which action a video shows.")
+    network = parser.add_argument_group("network")
+    add = network.add_argument
+    add("checkpoint", nargs="?", help=CHECKPOINT_HELP)
+    add_network_flags(network)
+    add("--batch-size", type=positive, default=8, help="windows per batch, of several requests (default: 8)")
+    add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
+    service = parser.add_argument_group("service")
+    add = service.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    add("--port", type=port, default=8000, help="default: 8000; 0 takes a free one")
+    add(
+        "--decoders",
+        type=positive,
+        default=default_decoders(),
+        help="decoder processes (default: %(default)s)",
+    )
+    add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
+    limits = parser.add_argument_group("limits of a request")
+    add = limits.add_argument
+    add("--max-size", type=above_zero, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
+    add("--max-seconds", type=above_zero, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
+    add(
+        "--max-pixels",
+        type=positive,
+        default=DEFAULTS.max_pixels,
+        metavar="N",
+        help="per frame; default: %(default)s",
+    )
+    add(
+        "--timeout",
+        type=above_zero,
+        default=DEFAULTS.timeout,
+        metavar="S",
+        help="until the answer; default: %(default)g",
+    )
+    add("--upload-timeout", type=above_zero, default=DEFAULTS.upload_timeout, metavar="S", help="default: %(default)g")
+    args = parser.parse_args(argv)
+    check_network_flags(args, "CHECKPOINT")
+    return args
 
 
-def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
-    """Runs until Ctrl-C or SIGTERM: then what is there is finished, and nothing new taken."""
-    import uvicorn
-
-    from engine.serving.app import create_app
-    from engine.serving.connection import BACKLOG, connection_for, most_connections
-
-    longest = service.limits.timeout + service.limits.upload_timeout
-    most = most_connections(service.num_decoders + service.max_waiting, service.num_decoders)
-    return uvicorn.Server(
-        uvicorn.Config(
-            create_app(service, about, folder),
-            http=connection_for(service.limits.upload_timeout, most),
-            backlog=BACKLOG,
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=round(longest),
-        )
+def limits_of(args: argparse.Namespace) -> Limits:
+    return Limits(
+        max_bytes=round(args.max_size * 1e6),
+        max_seconds=args.max_seconds,
+        max_pixels=args.max_pixels,
+        timeout=args.timeout,
+        upload_timeout=args.upload_timeout,
     )
 
 
-def about(recognizer: Recognizer) -> dict:
-    """What GET /model says."""
-    return {
-        "model": recognizer.name,
-        "dataset": Path(recognizer.dataset).name if recognizer.dataset else None,  # not where it lies
-        "classes": recognizer.classes,
-        "input_spec": recognizer.input_spec.to_dict(),
-        "stride": recognizer.stride,
-        "batch_size": recognizer.batch_size,
-        "device": str(recognizer.device),
-    }
+def default_decoders() -> int:
+    return min(max(num_processors(), 2), 8)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The address is taken before the network is loaded, which may take long: a port in use is said at once."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # elsewhere it would mean that two may have the same port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(place)
-    except (OSError, UnicodeError) as error:  # UnicodeError: the host is no name that there could be
-        raise cannot_listen(host, port, error) from error
-    return sock
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
+    return int(text)
 
 
-def open_to_clients(sock: socket.socket, backlog: int) -> None:
-    """Two servers may have taken the same address; the first one that listens has it."""
-    try:
-        sock.listen(backlog)
-    except OSError as error:
-        raise cannot_listen(*sock.getsockname()[:2], error) from error
-
-
-def cannot_listen(host: str, port: int, error: OSError | UnicodeError) -> UserError:
-    why = error.strerror if isinstance(error, OSError) else "no such name"
-    return UserError(f"Cannot listen on {host}, port {port}: {why}. Choose another --port, or --host.")
-
-
-def address(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+def number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
 
 
 if __name__ == "__main__":

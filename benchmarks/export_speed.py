@@ -34,12 +34,11 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common.cli import positive, run_cli
-from dataloaders.transforms import to_model_input
 from engine.export.check import TOLERANCES, answer_of, compare, random_clips
 from engine.export.runtimes import FORMATS, open_program
 from engine.export.write import build_program, half_of, write_program
-from engine.hardware.device import device_name, pick_device, to_device
-from engine.hardware.low_precision import Answerer
+from engine.hardware.device import device_name, pick_device
+from engine.predictor import network_predictor
 from engine.runs.checkpoint import TrainedModel
 from network import create_model, input_spec, list_models
 
@@ -97,7 +96,7 @@ def print_speeds(model_name: str, num_classes: int, batch_size: int, rounds: int
                 except Exception as error:  # a half that a network or a machine does not have
                     print(f"{name}: {str(error).splitlines()[0]}")
         for amp, name in (("bf16", "network, bfloat16"), ("off", "network, float32")):
-            forms[name] = as_network(model, spec, device_choice, amp)
+            forms[name] = as_network(trained, device_choice, amp)
 
         clips = random_clips(spec, batch_size)
         seconds: dict[str, list[float]] = {name: [] for name in forms}
@@ -116,17 +115,14 @@ def print_speeds(model_name: str, num_classes: int, batch_size: int, rounds: int
         print(f"{name:20}{batch_size / median:8.2f} clips/s   {reference / median:5.2f}")
 
 
-def as_network(model: torch.nn.Module, spec: object, device: str, amp: str) -> Form:
-    where = pick_device(device)
-    answerer = Answerer(to_device(model, where), where, amp)
-    width, height = spec.resize
-    top, left, size = (height - spec.crop_size) // 2, (width - spec.crop_size) // 2, spec.crop_size
-
-    def answer(frames: np.ndarray) -> np.ndarray:
-        clips = torch.from_numpy(frames[:, :, top : top + size, left : left + size])
-        return answerer(to_model_input(clips.to(where), spec))
-
-    return answer
+def as_network(trained: TrainedModel, device: str, amp: str) -> Form:
+    predictor = network_predictor(trained, device, amp)
+    width, height = trained.input_spec.resize
+    size = trained.input_spec.crop_size
+    top, left = (height - size) // 2, (width - size) // 2
+    return lambda frames: predictor.probabilities(
+        np.ascontiguousarray(frames[:, :, top : top + size, left : left + size])
+    )
 
 
 def print_table(names: Sequence[str], num_classes: int, half: bool, branch: float) -> int:

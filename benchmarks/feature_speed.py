@@ -1,4 +1,4 @@
-"""What descriptors cost: features.py extract against its network alone and its reading alone, in turn in one run.
+"""What features cost: features.py extract against its network alone and its reading alone, in turn in one run.
 
     python benchmarks/feature_speed.py
     python benchmarks/feature_speed.py --models r2plus1d_18 --layer pool --videos 64 --batch-size 64     (on a GPU)
@@ -36,12 +36,11 @@ from dataloaders.dataset import WindowDataset
 from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.find import find_source
-from engine.features.extraction import FeatureExtractor, cut_windows, describe_data_set, describe_videos
-from engine.features.layers import LAYERS
-from engine.features.reading import LayerReader
-from engine.features.store import SETTINGS, Described, FeatureWriter
+from engine.features.extraction import FeatureExtractor, cut_windows, extract_data_set, extract_videos
+from engine.features.layers import layer_reader
+from engine.features.store import LAYERS, SETTINGS, FeatureEntry, FeatureWriter
 from engine.hardware.device import device_name, pick_device, to_device
-from engine.hardware.low_precision import pick_precision
+from engine.hardware.low_precision import LowPrecisionModel, features_differ, pick_precision
 from engine.inference.read_ahead import read_ahead
 from network import create_model, input_spec
 
@@ -74,7 +73,9 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
     spec = input_spec(name)
     torch.manual_seed(0)
     model = to_device(create_model(name, NUM_CLASSES).eval(), device)
-    describer = FeatureExtractor(LayerReader(model, args.layer, device, pick_precision(args.amp, device)), spec, device)
+    precision = pick_precision(args.amp, device)
+    reader = LowPrecisionModel(model, lambda m: layer_reader(m, args.layer), device, precision, features_differ)
+    extractor = FeatureExtractor(reader, spec, device)
     folder.mkdir()
     videos = make_videos(folder / "videos", args.videos, args.num_frames)
     make_frames(folder / "frames", args.videos, args.num_frames, spec.resize)
@@ -88,12 +89,12 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
 
     def from_videos() -> int:
         with_files = writer()
-        describe_videos(describer, videos, with_files, STEP, args.batch_size, args.workers, unwatched)
+        extract_videos(extractor, videos, with_files, STEP, args.batch_size, args.workers, unwatched)
         return count_windows(with_files)
 
     def from_frames() -> int:
         with_files = writer()
-        describe_data_set(describer, frame_set, with_files, STEP, args.batch_size, args.workers, unwatched)
+        extract_data_set(extractor, frame_set, with_files, STEP, args.batch_size, args.workers, unwatched)
         return count_windows(with_files)
 
     clips = torch.randint(
@@ -101,13 +102,13 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
     )
     num_batches = max(args.videos * args.num_frames // STEP // args.batch_size, 1)
     ways: dict[str, Callable[[], int]] = {
-        "network": lambda: sum(len(describer.windows(clips)) for _ in range(num_batches)),
-        "videos": lambda: read_videos(videos, describer, args),
-        "frames": lambda: read_frames(frame_set, describer, args),
+        "network": lambda: sum(len(extractor.windows(clips)) for _ in range(num_batches)),
+        "videos": lambda: read_videos(videos, extractor, args),
+        "frames": lambda: read_frames(frame_set, extractor, args),
         "extract videos": from_videos,
         "extract frames": from_frames,
     }
-    describer.windows(clips)  # the first time pays for memory
+    extractor.windows(clips)  # the first time pays for memory
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.rounds):
         for way, run in ways.items():
@@ -126,9 +127,9 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
         )
 
 
-def make_videos(folder: Path, number: int, num_frames: int) -> list[tuple[Path, Described]]:
+def make_videos(folder: Path, number: int, num_frames: int) -> list[tuple[Path, FeatureEntry]]:
     """Copies of one file below two class folders: decoding one costs what decoding another would."""
-    made: list[tuple[Path, Described]] = []
+    made: list[tuple[Path, FeatureEntry]] = []
     for index in range(number):
         label, name = f"class{index % 2}", f"video{index:05d}"
         path = folder / label / f"{name}.avi"
@@ -137,20 +138,22 @@ def make_videos(folder: Path, number: int, num_frames: int) -> list[tuple[Path, 
             path.write_bytes(made[0][0].read_bytes())
         else:
             make_video(path, num_frames)
-        made.append((path, Described(f"{label}/{name}.avi", label, "", f"{label}/{name}.npy")))
+        made.append((path, FeatureEntry(f"{label}/{name}.avi", label, "", f"{label}/{name}.npy")))
     return made
 
 
-def read_videos(videos: Sequence[tuple[Path, Described]], describer: FeatureExtractor, args: argparse.Namespace) -> int:
-    def read(item: tuple[Path, Described]) -> Iterable:
-        return cut_windows(item[0], describer.spec, STEP)
+def read_videos(
+    videos: Sequence[tuple[Path, FeatureEntry]], extractor: FeatureExtractor, args: argparse.Namespace
+) -> int:
+    def read(item: tuple[Path, FeatureEntry]) -> Iterable:
+        return cut_windows(item[0], extractor.spec, STEP)
 
     with read_ahead(videos, read, args.workers, waiting=2 * args.batch_size) as reading:
         return sum(1 for _, clips in reading for _ in clips)
 
 
-def read_frames(frame_set: FrameSet, describer: FeatureExtractor, args: argparse.Namespace) -> int:
-    dataset = WindowDataset(frame_set, describer.spec, "train", STEP)
+def read_frames(frame_set: FrameSet, extractor: FeatureExtractor, args: argparse.Namespace) -> int:
+    dataset = WindowDataset(frame_set, extractor.spec, "train", STEP)
     return sum(len(clips) for clips, _, _ in ClipLoader(dataset, args.batch_size, args.workers))
 
 

@@ -38,10 +38,11 @@ from common.errors import UsageError, UserError
 from dataloaders.dataset import EvalDataset
 from dataloaders.loader import ClipLoader
 from engine.evaluation.bootstrap import bootstrap_interval, mean_and_deviation
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.job import EvaluationOptions, open_test_frames
 from engine.hardware.device import device_name, pick_device, to_device
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
-from evaluate import evaluate, open_test_frames
 
 SETTINGS = {
     "rgb": "",
@@ -159,7 +160,7 @@ def look_at(args: argparse.Namespace, run_dir: Path) -> dict:
     torch.backends.cudnn.allow_tf32 = False
     trained = load_model(run_dir / "best.pth")
     to_device(trained.model, device)
-    frame_set = open_test_frames(trained, None, None, None)
+    frame_set = open_test_frames(trained, EvaluationOptions(), mypath.DATASETS)
     dataset = EvalDataset(frame_set, trained.input_spec, args.on, args.num_clips)
     loader = ClipLoader(dataset, 4, args.workers, device.type == "cuda")
     result = evaluate(trained.model, loader, trained.input_spec, device)

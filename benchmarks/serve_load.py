@@ -34,14 +34,16 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import mypath
 from benchmarks.inference_speed import make_video, save_random
 from benchmarks.machine import processor
 from common.cli import positive, run_cli
 from common.errors import UserError
+from common.files import ROOT
 from engine.hardware.device import device_name, pick_device
 from engine.inference.windows import batches, sliding_clips
 from engine.runs.checkpoint import find_checkpoint
-from inference import Recognizer, runs_folder
+from inference import Recognizer
 
 
 @dataclass
@@ -78,7 +80,7 @@ def main(argv: Sequence[str]) -> None:
         print("| model | way | videos/s | windows/s | to network | to predict | p50, ms | p95, ms |")
         print("|---|---|---:|---:|---:|---:|---:|---:|")
         if args.checkpoint:
-            compare(args.checkpoint, find_checkpoint(args.checkpoint, runs_folder()), video, folder, args)
+            compare(args.checkpoint, find_checkpoint(args.checkpoint, ROOT / mypath.RUNS), video, folder, args)
         for model in [] if args.checkpoint else args.models:
             compare(model, save_random(model, folder), video, folder, args)
 

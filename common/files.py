@@ -1,6 +1,7 @@
 """Writing files that appear whole or not at all, and paths as text."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -100,3 +101,9 @@ def relative_to_cwd(path: Path) -> str:
 
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -25,7 +25,7 @@ import numpy as np
 from common.cli import Parser, run_cli
 from common.console import duration, gigabytes, plural, progress
 from common.errors import Stopped, UserError
-from common.files import ROOT, write_atomically
+from common.files import ROOT, sha256_of, write_atomically
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
@@ -117,7 +117,7 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
     rows = _rows_to_pack(frames)
     if output == frames or frames in output.parents or output in frames.parents:
         raise UserError(f"--output {output} and the frames in {frames} lie in each other. Choose a folder beside it.")
-    manifest_hash = _hash(frames / manifest.NAME)
+    manifest_hash = sha256_of(frames / manifest.NAME)
     if _is_packed_already(frames, output, manifest_hash):
         return
     if output.exists() and not output.is_dir():
@@ -238,7 +238,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
             temporary = output / f".{volume.name}.tmp"
             try:
                 written = write_volume(frames, temporary, volume)
-                if _hash(temporary) != written:
+                if sha256_of(temporary) != written:
                     raise UserError(f"{temporary} does not read back as it was written: is that disk failing?")
                 temporary.replace(output / volume.name)
             except BaseException:
@@ -265,7 +265,7 @@ def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[di
         "format": PACK_FORMAT,
         "num_frames": len(index),
         "manifest_sha256": manifest_hash,
-        "index_sha256": _hash(output / INDEX_NAME),
+        "index_sha256": sha256_of(output / INDEX_NAME),
         "volumes": done,
     }
     _save_json(output / PACK_NAME, content)
@@ -274,11 +274,6 @@ def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[di
 
 def _save_json(path: Path, content: dict) -> None:
     write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> None:
@@ -290,7 +285,9 @@ def verify(folder: Path) -> None:
     rows = manifest.usable(manifest.read_manifest(folder))
     read_index(folder, sum(row.num_frames for row in rows))
     files = [(INDEX_NAME, content["index_sha256"])] + [(entry["name"], entry["sha256"]) for entry in content["volumes"]]
-    damaged = [name for name, known in progress(files, len(files), "Reading", "files") if _hash(folder / name) != known]
+    damaged = [
+        name for name, known in progress(files, len(files), "Reading", "files") if sha256_of(folder / name) != known
+    ]
     if damaged:
         raise UserError(f"{folder}: not as it was written: {', '.join(damaged)}. {REPACK}")
     num_bytes = sum(entry["bytes"] for entry in content["volumes"])

@@ -1,84 +1,127 @@
-"""What is evaluated: a checkpoint's network, or a file that export.py has written."""
+"""Predictor: class probabilities for clips, from a checkpoint's network or from an exported file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn as nn
 
+from common.errors import UsageError, UserError
 from dataloaders.transforms import to_model_input
-from engine.export.runtimes import is_exported, open_program
+from engine.export.runtimes import Program, is_exported, open_program
 from engine.hardware.device import autocast, pick_device, to_device
-from engine.runs.checkpoint import load_model, weights_hash
+from engine.hardware.low_precision import probability_model
+from engine.runs.checkpoint import TrainedModel, load_model, weights_hash
 from network import InputSpec
 
-Answer = Callable[[torch.Tensor], torch.Tensor]  # clips (B, T, h, w, 3) uint8 -> logits (B, K)
+Logits = Callable[[torch.Tensor], torch.Tensor]  # clips (B, T, h, w, 3) uint8 -> logits (B, K)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """logits_of answers clips that are cut to input_spec.cut_size; checkpoint says where the weights come from, as the
-    keys of a checkpoint do."""
+    """A network that answers clips. T is input_spec.read_len, and (w, h) its cut_size: the square that the network
+    sees, or the whole frame for an exported file, which cuts by itself.
+
+    name           of the model
+    checkpoint     origin of the weights, under the keys of a checkpoint
+    parameters     their number
+    arithmetic     float32, or the precision that an exported file computes in
+    model          the network on the device, in eval mode; None where it is inside an exported file
+    logits_of      clips (B, T, h, w, 3) uint8 tensor -> logits (B, K) in float32, as evaluate.py computes them
+    probabilities  clips (B, T, h, w, 3) uint8 array -> probabilities (B, K) in the precision asked for
+    """
 
     name: str
     input_spec: InputSpec
     classes: list[str]
     checkpoint: dict
-    weights_hash: str
     parameters: int
     arithmetic: str
     device: torch.device
-    logits_of: Answer
+    model: nn.Module | None
+    logits_of: Logits
+    probabilities: Callable[[np.ndarray], np.ndarray]
+    stored_hash: str | None = None  # of the weights inside an exported file
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of the weights, which tells whether two results are of one network."""
+        return self.stored_hash or weights_hash(self.model)
 
 
-def open_predictor(path: Path, device: str) -> Predictor:
+def open_predictor(path: Path, device: str = "auto", amp: str = "auto") -> Predictor:
+    """A checkpoint, or a .onnx or .pt2 file written by export.py.
+
+    amp: precision of .probabilities (see probability_model); an exported file has its own
+    """
     if is_exported(path):
-        return _open_exported(path, device)
-    trained = load_model(path)
-    hashed = weights_hash(trained.model)
-    where = pick_device(device)
-    model = to_device(trained.model, where)
+        return _program_predictor(open_program(path, device), amp)
+    return network_predictor(load_model(path), device, amp)
+
+
+def network_predictor(trained: TrainedModel, device: str = "auto", amp: str = "auto") -> Predictor:
+    """A network with its weights, moved to the device."""
+    place = pick_device(device)
+    model = to_device(trained.model.eval(), place)
+    spec, in_low_precision = trained.input_spec, probability_model(model, place, amp)
+
+    def probabilities(clips: np.ndarray) -> np.ndarray:
+        x = to_model_input(torch.from_numpy(clips).to(place), spec)  # (B, C, T, S, S)
+        return check_probabilities(in_low_precision(x).cpu().numpy())
+
     return Predictor(
-        trained.name,
-        trained.input_spec,
-        trained.classes,
-        trained.checkpoint,
-        hashed,
-        sum(value.numel() for value in model.parameters()),
-        "float32",
-        where,
-        network_logits(model, trained.input_spec, where),
+        name=trained.name,
+        input_spec=spec,
+        classes=trained.classes,
+        checkpoint=trained.checkpoint,
+        parameters=sum(value.numel() for value in model.parameters()),
+        arithmetic="float32",
+        device=place,
+        model=model,
+        logits_of=network_logits(model, spec, place),
+        probabilities=probabilities,
     )
 
 
-def _open_exported(path: Path, device: str) -> Predictor:
-    program = open_program(path, device)
+def _program_predictor(program: Program, amp: str) -> Predictor:
+    metadata = program.metadata
+    if amp not in ("auto", {"float32": "off", "bfloat16": "bf16"}.get(metadata.arithmetic)):
+        raise UsageError(f"--amp {amp}: the file computes in {metadata.arithmetic}, as exported. Leave --amp out.")
 
     def logits_of(frames: torch.Tensor) -> torch.Tensor:
         probs = torch.from_numpy(np.asarray(program(frames.numpy())))
         return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()  # softmax gives the probabilities back
 
-    about = program.metadata
     return Predictor(
-        about.model,
-        about.spec,
-        about.classes,
-        about.checkpoint(),
-        about.weights_hash,
-        about.parameters,
-        about.arithmetic,
-        program.device,
-        logits_of,
+        name=metadata.model,
+        input_spec=metadata.spec,
+        classes=metadata.classes,
+        checkpoint=metadata.checkpoint(),
+        parameters=metadata.parameters,
+        arithmetic=metadata.arithmetic,
+        device=program.device,
+        model=None,
+        logits_of=logits_of,
+        probabilities=lambda clips: check_probabilities(program(clips)),
+        stored_hash=metadata.weights_hash,
     )
 
 
-def network_logits(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None = None) -> Answer:
-    """A network that lies on the device, as something that answers clips."""
+def network_logits(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None = None) -> Logits:
+    """The logits of a network that lies on the device."""
 
     def logits_of(clips: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), autocast(device, amp):
             return model(to_model_input(clips.to(device, non_blocking=True), spec))
 
     return logits_of
+
+
+def check_probabilities(probs: np.ndarray) -> np.ndarray:
+    """The same probabilities; raises a UserError where one is not a number."""
+    if not np.isfinite(probs).all():
+        raise UserError("The network's answer is not a number (NaN): its weights are damaged, or diverged.")
+    return probs

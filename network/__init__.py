@@ -8,6 +8,7 @@ cnn_lstm         a 2D network on frames, with an LSTM or a mean
 torchvision_zoo  S3D, MViT, Swin3D
 input_channels   first convolutions for another number of channels
 fuse_batch_norm  batch norms folded into convolutions
+flags            flags that name a network: --model, --weights, --device
 optional         torchvision, imported where it is needed
 cost             parameters, multiply-adds and the tables of `python -m network`
 weights/         pretrained weights

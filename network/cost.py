@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.errors import UserError
 from network import InputSpec, create_model, list_models, model_entry
-from network.weights.read import known_weights
+from network.weights.known import known_weights
 
 TABLE_CLASSES = 101  # UCF101's
 

@@ -47,15 +47,15 @@ class ToyExport:
 def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
     pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
     from dataloaders.frame_set import open_frames
+    from engine.export.write import export_model
     from engine.runs.checkpoint import load_model
-    from export import export
     from tests.helpers.exports import SPEC, save_toy_checkpoint
 
     folder = tmp_path_factory.mktemp("export")
     split = open_frames(toy_source, SPEC, "1").split
     files = ToyExport(save_toy_checkpoint(folder / "best.pth", split), folder / "toy.onnx", folder / "toy.pt2")
     for path in (files.onnx, files.pt2):
-        export(load_model(files.checkpoint), path)
+        export_model(load_model(files.checkpoint), path)
     return files
 
 

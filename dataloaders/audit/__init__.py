@@ -3,6 +3,7 @@
 __main__  the command line
 run       one audit, from videos to findings
 probe     properties of each video file, read in child processes
-findings  leaks, duplicates and problems
+duplicates  equal files and frames
+    findings  leaks, duplicates and problems
 report    findings as text and as JSON
 """

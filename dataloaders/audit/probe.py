@@ -1,24 +1,23 @@
-"""Video file -> what a look at it tells, in processes of their own: a damaged file may crash a decoder or hang it."""
+"""Probes video files (packets, first frame) in child processes, because a damaged file may crash the decoder."""
 
-import multiprocessing
+import json
 import queue
-import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
 import numpy as np
 
 from common.console import duration, gigabytes
-from dataloaders.preprocess.extract import limit_memory
+from common.worker_process import READY, WorkerProcess, limit_memory
 from dataloaders.preprocess.worker import Limits
 from dataloaders.video import VideoError, VideoReader
 
-LOOK_SECONDS = 60  # for one file; a look at a whole one takes some milliseconds
+PROBE_SECONDS = 60  # for one file; a valid one takes some milliseconds
 DECODE_SECONDS = 1800  # with decode, which takes as long as the video is
 MEMORY = Limits().memory  # as in preprocessing
 STILL_FRAMES = 500  # so many frames without change are enough to call a video frozen
@@ -60,92 +59,63 @@ class VideoInfo:
 
 
 def probe_videos(paths: Sequence[Path], decode: bool = False, workers: int = 1) -> Iterator[VideoInfo]:
-    """Facts of each path, in the order of the paths. decode: every frame, not the first alone."""
-    lookers = [ProbeProcess() for _ in range(max(min(workers, len(paths)), 1))]
+    """Properties of each file, in the order of the paths. decode: of every frame, not the first alone."""
+    processes = [ProbeProcess() for _ in range(max(min(workers, len(paths)), 1))]
     free: queue.SimpleQueue[ProbeProcess] = queue.SimpleQueue()
-    for process in lookers:
+    for process in processes:
         free.put(process)
 
-    def look_at_one(path: Path) -> VideoInfo:
+    def probe_one(path: Path) -> VideoInfo:
         process = free.get()
         try:
             return process.probe(path, decode)
         finally:
             free.put(process)
 
-    pool = ThreadPoolExecutor(len(lookers))
+    pool = ThreadPoolExecutor(len(processes))
     try:
-        yield from pool.map(look_at_one, paths)
+        yield from pool.map(probe_one, paths)
     finally:
-        for process in lookers:
-            process.kill()
+        for process in processes:
+            process.worker.stop()
         pool.shutdown(cancel_futures=True)
-        for process in lookers:
+        for process in processes:
             process.close()
 
 
 class ProbeProcess:
-    """A process that looks at one file after the other, and is replaced when a file kills it."""
+    """Probes one file after the other in a worker process, which is replaced when a file kills it."""
 
     def __init__(self) -> None:
-        self.process: multiprocessing.Process | None = None
-        self.killed = False
+        self.worker = WorkerProcess("dataloaders.audit.probe")
 
     def probe(self, path: Path, decode: bool) -> VideoInfo:
-        num_bytes = path.stat().st_size if path.is_file() else 0
-        limit = DECODE_SECONDS if decode else LOOK_SECONDS
-        if self.process is None:
-            self._start()
-        try:
-            self.connection.send((path, decode))
-            if self.connection.poll(limit):
-                return self.connection.recv()
+        """probe_video in the worker; a file at which it dies or takes too long is unreadable."""
+        if not self.worker.is_alive():
+            self.worker.start()
+        limit = DECODE_SECONDS if decode else PROBE_SECONDS
+        with self.worker.time_limit(limit):
+            self.worker.send({"path": path, "decode": decode})
+            answer = self.worker.readline()
+        if answer.endswith(b"\n"):
+            return VideoInfo(**json.loads(answer))
+        reason = f"the decoder crashed on it ({self.worker.last_words()})"
+        if self.worker.expired:
             reason = f"the decoder was not done with it after {duration(limit)}"
-        except (EOFError, OSError):
-            self.process.join()
-            reason = f"the decoder crashed on it ({_how_it_ended(self.process.exitcode)})"
-        self._end()
-        return VideoInfo(num_bytes, reason)
-
-    def kill(self) -> None:
-        """Ends the process at once and for good, from any thread; look() sees it die."""
-        self.killed = True
-        if self.process is not None and self.process.pid is not None:
-            self.process.kill()
+        return VideoInfo(_size_of(path), reason)
 
     def close(self) -> None:
-        self._end()
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()  # or its end would not be noticed
-        if self.killed:
-            self.process.kill()
-
-    def _end(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
-            self.process = None
+        self.worker.close()
 
 
-def _how_it_ended(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
-
-
-def _serve(connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this process
+def main() -> None:
+    """The worker: probes the files that it is given on standard input."""
     limit_memory(MEMORY)
     av.logging.set_level(av.logging.PANIC)
-    try:
-        while True:
-            connection.send(probe_video(*connection.recv()))
-    except (EOFError, BrokenPipeError):  # the parent is gone
-        return
+    print(READY, flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        print(json.dumps(asdict(probe_video(Path(job["path"]), job["decode"]))), flush=True)
 
 
 def probe_video(path: Path, decode: bool = False) -> VideoInfo:
@@ -241,3 +211,7 @@ def _watch(first: av.VideoFrame, rest: Iterable[av.VideoFrame], to_the_end: bool
 def _thumbnail(frame: av.VideoFrame) -> np.ndarray:
     """-> (48, 64) int16, 0 to 255: each pixel the mean brightness of a patch, so that a small movement shows."""
     return frame.reformat(*THUMBNAIL, format="gray").to_ndarray().astype(np.int16)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,8 @@ from pathlib import Path
 from common.console import plural, progress
 from common.errors import UserError
 from common.worker_process import num_processors
-from dataloaders.audit.findings import find_all, same_files, same_frames
+from dataloaders.audit.duplicates import same_files, same_frames
+from dataloaders.audit.findings import find_all
 from dataloaders.audit.probe import VideoInfo, probe_videos
 from dataloaders.audit.report import Audit
 from dataloaders.frames import manifest

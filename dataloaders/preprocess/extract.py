@@ -5,7 +5,6 @@ while it works it writes a dot a second, by which its owner (extractor.py) sees 
 that crashes takes this process with it, not the run; and no torch is loaded here, whoever asked.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -22,6 +21,7 @@ import cv2
 import numpy as np
 
 from common.console import gigabytes, plural
+from common.worker_process import READY, limit_memory, memory_limit
 from dataloaders.frames.settings import FrameSize, stored_size
 from dataloaders.preprocess.resample import Irregular, copies, has_constant_rate, resampled
 from dataloaders.preprocess.skip_b_frames import may_skip, wanted_frames
@@ -144,58 +144,64 @@ def _decode_into(
     limit: int | None,
     alive: Callable[[], None],
 ) -> Extracted:
-    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    try:
-        for way in _ways(video, every, fps):
-            num_frames = num_bytes = 0
-            stored = last = pixels = None
-            try:
-                with VideoReader(video) as reader:
-                    for frame in way(reader, alive):
-                        if stored is None:
-                            reader.width, reader.height = shown_size(frame)
-                            stored = stored_size(size, reader.width, reader.height)
-                        if frame is not last:
-                            # BGR, as cv2 encodes it; the resize that Caffe's C3D used
-                            pixels = cv2.resize(
-                                to_array(frame, "bgr24"), stored, dst=pixels, interpolation=cv2.INTER_LINEAR
-                            )
-                            last = frame
-                        num_frames += 1
-                        num_bytes += folder.add(num_frames, pixels, parameters)
-                        if num_frames == limit:
-                            break
-                break
-            except Irregular:
-                folder.clear()
-    except (MemoryError, TooLarge, cv2.error) as error:
-        if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
-            raise
-        return Extracted(
-            refused=f"its frames take more memory than the {gigabytes(memory_limit())} that one video may have"
-        )
-    except VideoError as error:
-        return Extracted(refused=str(error))
-    except FileNotFoundError:
-        if video.exists():  # then it is the folder that is gone
-            raise
-        return Extracted(refused="there is no such file, only a link to it" if video.is_symlink() else "it is gone")
+    for decode in _ways(video, every, fps):
+        try:
+            extracted = _write_frames(folder, video, decode, size, quality, limit, alive)
+            break
+        except Irregular:
+            folder.clear()
+        except (VideoError, MemoryError, TooLarge, FileNotFoundError, cv2.error) as error:
+            return Extracted(refused=refusal(error, video))
+    if extracted.num_frames > 1 or limit == 1:
+        return extracted
+    reason = "it has only 1 frame"
+    if every != 1 or fps:
+        reason = f"only 1 frame of it is kept with {f'--fps {fps:g}' if fps else f'--every {every}'}"
+    return Extracted(refused=f"{reason}, and a single picture shows no action")
 
-    if num_frames == 1 and limit != 1:
-        what = "it has only 1 frame"
-        if every != 1 or fps:
-            what = f"only 1 frame of it is kept with {f'--fps {fps:g}' if fps else f'--every {every}'}"
-        return Extracted(refused=f"{what}, and a single picture shows no action")
+
+def _write_frames(
+    folder: NewFolder | KnownFolder,
+    video: Path,
+    decode: "Way",
+    size: FrameSize,
+    quality: int,
+    limit: int | None,
+    alive: Callable[[], None],
+) -> Extracted:
+    """Decodes a video and writes its frames, `limit` at most. Raises Irregular where `decode` does not suit the video."""
+    parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    num_frames = num_bytes = 0
+    stored = last = pixels = None
+    with VideoReader(video) as reader:
+        for frame in decode(reader, alive):
+            if stored is None:
+                reader.width, reader.height = shown_size(frame)
+                stored = stored_size(size, reader.width, reader.height)
+            if frame is not last:
+                # BGR, as cv2 encodes it; the resize that Caffe's C3D used
+                pixels = cv2.resize(to_array(frame, "bgr24"), stored, dst=pixels, interpolation=cv2.INTER_LINEAR)
+                last = frame
+            num_frames += 1
+            num_bytes += folder.add(num_frames, pixels, parameters)
+            if num_frames == limit:
+                break
     damage = f"damaged in {plural(reader.num_damaged, 'place')}: frames there are missing or spoilt"
-    return Extracted(
-        num_frames,
-        num_bytes,
-        reader.fps or 0.0,
-        reader.width,
-        reader.height,
-        *stored,
-        note=damage if reader.num_damaged else "",
-    )
+    note = damage if reader.num_damaged else ""
+    return Extracted(num_frames, num_bytes, reader.fps or 0.0, reader.width, reader.height, *stored, note=note)
+
+
+def refusal(error: Exception, video: Path) -> str:
+    """The reason why a video is refused. Errors that are not the video's fault are raised again."""
+    if isinstance(error, VideoError) and not isinstance(error, TooLarge):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        if video.exists():  # then it is the folder that is gone
+            raise error
+        return "there is no such file, only a link to it" if video.is_symlink() else "it is gone"
+    if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
+        raise error
+    return f"its frames take more memory than the {gigabytes(memory_limit())} that one video may have"
 
 
 Way = Callable[[VideoReader, Callable[[], None]], Iterator[av.VideoFrame]]
@@ -246,30 +252,11 @@ def _all_decoded(reader: VideoReader, alive: Callable[[], None], rate: Fraction)
             yield frame
 
 
-def memory_limit() -> float:
-    """Bytes that this process may have; infinite where it is not limited."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("inf")
-    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
-    return float("inf") if limit == resource.RLIM_INFINITY else float(limit)
-
-
-def limit_memory(num_bytes: int) -> None:
-    """A video that asks for more gets a MemoryError, before the machine suffers. (Windows and macOS do not do it.)"""
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
-
-
 def main() -> None:
     limit_memory(int(sys.argv[1]))
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
-    print("ready", flush=True)
+    print(READY, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         for name in ("video", "folder", "known"):

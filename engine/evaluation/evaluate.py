@@ -12,7 +12,7 @@ from common.console import progress
 from dataloaders.loader import ClipLoader
 from engine.evaluation.metrics import topk_correct
 from engine.hardware.distributed import all_gather
-from engine.predictor import Answer, network_logits
+from engine.predictor import Logits, network_logits
 from network import InputSpec
 
 
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def evaluate_answers(
-    logits_of: Answer,
+    logits_of: Logits,
     loader: ClipLoader,
     clips_at_once: int = 32,
     stop: Callable[[], bool] = lambda: False,

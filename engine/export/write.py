@@ -3,16 +3,21 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from uuid import uuid4
 
+import numpy as np
 import torch
 from torch.export import Dim, ExportedProgram
 
+from common.errors import UserError
+from common.files import atomic_write, printable
+from engine.export.check import TOLERANCES, Comparison, compare
 from engine.export.metadata import KEY, Metadata, describe
 from engine.export.program import FrameProgram
-from engine.export.runtimes import optional
+from engine.export.runtimes import open_program, optional
 from engine.runs.checkpoint import TrainedModel
 from network.fuse_batch_norm import fuse_batch_norms
 
@@ -92,3 +97,23 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def export_model(
+    trained: TrainedModel, output: Path, dtype: torch.dtype = torch.float32, real: Sequence[np.ndarray] = ()
+) -> Comparison:
+    """Writes a file and compares it with the network. Raises UserError where the two disagree; then, as after an
+    interruption, an earlier file of that name stays."""
+    temporary = output.with_name(f".{output.stem}.{uuid4().hex[:8]}{output.suffix}")  # another export may be at work
+    with atomic_write(output, temporary):
+        write_program(build_program(trained, dtype), trained, temporary)
+        program = open_program(temporary, "cpu")
+        try:
+            comparison = compare(program, trained.model, trained.input_spec, real, TOLERANCES[dtype])
+        except NotImplementedError as error:  # an operation that torch does not have in half precision
+            raise UserError(f"--half: {trained.name} cannot be run in it here ({error}). Leave --half out.") from error
+        if not comparison.holds:
+            raise UserError(
+                f"{printable(output)} is not written: read again, it does not answer as the network does, {comparison}."
+            )
+    return comparison

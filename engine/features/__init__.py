@@ -1,11 +1,10 @@
 """Features of videos, and a linear SVM on them, as in the C3D paper.
 
 layers      the layer whose output is the feature
-reading     features of clips from a network
 pooling     features of windows -> one of the video
 extraction  features of a data set or of video files
 store       feature folders
 svm         PCA and the linear SVM
 protocol    training and test by the splits of a data set
-options     command line of features.py
+job         the commands extract, svm and predict
 """

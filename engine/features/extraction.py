@@ -1,4 +1,4 @@
-"""Windows of videos -> descriptors, through one network, in batches that reach over videos."""
+"""Windows of videos -> features, through one network, in batches that reach over videos."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader
 from dataloaders.transforms import to_model_input
 from engine.features.pooling import pool_windows
-from engine.features.store import Described, FeatureWriter
+from engine.features.store import FeatureEntry, FeatureWriter
 from engine.inference.read_ahead import read_ahead
 from engine.inference.windows import batches, sliding_clips
 from network import InputSpec
@@ -23,7 +23,7 @@ from network import InputSpec
 class Pending:
     """A video whose windows are on their way. is_read: there are no more than num_windows of them."""
 
-    entry: Described
+    entry: FeatureEntry
     rows: list[np.ndarray] = field(default_factory=list)  # (D,) each
     num_windows: int = 0
     is_read: bool = False
@@ -46,7 +46,7 @@ class FeatureExtractor:
         said = self.read(to_model_input(clips.to(self.device, non_blocking=True), self.spec))
         values = said.cpu().numpy()
         if not np.isfinite(values).all():
-            raise UserError("The network's descriptors are no numbers (NaN): its weights are damaged, or diverged.")
+            raise UserError("The network's features are no numbers (NaN): its weights are damaged, or diverged.")
         return values
 
     def finish(self, rows: list[np.ndarray]) -> np.ndarray:
@@ -59,8 +59,8 @@ class FeatureExtractor:
         return self.finish([row for part in parts for row in self.windows(torch.from_numpy(np.stack(part)))])
 
 
-def describe_data_set(
-    describer: FeatureExtractor,
+def extract_data_set(
+    extractor: FeatureExtractor,
     frame_set: FrameSet,
     writer: FeatureWriter,
     step: int,
@@ -73,27 +73,27 @@ def describe_data_set(
     if not rows:
         return 0
     everyone = replace(frame_set.split, parts={row.video: "all" for row in rows})
-    dataset = WindowDataset(replace(frame_set, rows=rows, split=everyone), describer.spec, "all", step)
-    pin = describer.device.type == "cuda"
+    dataset = WindowDataset(replace(frame_set, rows=rows, split=everyone), extractor.spec, "all", step)
+    pin = extractor.device.type == "cuda"
     loader = ClipLoader(dataset, batch_size, workers, pin)
     counts = np.bincount(dataset.videos, minlength=len(rows))
     pending: dict[int, list[np.ndarray]] = {}
     for clips, _, positions in watch(loader, len(loader)):
-        for position, values in zip(positions.tolist(), describer.windows(clips[:, 0]), strict=True):
+        for position, values in zip(positions.tolist(), extractor.windows(clips[:, 0]), strict=True):
             number = int(dataset.videos[position])
             pending.setdefault(number, []).append(values)
             if len(pending[number]) == counts[number]:
                 row = rows[number]
                 file = f"{row.label}/{Path(row.folder).name}.npy"
-                entry = Described(row.video, row.label, row.group, file, int(counts[number]), row.given)
-                writer.add(entry, describer.finish(pending.pop(number)))
+                entry = FeatureEntry(row.video, row.label, row.group, file, int(counts[number]), row.given)
+                writer.add(entry, extractor.finish(pending.pop(number)))
     assert not pending, "each video is finished"
     return len(rows)
 
 
-def describe_videos(
-    describer: FeatureExtractor,
-    videos: list[tuple[Path, Described]],
+def extract_videos(
+    extractor: FeatureExtractor,
+    videos: list[tuple[Path, FeatureEntry]],
     writer: FeatureWriter,
     step: int,
     batch_size: int,
@@ -108,7 +108,7 @@ def describe_videos(
     def flush() -> None:
         if not batch:
             return
-        values = describer.windows(torch.from_numpy(np.stack([clip for _, clip in batch])))
+        values = extractor.windows(torch.from_numpy(np.stack([clip for _, clip in batch])))
         for (video, _), row in zip(batch, values, strict=True):
             video.rows.append(row)
             settle(video)
@@ -116,11 +116,11 @@ def describe_videos(
 
     def settle(video: Pending) -> None:
         if video.is_read and len(video.rows) == video.num_windows:
-            writer.add(replace(video.entry, num_windows=video.num_windows), describer.finish(video.rows))
+            writer.add(replace(video.entry, num_windows=video.num_windows), extractor.finish(video.rows))
 
-    def read(item: tuple[Path, Described]) -> Iterator[np.ndarray | UserError]:
+    def read(item: tuple[Path, FeatureEntry]) -> Iterator[np.ndarray | UserError]:
         try:
-            yield from cut_windows(item[0], describer.spec, step)
+            yield from cut_windows(item[0], extractor.spec, step)
         except UserError as error:
             yield error
 

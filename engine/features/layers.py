@@ -8,19 +8,18 @@ import torch.nn as nn
 from common.errors import UserError
 from network.base import VideoModel
 
-LAYERS = ("fc6", "fc7", "pool", "prob")
 EVERY_MODEL_HAS = ("pool", "prob")
 
 
 def layer_reader(model: VideoModel, layer: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that maps clips (B, C, T, H, W) to descriptors (B, D) float32, for a model in eval mode.
+    """A function that maps clips (B, C, T, H, W) to features (B, D) float32, for a model in eval mode.
 
     fc6, fc7  of C3D, after ReLU (Caffe's relu6 and relu7 work in place, so its blobs of that name are rectified)
     pool      the input of the last layer, for every model; for C3D that is fc7. Maps are averaged over positions.
     prob      softmax of the logits
     Raises UserError for a layer that the model does not have.
     """
-    assert not model.training, "dropout would make each descriptor another one"
+    assert not model.training, "dropout would make each feature another one"
     if layer == "prob":
         return lambda x: model(x).float().softmax(1)
     if layer == "pool":

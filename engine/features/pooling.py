@@ -1,16 +1,13 @@
-"""Many windows, one descriptor."""
+"""Many windows, one feature."""
 
 import numpy as np
-
-POOLINGS = ("mean", "max")
-NORMS = ("after", "before", "none")
 
 
 def pool_windows(windows: np.ndarray, pooling: str = "mean", norm: str = "after") -> np.ndarray:
     """(N, D) -> (D,) float32.
 
     C3D's protocol (Tran et al., ICCV 2015, and its authors in issue 232 of their repository): the mean over windows,
-    then scaled to length 1 (norm "after"). "before" scales each window first, which is another descriptor.
+    then scaled to length 1 (norm "after"). "before" scales each window first, which is another feature.
     """
     windows = windows.astype(np.float64)
     if norm == "before":

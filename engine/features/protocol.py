@@ -1,4 +1,4 @@
-"""Descriptors on the splits of their data set: accuracy a split, their mean, and what explains it."""
+"""Features on the splits of their data set: accuracy a split, their mean, and what explains it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from dataloaders.sources.layout import layout_of
 from dataloaders.sources.splits import Split, split_videos
 from engine.evaluation.bootstrap import accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_matrix
-from engine.features.store import Described, list_features, load_features
+from engine.features.store import FeatureEntry, list_features, load_features
 from engine.features.svm import LinearSvm, Pca, fit_pca, fit_svm, search_c
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Descriptors of the videos of a data set.
+    """Features of the videos of a data set.
 
     settings  of each folder, as its index has them; {} for one made elsewhere
-    features  (V, F) float32: where several folders are put together, their descriptors side by side
+    features  (V, F) float32: where several folders are put together, their features side by side
     """
 
     source: DataSource
@@ -52,7 +52,7 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
             alone = sorted(set(entries) - set(common))
             raise UserError(
                 f"{folder} describes {plural(len(alone), 'video')} that the other folders do not (first: {alone[0]}). "
-                "Descriptors are put together video by video: extract the missing ones."
+                "Features are put together video by video: extract the missing ones."
             )
     first = [by_video[0][key] for key in common]
     if source is None:
@@ -69,8 +69,8 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
     return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes)
 
 
-def key_of(entry: Described) -> str:
-    """What a video is called in any folder of descriptors: its class and its name without ending."""
+def key_of(entry: FeatureEntry) -> str:
+    """What a video is called in any folder of features: its class and its name without ending."""
     return f"{entry.label}/{entry.stem}"
 
 
@@ -141,9 +141,7 @@ def run_split(
 
 def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndarray) -> None:
     if not test.any():
-        raise UserError(
-            f"Split {split.name} has none of its test videos among these {plural(len(test), 'descriptor')}."
-        )
+        raise UserError(f"Split {split.name} has none of its test videos among these {plural(len(test), 'feature')}.")
     without = sorted(set(data.classes) - {v.label for v, is_in in zip(data.videos, train, strict=True) if is_in})
     if without:
         raise UserError(
@@ -153,7 +151,7 @@ def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndar
 
 
 def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str | None:
-    """Why the accuracy would mean nothing: the network of these descriptors was trained on test recordings."""
+    """Why the accuracy would mean nothing: the network of these features was trained on test recordings."""
     trained = settings.get("trained_on") or {}
     groups = set(trained.get("groups", []))
     same = trained.get("dataset") == data.source.name or data.source.kind.same_groups
@@ -165,7 +163,7 @@ def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str |
     if not shared:
         return None
     return (
-        f"the network of these descriptors was trained on {plural(len(shared), 'recording')} that split {split.name} "
+        f"the network of these features was trained on {plural(len(shared), 'recording')} that split {split.name} "
         f"tests on (first: {shared[0]})"
     )
 

@@ -1,4 +1,4 @@
-"""Descriptors on disk: <folder>/<class>/<video>.npy and index.json, or a tree of files made elsewhere."""
+"""Features on disk: <folder>/<class>/<video>.npy and index.json, or a tree of files made elsewhere."""
 
 import json
 from collections import Counter
@@ -21,8 +21,8 @@ VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 
 
 @dataclass(frozen=True)
-class Described:
-    """A video that has a descriptor: relative path, class and group, its file below the folder, and its part of the
+class FeatureEntry:
+    """A video that has a feature: relative path, class and group, its file below the folder, and its part of the
     data set where folders or a list say it ("" elsewhere)."""
 
     video: str
@@ -38,11 +38,11 @@ class Described:
 
 
 class FeatureWriter:
-    """Fills a folder with descriptors. Stopped at any moment, the next one goes on: what stands in index.partial.jsonl
-    is whole. Raises UserError for a folder that holds descriptors of other settings, and where two videos, of the
+    """Fills a folder with features. Stopped at any moment, the next one goes on: what stands in index.partial.jsonl
+    is whole. Raises UserError for a folder that holds features of other settings, and where two videos, of the
     entries to come and of those that are there, would be written as one file."""
 
-    def __init__(self, folder: Path, settings: dict, entries: Iterable[Described] = ()):
+    def __init__(self, folder: Path, settings: dict, entries: Iterable[FeatureEntry] = ()):
         self.folder, self.settings = folder, settings
         self.done: dict[str, dict] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,13 +59,13 @@ class FeatureWriter:
             write_atomically(partial, "".join(json.dumps(line) + "\n" for line in lines))
         self.file = partial.open("a", encoding="utf-8")
 
-    def add(self, entry: Described, descriptor: np.ndarray) -> None:
+    def add(self, entry: FeatureEntry, feature: np.ndarray) -> None:
         """Writes (D,) or (N, D) float32."""
         path = self.folder / entry.file
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with atomic_write(path) as temporary, temporary.open("wb") as file:
-                np.save(file, descriptor.astype(np.float32), allow_pickle=False)
+                np.save(file, feature.astype(np.float32), allow_pickle=False)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}. What is there is kept.") from error
         self._note({**vars(entry)})
@@ -78,7 +78,7 @@ class FeatureWriter:
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
 
-    def _check_names(self, entries: Iterable[Described]) -> None:
+    def _check_names(self, entries: Iterable[FeatureEntry]) -> None:
         taken = {entry["file"].lower(): entry["video"] for entry in self.done.values() if "file" in entry}
         for entry in entries:
             other = taken.setdefault(entry.file.lower(), entry.video)  # some file systems do not tell A from a
@@ -128,30 +128,30 @@ def read_index(folder: Path) -> dict | None:
 def _is_entry(line: object) -> bool:
     if not isinstance(line, dict) or not isinstance(line.get("video"), str):
         return False
-    return "refused" in line or line.keys() == {field.name for field in fields(Described)}
+    return "refused" in line or line.keys() == {field.name for field in fields(FeatureEntry)}
 
 
 def check_same(folder: Path, earlier: dict, settings: dict) -> None:
     for key in SETTINGS:
         if earlier.get(key) != settings[key]:
             what = "other weights" if key == "weights_hash" else f"{key} {earlier.get(key)}, not {settings[key]}"
-            raise UserError(f"{folder} holds descriptors of {what}. Choose another --output; nothing is mixed.")
+            raise UserError(f"{folder} holds features of {what}. Choose another --output; nothing is mixed.")
 
 
-def list_features(folder: Path) -> tuple[dict, list[Described]]:
-    """Settings (empty for a tree made elsewhere) and the videos that have a descriptor, by their paths.
+def list_features(folder: Path) -> tuple[dict, list[FeatureEntry]]:
+    """Settings (empty for a tree made elsewhere) and the videos that have a feature, by their paths.
 
     Elsewhere: <class>/<video>.npy, the video's name before ".proc." or the ending of a video in it. Raises UserError
     for a folder without any, an interrupted extraction, and files that the index has and the folder has not.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}. Descriptors are made by: python features.py extract")
+        raise UserError(f"There is no folder {folder}. Features are made by: python features.py extract")
     if (folder / PARTIAL).is_file():
         raise UserError(f"The extraction into {folder} was interrupted. Give its command again: it goes on.")
     index = read_index(folder)
     if index is None:
         return {}, _foreign(folder)
-    entries = [Described(**entry) for entry in index.pop("videos") if "refused" not in entry]
+    entries = [FeatureEntry(**entry) for entry in index.pop("videos") if "refused" not in entry]
     missing = [entry.file for entry in entries if not (folder / entry.file).is_file()]
     if missing:
         raise UserError(
@@ -159,32 +159,32 @@ def list_features(folder: Path) -> tuple[dict, list[Described]]:
             f"them, or delete {INDEX} and its folder's files, and extract again."
         )
     if not entries:
-        raise UserError(f"{folder / INDEX} lists no descriptor.")
+        raise UserError(f"{folder / INDEX} lists no feature.")
     return index, entries
 
 
-def _foreign(folder: Path) -> list[Described]:
+def _foreign(folder: Path) -> list[FeatureEntry]:
     entries = []
     for path in sorted(folder.rglob("*.npy")):
         relative = path.relative_to(folder)
         if len(relative.parts) < 2:
-            raise UserError(f"{path} lies in no class folder. Descriptors are <class>/<video>.npy.")
+            raise UserError(f"{path} lies in no class folder. Features are <class>/<video>.npy.")
         stem = relative.stem.split(".proc.")[0]
         while stem.lower().endswith(VIDEO_SUFFIXES):
             stem = stem[: stem.rfind(".")]
         label = relative.parts[-2]
-        entries.append(Described(f"{label}/{stem}.avi", label, "", relative.as_posix()))
+        entries.append(FeatureEntry(f"{label}/{stem}.avi", label, "", relative.as_posix()))
     if not entries:
         raise UserError(f"{folder} has neither {INDEX} nor <class>/<video>.npy.")
     doubled = [video for video, times in Counter(entry.video for entry in entries).items() if times > 1]
     if doubled:
-        raise UserError(f"{folder} has two descriptors of {doubled[0]} ({plural(len(doubled), 'video')} in all).")
+        raise UserError(f"{folder} has two features of {doubled[0]} ({plural(len(doubled), 'video')} in all).")
     return entries
 
 
-def load_features(folder: Path, entries: Sequence[Described], per_window: bool = False) -> np.ndarray:
+def load_features(folder: Path, entries: Sequence[FeatureEntry], per_window: bool = False) -> np.ndarray:
     """(V, D) float32, a row an entry. Files of shape (N, D) are windows, and are averaged and scaled to length 1; one
-    of (1, D) is a window where the folder was made with per_window, else the descriptor itself.
+    of (1, D) is a window where the folder was made with per_window, else the feature itself.
 
     Raises UserError where files are damaged, of different lengths, or hold NaN: counted, the first one named.
     """
@@ -206,7 +206,15 @@ def load_features(folder: Path, entries: Sequence[Described], per_window: bool =
         else:
             rows.append(values.astype(np.float32))
     if problems:
-        raise UserError(
-            f"{plural(len(problems), 'descriptor')} cannot be used; first: {problems[0]}. Extract them anew."
-        )
+        raise UserError(f"{plural(len(problems), 'feature')} cannot be used; first: {problems[0]}. Extract them anew.")
     return np.stack(rows)
+
+
+LAYERS = ("fc6", "fc7", "pool", "prob")
+
+
+POOLINGS = ("mean", "max")
+NORMS = ("after", "before", "none")
+
+
+STEP = 8  # frames from one window to the next

@@ -1,4 +1,4 @@
-"""A linear SVM on descriptors, one against the rest (LIBLINEAR, through scikit-learn), with PCA before it or not."""
+"""A linear SVM on features, one against the rest (LIBLINEAR, through scikit-learn), with PCA before it or not."""
 
 import json
 import zipfile
@@ -32,11 +32,11 @@ class LinearSvm:
         return len(self.pca_mean) if self.pca_mean is not None else self.weights.shape[1]
 
     def margins(self, features: np.ndarray) -> np.ndarray:
-        """(V, F) -> (V, K): how far on its side of each class's plane a descriptor lies, in units of the SVM's margin.
-        Raises UserError for descriptors of another length."""
+        """(V, F) -> (V, K): how far on its side of each class's plane a feature lies, in units of the SVM's margin.
+        Raises UserError for features of another length."""
         if features.shape[1] != self.num_features:
             raise UserError(
-                f"This SVM was trained on descriptors of {self.num_features} values, and these have "
+                f"This SVM was trained on features of {self.num_features} values, and these have "
                 f"{features.shape[1]}. Extract them with the layer and network that it names."
             )
         x = features.astype(np.float64)
@@ -66,7 +66,7 @@ def fit_svm(
 
 @dataclass(frozen=True)
 class Pca:
-    """mean (F,), components (N, F), of the descriptors it was fitted on: those of the training list alone."""
+    """mean (F,), components (N, F), of the features it was fitted on: those of the training list alone."""
 
     mean: np.ndarray
     components: np.ndarray
@@ -120,7 +120,7 @@ def save_svm(path: Path, svm: LinearSvm, settings: dict) -> None:
 
 
 def load_svm(path: Path) -> tuple[LinearSvm, dict]:
-    """-> the classifier, and the settings of the descriptors that it was trained on."""
+    """-> the classifier, and the settings of the features that it was trained on."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)

@@ -1,70 +1,108 @@
-"""A network that answers, in the fastest arithmetic that gives its answers.
+"""Inference in bf16, checked against float32.
 
-On a processor that computes in bf16: batch norms folded into the convolutions, kernels in bf16 with channels last. On
-a GPU: bf16 autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is one
-wide), so the first clips are answered in float32 too, and where the two do not agree, float32 it stays.
+On a CPU with bf16 instructions: batch norms folded into the convolutions, kernels in bf16 with channels last. On a GPU:
+bf16 autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is one wide),
+so the first batch is computed in float32 too, and where the two disagree, the network stays in float32.
 """
 
 import sys
+from collections.abc import Callable
 
-import numpy as np
 import torch
 import torch.nn as nn
 
-from common.errors import UserError
 from engine.hardware.device import autocast, pick_amp
 from network.fuse_batch_norm import fuse_batch_norms
 
-TOLERANCE = 0.05  # of a probability; bf16 has 8 bits, and seen on trained networks are 0.02
+Compute = Callable[[torch.Tensor], torch.Tensor]  # (B, C, T, S, S) float32 -> (B, D) float32
+PROBABILITY_TOLERANCE = 0.05  # bf16 has 8 bits; trained networks differ by 0.02
+FEATURE_TOLERANCE = 0.05  # of a feature's length; networks of 10 to 18 layers differ by 0.01
 
 
-class Answerer:
-    """(B, C, T, S, S) float32 -> (B, num_classes) float32 probabilities.
+class LowPrecisionModel:
+    """(B, C, T, S, S) float32 -> (B, D) float32, in low precision as long as that agrees with float32.
 
-    amp   auto: bf16 where the device computes in it; off: float32; bf16: also where it is slower
+    build         a network -> the function to compute with it
+    dtype         the low precision; None: float32
+    disagreement  (low, exact) -> the reason why low precision is wrong, or None
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, amp: str = "auto"):
-        self.model, self.device = model, device
-        self.dtype = pick_precision(amp, device)
-        self.fast: nn.Module | None = None
+    def __init__(
+        self,
+        model: nn.Module,
+        build: Callable[[nn.Module], Compute],
+        device: torch.device,
+        dtype: torch.dtype | None,
+        disagreement: Callable[[torch.Tensor, torch.Tensor], str | None],
+    ):
+        self.model, self.build, self.device, self.dtype = model, build, device, dtype
+        self.disagreement = disagreement
+        self.exact, self.low = build(model), None
 
     @torch.inference_mode()
-    def __call__(self, x: torch.Tensor) -> np.ndarray:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self.dtype is None:
-            return _checked(self.model(x))
-        if self.fast is None:
+            return self.exact(x)
+        if self.low is None:
             return self._first(x)
-        return _checked(self._low(x))
+        return self._compute_low(x)
 
-    def _first(self, x: torch.Tensor) -> np.ndarray:
-        """The answer in low precision if it is float32's, too; else float32's, from now on."""
-        exact = _checked(self.model(x))
-        self.fast = to_bf16(self.model, self.device, x[:1])
+    def _first(self, x: torch.Tensor) -> torch.Tensor:
+        """The first batch in both precisions; low precision's result where the two agree, else float32's."""
+        exact = self.exact(x)
+        self.low = self.build(to_bf16(self.model, self.device, x[:1]))
         try:
-            low = self._low(x).float().softmax(1).cpu().numpy()
+            low = self._compute_low(x)
+            reason = self.disagreement(low, exact)
         except RuntimeError as error:  # an operation that bf16 does not have, among others
-            self._stay_exact(f"cannot run in bf16 ({str(error).splitlines()[0]})")
-            return exact
-        difference = float(np.abs(low - exact).max())
-        top2 = np.sort(exact, axis=1)[:, -2:]
-        clear = top2[:, -1] - top2[:, 0] > 2 * TOLERANCE  # where two classes are as good as equal, either may win
-        if not difference <= TOLERANCE or (low.argmax(1) != exact.argmax(1))[clear].any():
-            self._stay_exact(f"answers otherwise in bf16 (a probability differs by {difference:.2f})")
-            return exact
-        return low
+            reason = f"cannot run in bf16 ({str(error).splitlines()[0]})"
+        if reason is None:
+            return low
+        print(f"This network {reason}: float32 is used, slower.", file=sys.stderr, flush=True)
+        self.dtype = self.low = None
+        return exact
 
-    def _low(self, x: torch.Tensor) -> torch.Tensor:
+    def _compute_low(self, x: torch.Tensor) -> torch.Tensor:
         with autocast(self.device, self.dtype):
-            return self.fast(x)
+            return self.low(x).float()
 
-    def _stay_exact(self, why: str) -> None:
-        print(f"This network {why}: float32 is used, slower.", file=sys.stderr, flush=True)
-        self.dtype, self.fast = None, None
+
+def probability_model(model: nn.Module, device: torch.device, amp: str) -> LowPrecisionModel:
+    """A network's probabilities, (B, num_classes).
+
+    amp: auto, bf16 where the device computes in it; off, float32; bf16, also where it is slower
+    """
+
+    def build(model: nn.Module) -> Compute:
+        return lambda x: model(x).float().softmax(1)
+
+    return LowPrecisionModel(model, build, device, pick_precision(amp, device), _probabilities_differ)
+
+
+def _probabilities_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
+    difference = (low - exact).abs().max().item()
+    top2 = exact.sort(dim=1).values[:, -2:]
+    clear = top2[:, -1] - top2[:, 0] > 2 * PROBABILITY_TOLERANCE  # elsewhere either class may win
+    if difference <= PROBABILITY_TOLERANCE and not (low.argmax(1) != exact.argmax(1))[clear].any():
+        return None
+    return f"answers differently in bf16 (a probability differs by {difference:.2f})"
+
+
+def features_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
+    """LowPrecisionModel's disagreement for features: by the length of their difference."""
+    difference = relative_difference(low, exact, dim=1).max().item()
+    if difference <= FEATURE_TOLERANCE:
+        return None
+    return f"gives other features in bf16 (a feature moves by {100 * difference:.0f} %)"
+
+
+def relative_difference(low: torch.Tensor, exact: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Length of the difference as a share of the exact values' length, over all values or along `dim`."""
+    return (low.float() - exact).norm(dim=dim) / exact.norm(dim=dim).clamp(min=1e-12)
 
 
 def pick_precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """What a network answers in, None for float32. auto: bf16 where the device computes in it, a CPU too."""
+    """The precision of inference, None for float32. auto: bf16 where the device computes in it, a CPU too."""
     if amp == "auto" and device.type == "cpu":
         return torch.bfloat16 if cpu_has_bf16() else None
     return pick_amp(amp, device)
@@ -72,7 +110,7 @@ def pick_precision(amp: str, device: torch.device) -> torch.dtype | None:
 
 @torch.inference_mode()
 def to_bf16(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
-    """The network whose autocast answers are fast. On a CPU a copy, with batch norms folded and kernels in bf16.
+    """The network to run under autocast: on a CPU a copy with batch norms folded and kernels in bf16.
 
     example: an input of the model, (B, C, T, H, W) float32
     """
@@ -87,17 +125,6 @@ def to_bf16(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn
 
 
 def cpu_has_bf16() -> bool:
-    """In hardware (AVX512-BF16 or AMX); elsewhere it is emulated, slower than float32."""
+    """Whether the CPU computes in bf16 (AVX512-BF16 or AMX); elsewhere it is emulated, slower than float32."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
-
-
-def _checked(logits: torch.Tensor) -> np.ndarray:
-    return check_probabilities(logits.float().softmax(dim=1).cpu().numpy())
-
-
-def check_probabilities(probs: np.ndarray) -> np.ndarray:
-    """The same; a UserError where there is one that is no number."""
-    if not np.isfinite(probs).all():
-        raise UserError("The network's answer is not a number (NaN): its weights are damaged, or diverged.")
-    return probs

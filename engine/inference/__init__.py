@@ -11,5 +11,6 @@ video_writer    video files and GIFs
 preview_window  a window on the screen
 csv_table       answers as csv
 read_ahead      reading in threads while the network computes
-options         command line of inference.py
+recognizer      Recognizer: a network and its answers on videos
+    job             one command: outputs, and an answer for every source
 """

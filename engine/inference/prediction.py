@@ -9,7 +9,9 @@ import numpy as np
 from common.console import plural
 from common.files import printable
 
-TOP = 5
+STRIDE = 8  # source frames from one window to the next
+TOP = 5  # classes that are named
+TIMEOUT = 10.0  # seconds without a picture, after which a camera or stream counts as lost
 UNCERTAIN = "uncertain"  # the label where no class reaches the threshold
 
 

@@ -11,5 +11,5 @@ connection  limits of connections
 limits      limits of the service
 pictures    small pictures of windows
 page        the web page
-options     command line of serve.py
+server      address and web server
 """

@@ -3,8 +3,9 @@
 `python -m engine.serving.decoder` gets its settings as JSON in its argument, reads jobs from standard input, one JSON
 object a line, and writes messages to standard output: a byte that says what it is, the length, the content.
 
-    R   ready for jobs                      W   a window: first and last frame, (T, h, w, 3) uint8
-    P   a picture: its frame, JPEG          X   the video is refused: what is wrong with it
+    W   a window: first and last frame, (T, h, w, 3) uint8
+    P   a picture: its frame, JPEG
+    X   the video is refused: the reason
     E   the video is through: facts
 
 The reader may be slow: writing waits for it, so there are never more windows than a pipe holds. No torch
@@ -27,7 +28,7 @@ import av
 import cv2
 
 from common.console import duration
-from dataloaders.preprocess.extract import limit_memory
+from common.worker_process import READY, limit_memory
 from dataloaders.video import TooLarge, VideoError, VideoReader
 from engine.inference.windows import slide_over
 from engine.serving.limits import Limits
@@ -52,7 +53,8 @@ def main() -> None:
     cv2.setNumThreads(1)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints does not get between the messages
-    send(out, b"R")
+    out.write(f"{READY}\n".encode())
+    out.flush()
     for line in sys.stdin.buffer:
         answer(out, json.loads(line), spec, limits)
 

@@ -1,19 +1,14 @@
 """The server's side of a decoding process: start, windows, kill, replace."""
 
-import contextlib
 import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common.files import ROOT
-from dataloaders.preprocess.worker import KEEP_MEMORY, last_words
+from common.worker_process import WorkerDied, WorkerProcess
 from engine.serving.decoder import FRAME, HEADER, PLACE
 from engine.serving.limits import Limits, Refused
 from network import InputSpec
@@ -33,45 +28,26 @@ class Facts:
     pictures: dict[int, bytes]
 
 
-class DecoderDied(Exception):
-    """The process ended, and not because of the video's data."""
-
-
 class Decoder:
-    """A process that decodes. One thread calls the others; kill() may come from any."""
+    """Decodes one video after the other in a worker process. One thread calls the methods; kill() may come from any."""
 
     def __init__(self, spec: InputSpec, limits: Limits):
         width, height = spec.cut_size
         self.shape = (spec.read_len, height, width, 3)
         derived = {"read_len": spec.read_len, "cut_size": spec.cut_size}
-        self.known = json.dumps({"spec": spec.to_dict() | derived, "limits": asdict(limits)})
-        self.process: subprocess.Popen | None = None
-        self.killed = False  # it may still be dying
+        settings = json.dumps({"spec": spec.to_dict() | derived, "limits": asdict(limits)})
+        self.worker = WorkerProcess("engine.serving.decoder", settings)
         self.facts: Facts | None = None  # of the video whose windows came last
 
     def start(self) -> None:
-        """Starts the process where none runs. Raises DecoderDied where that fails."""
-        if self.process is not None and self.process.poll() is None and not self.killed:
-            return
-        self.close()
-        self.killed = False
-        self.errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "engine.serving.decoder", self.known],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            cwd=ROOT,
-            env={**os.environ, **KEEP_MEMORY},
-            start_new_session=True,  # Ctrl-C reaches the server alone, which then ends its decoders
-        )
-        if self._read()[0] != b"R":
-            raise DecoderDied(f"The decoding process does not start ({self._last_words()}).")
+        """Starts the process where none runs. Raises WorkerDied where that fails."""
+        if not self.worker.is_alive():
+            self.worker.start()
 
     def windows(self, path: Path, stride: int, pictures: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
         """(first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; then .facts are there.
 
-        Raises Refused for what is wrong with the video, DecoderDied where the process was killed or has a bug. Left
+        Raises Refused for what is wrong with the video, WorkerDied where the process was killed or has a bug. Left
         before its end, it kills the process: what is still in the pipe belongs to nobody.
         """
         self.start()
@@ -79,9 +55,7 @@ class Decoder:
         kind, jpegs = b"W", {}
         job = {"path": str(path), "stride": stride, "pictures": pictures}
         try:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.write(json.dumps(job).encode() + b"\n")
-                self.process.stdin.flush()
+            self.worker.send(job)
             while True:
                 kind, content = self._read()
                 if kind != b"W":
@@ -105,46 +79,33 @@ class Decoder:
         self.facts = Facts(**content, times=None if times is None else np.array(times), pictures=jpegs)
 
     def kill(self) -> None:
-        self.killed = True
-        if self.process is not None:
-            self.process.kill()
+        self.worker.kill()
 
     def restart_if_large(self) -> None:
         """Ends a process that has become large: an index of millions of entries leaves a gigabyte in small pieces,
         which never goes back to the system. (Linux)"""
-        if self.process is not None and resident(self.process.pid) > KEPT:
+        if self.worker.process is not None and resident(self.worker.process.pid) > KEPT:
             self.kill()
 
     def close(self) -> None:
-        if self.process is None:
-            return
-        self.process.kill()
-        self.process.wait()
-        with contextlib.suppress(BrokenPipeError):  # a job that it never read
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.errors.close()
-        self.process = None
+        self.worker.close()
 
     def _read(self) -> tuple[bytes, bytearray]:
         """The next message; kind b"" where the process is dead."""
-        header = self.process.stdout.read(HEADER.size)
+        header = self.worker.process.stdout.read(HEADER.size)
         if len(header) < HEADER.size:
             return b"", bytearray()
         kind, length = HEADER.unpack(header)
         content = bytearray(length)
-        if self.process.stdout.readinto(content) < length:
+        if self.worker.process.stdout.readinto(content) < length:
             return b"", bytearray()
         return kind, content
 
     def _death(self) -> Exception:
-        how = self._last_words()
-        if how in CRASHES:
-            return Refused(415, f"This cannot be used as a video: the decoder crashed on it ({how}).")
-        return DecoderDied(f"The decoding process ended while it was at work ({how}).")
-
-    def _last_words(self) -> str:
-        return last_words(self.process, self.errors)
+        last_words = self.worker.last_words()
+        if last_words in CRASHES:
+            return Refused(415, f"This cannot be used as a video: the decoder crashed on it ({last_words}).")
+        return WorkerDied(f"The decoding process ended while it was at work ({last_words}).")
 
 
 def resident(pid: int) -> int:

@@ -16,9 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
+from common.worker_process import WorkerDied
 from engine.inference.prediction import assemble, frame_time
 from engine.serving.batcher import Batcher
-from engine.serving.decoding import Decoder, DecoderDied
+from engine.serving.decoding import Decoder
 from engine.serving.limits import ClientDisconnected, Limits, Refused
 from network import InputSpec
 
@@ -187,7 +188,7 @@ class Service:
                     decoder.restart_if_large()
                     decoder.start()
                     self.down.discard(decoder)
-                except (DecoderDied, OSError):  # said to the next request, if it still fails then
+                except (WorkerDied, OSError):  # said to the next request, if it still fails then
                     self.down.add(decoder)
                 self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
         finally:

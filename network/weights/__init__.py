@@ -2,6 +2,7 @@
 
 read         the entry point: a name, a run or a file -> LoadedWeights
 load         LoadedWeights into a model, with a report of every key
+known        names of weights and the models that have them
 loaded       LoadedWeights and checks that all formats share
 caffe        C3D of its authors, in their own Caffe
 convlstm     ConvLSTM of eriklindernoren/Action-Recognition

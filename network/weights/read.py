@@ -21,18 +21,19 @@ from common.errors import UsageError, UserError, unknown_name
 from common.input_spec import InputSpec
 from network.registry import model_entry, model_options
 from network.weights import caffe, keras, vmz
+from network.weights.known import KNOWN, known_weights
 from network.weights.load import KeyReport, build_whole, load_into
 from network.weights.loaded import HEAD, LoadedWeights
 from network.weights.mean import read_mean
 from network.weights.pytorch import from_ancestor
-from network.weights.torchvision import IMAGENET, KINETICS400, read_imagenet, read_kinetics400
+from network.weights.torchvision import read_imagenet, read_kinetics400
 
-__all__ = ["KeyReport", "LoadedWeights", "build_whole", "known_weights", "load_into", "read_file", "read_weights"]
+__all__ = ["KeyReport", "LoadedWeights", "build_whole", "load_into", "read_file", "read_weights"]
 
 # name of the weights -> (the models that have them, what reads them)
 NAMED: dict[str, tuple[list[str], Callable[[str], LoadedWeights]]] = {
-    "kinetics400": (list(KINETICS400), read_kinetics400),
-    "imagenet": (list(IMAGENET), read_imagenet),
+    "kinetics400": (KNOWN["kinetics400"], read_kinetics400),
+    "imagenet": (KNOWN["imagenet"], read_imagenet),
 }
 
 # file formats beside PyTorch's own; which one a file has is seen from its first bytes
@@ -43,11 +44,6 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 # keys under which training programs keep their state dict
 STATE_KEYS = ("state_dict", "model_state_dict", "model")
-
-
-def known_weights(model_name: str) -> list[str]:
-    """Names that read_weights takes for this model beside a file's path."""
-    return [name for name, (models, _) in NAMED.items() if model_name in models]
 
 
 def read_weights(source: str | Path, model_name: str) -> LoadedWeights:

@@ -8,12 +8,12 @@ import pytest
 from common.files import ROOT
 from compare import parse_args as compare_args
 from dataloaders.preprocess.__main__ import main as preprocess
-from engine.features.options import parse_args as features_args
-from engine.inference.options import parse_args as inference_args
-from engine.serving.options import parse_args as serve_args
 from engine.training.command_line import parse_configs
 from evaluate import parse_args as evaluate_args
 from export import parse_args as export_args
+from features import parse_args as features_args
+from inference import parse_args as inference_args
+from serve import parse_args as serve_args
 
 
 def train_args(argv):

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 import uvicorn
 
-import serve
 from engine.serving.limits import Limits
+from engine.serving.server import address, listen, web_server
 from engine.serving.service import Network, Service
 from engine.serving.uploads import upload_folder
 from inference import Recognizer
@@ -46,13 +46,13 @@ def running(network: Network, limits: Limits | None = None, decoders: int = 1, w
         "device": "cpu",
     }
     service = Service(network, limits or Limits(), decoders, waiting)
-    with serve.listen("127.0.0.1", 0) as sock, upload_folder() as folder:
-        server = serve.web_server(service, about, folder)
+    with listen("127.0.0.1", 0) as sock, upload_folder() as folder:
+        server = web_server(service, about, folder)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:
-            with httpx.Client(base_url=serve.address(sock), timeout=60) as client:
-                yield Running(service, client, serve.address(sock), folder, server)
+            with httpx.Client(base_url=address(sock), timeout=60) as client:
+                yield Running(service, client, address(sock), folder, server)
         finally:
             server.should_exit = True
             thread.join()

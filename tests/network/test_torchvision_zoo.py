@@ -13,8 +13,9 @@ import torch.nn as nn
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from network import create_model, input_spec, list_models
-from network.weights.read import build_whole, known_weights, load_into, read_weights
-from network.weights.torchvision import IMAGENET, KINETICS400, kinetics400_input
+from network.weights.known import IMAGENET, KINETICS400, known_weights
+from network.weights.read import build_whole, load_into, read_weights
+from network.weights.torchvision import kinetics400_input
 
 ZOO = ["s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"]
 FROM_TORCHVISION = [*ZOO, *IMAGENET]

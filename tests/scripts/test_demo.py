@@ -18,8 +18,8 @@ from dataloaders.loader import ClipLoader
 from dataloaders.sources.demo import HEIGHT, OPPOSITE, WIDTH, object_boxes
 from dataloaders.sources.find import find_source
 from dataloaders.video import decode_frames
+from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model
-from evaluate import evaluate
 from inference import Recognizer
 
 

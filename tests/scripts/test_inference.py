@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-import inference
 from common.class_names import read_labels
 from common.errors import UsageError, UserError
 from common.files import ROOT
@@ -343,7 +342,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_any_work(checkpoint, vid
         monkeypatch.setattr(Path, "touch", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     else:
         tmp_path.chmod(0o500)
-    monkeypatch.setattr(inference, "load_recognizer", lambda args: pytest.fail("work had begun"))
+    monkeypatch.setattr("engine.inference.recognizer.load_recognizer", lambda *_: pytest.fail("work had begun"))
     argv = [video, "--checkpoint", checkpoint, "--output", tmp_path / "out.mp4"]
     status, _, err = run(argv, capsys, monkeypatch)
     assert status == 1 and err.endswith("out.mp4 cannot be written: Permission denied. Choose another folder.\n")
@@ -377,4 +376,4 @@ def test_as_a_script_it_ends_with_one_line_and_a_status(tmp_path):
     argv = [sys.executable, "inference.py", str(tmp_path / "no.mp4")]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == "Which network? Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.\n"
+    assert done.stderr == "No network is given. Give --checkpoint FILE, or --model NAME with --weights NAME or FILE.\n"

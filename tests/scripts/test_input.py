@@ -18,11 +18,11 @@ from dataloaders.loader import ClipLoader
 from dataloaders.preprocess.run import Settings, preprocess
 from dataloaders.sources.find import find_source
 from dataloaders.transforms import to_model_input
+from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model, save_checkpoint
 from engine.runs.tracking import clip_sheet
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
-from evaluate import evaluate
 from inference import Recognizer
 from network import InputSpec, create_model, input_spec, list_models
 from network.base import freeze

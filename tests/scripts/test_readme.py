@@ -13,12 +13,12 @@ import evaluate
 import export
 import features
 import inference
+import serve
 from common.files import ROOT
 from dataloaders import pack
 from dataloaders.audit import __main__ as audit
 from dataloaders.download import __main__ as download
 from dataloaders.preprocess import __main__ as preprocess
-from engine.serving import options as serving_options
 from engine.training.command_line import parse_configs
 from network import __main__ as network_main
 from network import create_model, list_models
@@ -45,7 +45,7 @@ PARSERS = {
     "features.py": features.parse_args,
     "compare.py": compare.parse_args,
     "inference.py": inference.parse_args,
-    "serve.py": serving_options.parse_args,
+    "serve.py": serve.parse_args,
     "-m dataloaders.audit": audit.parse_args,
     "-m dataloaders.download": download.parse_args,
     "-m dataloaders.pack": pack.parse_args,

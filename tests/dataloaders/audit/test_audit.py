@@ -436,10 +436,10 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
     process = ProbeProcess()
     try:
         assert process.probe(good, decode=False).num_frames == 18
-        monkeypatch.setattr(probe, "LOOK_SECONDS", 0.5)
+        monkeypatch.setattr(probe, "PROBE_SECONDS", 0.5)
         assert "was not done with it after" in process.probe(tmp_path / "endless.avi", decode=False).unreadable
 
-        monkeypatch.setattr(probe, "LOOK_SECONDS", 30)
+        monkeypatch.setattr(probe, "PROBE_SECONDS", 30)
         killer = threading.Thread(target=_kill_soon, args=(process,))
         killer.start()
         assert process.probe(tmp_path / "endless.avi", False).unreadable == "the decoder crashed on it (SIGSEGV)"
@@ -450,10 +450,10 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
 
 
 def _kill_soon(process: ProbeProcess) -> None:
-    while process.process is None or process.process.pid is None:
+    while process.worker.process is None:
         time.sleep(0.05)
     time.sleep(0.3)
-    os.kill(process.process.pid, signal.SIGSEGV)
+    os.kill(process.worker.process.pid, signal.SIGSEGV)
 
 
 def made_up(num_classes: int) -> Audit:

@@ -470,9 +470,9 @@ def test_a_worker_that_dies_means_a_refused_video_and_not_a_hang(stuck, monkeypa
     class Mortal(Extractor):
         def extract(self, **job):
             if job["video"].name == "stuck.avi":
-                if self.process is None:
+                if self.worker.process is None:
                     self.start()
-                threading.Timer(0.2, self.process.kill).start()
+                threading.Timer(0.2, self.worker.process.kill).start()
             return super().extract(**job)
 
     monkeypatch.setattr(extractor_module, "Extractor", Mortal)
@@ -488,8 +488,8 @@ def test_a_worker_that_dies_between_two_videos_costs_neither(two_videos, tmp_pat
     extractor = Extractor()
     job = {"size": TOY_SIZE, "every": 1, "quality": 95}
     first = extractor.extract(video=two_videos.videos / "run/a.avi", folder=tmp_path / "1", **job)
-    extractor.process.kill()
-    extractor.process.wait()
+    extractor.worker.process.kill()
+    extractor.worker.process.wait()
     second = extractor.extract(video=two_videos.videos / "walk/b.avi", folder=tmp_path / "2", **job)
     extractor.close()
 
@@ -502,8 +502,8 @@ def test_a_worker_that_dies_with_the_next_video_begun_costs_neither(two_videos, 
     following = {"video": two_videos.videos / "walk/b.avi", "folder": tmp_path / "2", **how}
     first = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "1", following=following, **how)
     wait_until((tmp_path / "2/00001.jpg").exists)
-    extractor.process.kill()
-    extractor.process.wait()
+    extractor.worker.process.kill()
+    extractor.worker.process.wait()
     second = extractor.extract(**following)
     extractor.close()
 
@@ -516,10 +516,10 @@ def test_an_announced_video_is_extracted_once(two_videos, tmp_path):
     how = {"known": None, "size": TOY_SIZE, "every": 1, "quality": 95}
     following = {"video": two_videos.videos / "walk/b.avi", "folder": tmp_path / "2", **how}
     first = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "1", following=following, **how)
-    pid = extractor.process.pid
+    pid = extractor.worker.process.pid
     second = extractor.extract(**following)  # given again, it would find its folder there, and fail
     third = extractor.extract(two_videos.videos / "run/a.avi", tmp_path / "3", **how)
-    assert extractor.process.pid == pid
+    assert extractor.worker.process.pid == pid
     extractor.close()
 
     assert [result.num_frames for result in (first, second, third)] == [6, 8, 6]

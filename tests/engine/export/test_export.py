@@ -26,7 +26,7 @@ from engine.export.check import answer_of, compare, random_clips
 from engine.export.metadata import KEY, describe, read_metadata
 from engine.export.program import FrameProgram
 from engine.export.runtimes import open_program
-from engine.export.write import build_program, half_of, write_program
+from engine.export.write import build_program, export_model, half_of, write_program
 from engine.inference.windows import prepare_pixels
 from engine.runs.checkpoint import TrainedModel, load_model, save_checkpoint
 from inference import Recognizer
@@ -101,7 +101,7 @@ def test_frames_of_another_type_are_refused(toy_export, suffix):
 
 def test_differences_of_frames_are_taken_inside(tmp_path):
     trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", input="rgb+diff", keep_aspect=True))
-    script.export(trained, tmp_path / "diff.pt2")
+    export_model(trained, tmp_path / "diff.pt2")
     program = open_program(tmp_path / "diff.pt2", "cpu")
     frames = random_clips(trained.input_spec, 2)
     assert frames.shape[1] == 5, "one more than clip_len"
@@ -330,10 +330,10 @@ def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
 
     class Meanwhile(list):
         def __len__(self) -> int:  # asked when the first file is written and not yet compared
-            script.export(trained, output)
+            export_model(trained, output)
             return 0
 
-    script.export(trained, output, real=Meanwhile())
+    export_model(trained, output, real=Meanwhile())
     assert open_program(output, "cpu").metadata.classes == list(CLASSES)
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
 
@@ -377,7 +377,7 @@ def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, cap
     [
         (["{checkpoint}", "--output", "a.pth"], "must end in .onnx (ONNX) or .pt2 (torch.export)"),
         (["{onnx}", "--output", "a.pt2"], "is exported already"),
-        (["--output", "a.onnx"], "Which network? Give CHECKPOINT"),
+        (["--output", "a.onnx"], "No network is given. Give CHECKPOINT"),
         (["{checkpoint}", "--model", "r3d_10", "--output", "a.onnx"], "Leave --model out"),
         (["{checkpoint}", "--video", "{onnx}", "--output", "{onnx}"], "would be written over, and it is read here"),
     ],
@@ -395,7 +395,7 @@ def test_usage_mistakes_are_said_at_once(toy_export, argv, message, tmp_path, ca
 def test_a_missing_package_is_named_with_the_line_that_installs_it(toy_export, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(UserError, match=f'needs {package}, which is not installed: pip install "onnx>='):
-        script.export(load_model(toy_export.checkpoint), tmp_path / "a.onnx")
+        export_model(load_model(toy_export.checkpoint), tmp_path / "a.onnx")
 
 
 # --- where a checkpoint is taken
@@ -431,7 +431,7 @@ def test_onnx_runtime_takes_as_many_threads_as_torch(toy_export):
 def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     argv = [str(video), "--checkpoint", str(toy_export.pt2), "--device", "cpu"]
-    with pytest.raises(UsageError, match="--explain looks into the network"):
+    with pytest.raises(UsageError, match="--explain reads layers of the network"):
         inference.main([*argv, "--explain", "--json", str(tmp_path / "a.json")])
     with pytest.raises(UsageError, match="--amp bf16: the file computes in float32"):
         inference.main([*argv, "--amp", "bf16"])
@@ -525,7 +525,7 @@ def test_a_network_that_has_no_half_here_is_said_in_one_line(tmp_path, capsys, m
 
 @pytest.mark.slow
 def test_half_of_an_onnx_file_is_half_its_size_and_nearly_its_answer(toy_export, tmp_path):
-    comparison = script.export(load_model(toy_export.checkpoint), tmp_path / "half.onnx", half_of(".onnx"))
+    comparison = export_model(load_model(toy_export.checkpoint), tmp_path / "half.onnx", half_of(".onnx"))
     assert comparison.largest < 0.01
     assert (tmp_path / "half.onnx").stat().st_size < 0.6 * toy_export.onnx.stat().st_size
 

@@ -12,13 +12,13 @@ import torch
 import features
 from common.cli import run_cli
 from common.errors import UserError
-from engine.features.extraction import cut_windows
+from engine.features.extraction import FeatureExtractor, cut_windows
 from engine.features.layers import layer_reader
 from engine.features.pooling import pool_windows, unit
 from engine.features.protocol import open_features, run_split
-from engine.features.reading import LayerReader
 from engine.features.store import list_features, load_features
 from engine.features.svm import fit_pca, fit_svm, load_svm, save_svm, search_c
+from engine.hardware.low_precision import LowPrecisionModel, features_differ
 from engine.runs.checkpoint import save_checkpoint
 from network import create_model, input_spec, list_models
 from tests.helpers.toy import frames_of, write_naming_video
@@ -120,11 +120,11 @@ def test_windows_are_8_apart_and_a_short_video_repeats(tmp_path, num_frames, win
 # --- extraction
 
 
-def test_a_folder_becomes_a_descriptor_a_video(videos, checkpoint, tmp_path, capsys, monkeypatch):
+def test_a_folder_becomes_a_feature_a_video(videos, checkpoint, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     argv = ["extract", videos, "--checkpoint", checkpoint, "--output", out, "--batch-size", 4, "--device", "cpu"]
     status, printed, err = run(argv, capsys, monkeypatch)
-    assert (status, err) == (0, "") and printed == f"4 descriptors of layer pool in {out}\n"
+    assert (status, err) == (0, "") and printed == f"4 features of layer pool in {out}\n"
     index = json.loads((out / "index.json").read_text())
     assert (index["layer"], index["step"], index["pooling"], index["norm"]) == ("pool", 8, "mean", "after")
     assert index["model"] == "r3d_10" and len(index["weights_hash"]) == 16
@@ -142,9 +142,9 @@ def test_a_folder_becomes_a_descriptor_a_video(videos, checkpoint, tmp_path, cap
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (SPEC.mean, SPEC.std))
     with torch.no_grad():
         expected = model.forward_features((clips - mean) / std).mean(0)
-    descriptor = np.load(out / "Run/v_Run_g02_c01.npy")
-    assert descriptor.shape == (128,) and descriptor.dtype == np.float32
-    assert np.allclose(descriptor, expected / expected.norm(), atol=1e-5)
+    feature = np.load(out / "Run/v_Run_g02_c01.npy")
+    assert feature.shape == (128,) and feature.dtype == np.float32
+    assert np.allclose(feature, expected / expected.norm(), atol=1e-5)
 
 
 def test_an_interrupted_extraction_goes_on_and_other_settings_are_refused(
@@ -162,10 +162,10 @@ def test_an_interrupted_extraction_goes_on_and_other_settings_are_refused(
             raise KeyboardInterrupt
         return inside(self, clips)
 
-    inside = features.FeatureExtractor.windows
-    monkeypatch.setattr(features.FeatureExtractor, "windows", interrupted)
+    inside = FeatureExtractor.windows
+    monkeypatch.setattr(FeatureExtractor, "windows", interrupted)
     assert run([*argv, out, "--batch-size", 3], capsys, monkeypatch)[0] == 130
-    monkeypatch.setattr(features.FeatureExtractor, "windows", inside)
+    monkeypatch.setattr(FeatureExtractor, "windows", inside)
     done = sorted(path.name for path in out.rglob("*.npy"))
     assert 0 < len(done) < 4 and not (out / "index.json").exists()
     with pytest.raises(UserError, match="was interrupted. Give its command again"):
@@ -173,7 +173,7 @@ def test_an_interrupted_extraction_goes_on_and_other_settings_are_refused(
     with (out / "index.partial.jsonl").open("a") as file:
         file.write('{"video": "Run/v_R')  # the line that was being written
     status, _, err = run([*argv, out, "--layer", "prob"], capsys, monkeypatch)
-    assert status == 1 and "holds descriptors of layer pool, not prob. Choose another --output" in err
+    assert status == 1 and "holds features of layer pool, not prob. Choose another --output" in err
     assert run([*argv, out, "--batch-size", 3], capsys, monkeypatch)[0] == 0
     for path in whole.rglob("*.npy"):
         assert np.allclose(np.load(path), np.load(out / path.relative_to(whole)), atol=1e-6)
@@ -206,7 +206,7 @@ def test_what_is_no_video_is_named_and_the_rest_is_described(videos, checkpoint,
     argv = ["extract", tmp_path / "in", "--checkpoint", checkpoint, "--output", tmp_path / "out", "--device", "cpu"]
     status, out, err = run(argv, capsys, monkeypatch)
     assert status == 1 and err.count("\n") == 1 and "broken.mp4 cannot be used as a video" in err
-    assert out == f"4 descriptors of layer pool in {tmp_path / 'out'}, 1 video could not be used\n"
+    assert out == f"4 features of layer pool in {tmp_path / 'out'}, 1 video could not be used\n"
     settings, entries = list_features(tmp_path / "out")
     assert len(entries) == 4 and settings["layer"] == "pool"
 
@@ -288,24 +288,24 @@ def test_the_classifier_is_scikit_learns_and_comes_back_from_its_file(tmp_path):
         again, settings = load_svm(tmp_path / "a.npz")
         assert settings == {"layer": "fc6"} and again.classes == small.classes
         assert np.array_equal(again.margins(x), small.margins(x)) and again.num_features == 8
-    with pytest.raises(UserError, match="descriptors of 8 values, and these have 5"):
+    with pytest.raises(UserError, match="features of 8 values, and these have 5"):
         again.margins(np.zeros((1, 5)))
 
 
-def test_descriptors_of_several_networks_are_put_side_by_side(tmp_path, capsys, monkeypatch):
+def test_features_of_several_networks_are_put_side_by_side(tmp_path, capsys, monkeypatch):
     one, two = make_features(tmp_path / "one", seed=0), make_features(tmp_path / "two", dim=12, seed=1)
     data = open_features([one, two], None)
     assert data.features.shape == (200, 32)
     single = open_features([two], None)
     assert np.array_equal(data.features[:, 20:], single.features)
     status, out, _ = run(["svm", "--features", one, two, "--split", 1, "--output", tmp_path / "o"], capsys, monkeypatch)
-    assert status == 0 and "200 descriptors of 32 values, 4 classes" in out
+    assert status == 0 and "200 features of 32 values, 4 classes" in out
     next((two / "ClassA").iterdir()).unlink()
     status, _, err = run(["svm", one, two], capsys, monkeypatch)
     assert status == 1 and "describes 1 video that the other folders do not" in err
 
 
-def test_bad_descriptors_are_counted_and_named(tmp_path, capsys, monkeypatch):
+def test_bad_features_are_counted_and_named(tmp_path, capsys, monkeypatch):
     def broken(name: str, change) -> tuple[int, str]:
         folder = make_features(tmp_path / name)
         change(folder)
@@ -315,7 +315,7 @@ def test_bad_descriptors_are_counted_and_named(tmp_path, capsys, monkeypatch):
 
     first = "ClassA/v_ClassA_g01_c01.proc.c3d-avg.npy"
     status, err = broken("size", lambda f: np.save(f / first.replace("g01", "g02"), np.zeros(7, np.float32)))
-    assert status == 1 and "1 descriptor cannot be used" in err and "has 7 values, and the first file 20" in err
+    assert status == 1 and "1 feature cannot be used" in err and "has 7 values, and the first file 20" in err
     status, err = broken("nan", lambda f: np.save(f / first, np.full(20, np.nan, np.float32)))
     assert status == 1 and "holds values that are no numbers" in err
     status, err = broken("cut", lambda f: (f / first).write_bytes(b"\x93NUMPY"))
@@ -338,7 +338,7 @@ def test_bad_descriptors_are_counted_and_named(tmp_path, capsys, monkeypatch):
     status, _, err = run(["svm", tmp_path / "nothing"], capsys, monkeypatch)
     assert status == 1 and "There is no folder" in err
     status, _, err = run(["svm"], capsys, monkeypatch)
-    assert status == 2 and "Which descriptors?" in err
+    assert status == 2 and "No features are given" in err
     status, _, err = run(["svm", make_features(tmp_path / "pca"), "--pca", 30], capsys, monkeypatch)
     assert status == 1 and "at most 20 components" in err
 
@@ -356,8 +356,8 @@ def test_an_index_without_its_files_is_refused(videos, checkpoint, tmp_path, cap
             list_features(out)
 
 
-def test_descriptors_of_a_network_that_has_seen_the_test_list_are_refused(tmp_path, capsys, monkeypatch):
-    """Trap 28 for descriptors: 89 to 91 % on UCF101 came from it."""
+def test_features_of_a_network_that_has_seen_the_test_list_are_refused(tmp_path, capsys, monkeypatch):
+    """Trap 28 for features: 89 to 91 % on UCF101 came from it."""
     folder = make_features(tmp_path / "made")
     entries = list_features(folder)[1]
     groups = [f"ClassA/g{number:02d}" for number in (8, 9)]
@@ -368,7 +368,7 @@ def test_descriptors_of_a_network_that_has_seen_the_test_list_are_refused(tmp_pa
     assert status == 1 and "was trained on 2 recordings that split 2 tests on" in err
     assert run(["svm", folder, "--split", 1], capsys, monkeypatch)[0] == 0
     status, out, _ = run(["svm", folder, "--split", 2, "--allow-leak"], capsys, monkeypatch)
-    assert status == 0 and "LEAK: the network of these descriptors" in out
+    assert status == 0 and "LEAK: the network of these features" in out
     assert json.loads((folder / "svm/svm.json").read_text())["leak"]
 
 
@@ -381,7 +381,7 @@ def test_windows_kept_one_by_one_are_averaged_and_scaled_for_the_svm(tmp_path):
 
 
 def test_one_window_kept_is_scaled_as_many_are(videos, checkpoint, tmp_path, capsys, monkeypatch):
-    """A short video has one window; its descriptor must not be the only one that is not of length 1."""
+    """A short video has one window; its feature must not be the only one that is not of length 1."""
     shutil.copytree(videos, tmp_path / "in")
     write_naming_video(tmp_path / "in/Run/v_Run_g03_c01.avi", 5)
     for path in (tmp_path / "in").rglob("*.avi"):
@@ -468,9 +468,12 @@ def test_weights_without_a_last_layer_describe_all_the_same(tmp_path, videos, ca
 def test_bad_usage_is_one_line(videos, checkpoint, tmp_path, capsys, monkeypatch):
     output = ["--output", tmp_path / "o"]
     for argv, message in (
-        (["extract", *output, "--checkpoint", checkpoint], "Describe what?"),
-        (["extract", videos, "--dataset", "toy", *output, "--checkpoint", checkpoint], "Describe what?"),
-        (["extract", videos, *output], "Which network?"),
+        (["extract", *output, "--checkpoint", checkpoint], "Give videos or folders of them"),
+        (
+            ["extract", videos, "--dataset", "toy", *output, "--checkpoint", checkpoint],
+            "Give videos or folders of them",
+        ),
+        (["extract", videos, *output], "No network is given"),
         (["extract", videos, *output, "--model", "r3d_18"], "needs --weights kinetics400 or FILE"),
         (["extract", videos, "--frames", "x", *output, "--checkpoint", checkpoint], "give --dataset, too"),
         (["extract", "rtsp://x", *output, "--checkpoint", checkpoint], "is a camera or a stream"),
@@ -495,7 +498,7 @@ def test_low_precision_says_the_same_within_its_rounding(videos, checkpoint, tmp
     exact, low = found["float32"], found["bfloat16"]
     assert 0 < np.linalg.norm(low - exact, axis=1).max() < 0.05  # something else was computed, and the same was said
     status, _, err = run([*argv[:-2], "--device", "cpu", "--amp", "off"], capsys, monkeypatch)
-    assert status == 1 and "holds descriptors of precision bfloat16, not float32" in err
+    assert status == 1 and "holds features of precision bfloat16, not float32" in err
 
 
 class Wrong(torch.nn.Module):
@@ -510,8 +513,11 @@ class Wrong(torch.nn.Module):
 
 def test_where_low_precision_says_something_else_float32_stays(capsys):
     x = torch.rand(2, 3, 1, 4, 4)
-    reader = LayerReader(Wrong().eval(), "pool", torch.device("cpu"), torch.bfloat16)
+    cpu = torch.device("cpu")
+    reader = LowPrecisionModel(
+        Wrong().eval(), lambda model: layer_reader(model, "pool"), cpu, torch.bfloat16, features_differ
+    )
     for _ in range(2):
         assert torch.equal(reader(x), x.flatten(1)[:, :8])
     err = capsys.readouterr().err
-    assert err.count("float32 is used, slower") == 1 and "describes otherwise in bf16" in err
+    assert err.count("float32 is used, slower") == 1 and "gives other features in bf16" in err

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.files import ROOT
 from dataloaders.dataset import EvalDataset
 from dataloaders.frame_set import open_frames
-from engine.hardware.low_precision import Answerer, cpu_has_bf16
+from engine.hardware.low_precision import cpu_has_bf16, probability_model
 from engine.inference.annotate import annotate
 from engine.inference.preview_window import check_screen
 from engine.inference.windows import evenly_spaced_clips
@@ -172,10 +172,10 @@ def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
     torch.manual_seed(0)
     model = create_model("r3d_10", 5).eval()
     x = torch.randn(3, 3, 12, 56, 56)
-    exact = Answerer(model, torch.device("cpu"), "off")(x)
-    low = Answerer(model, torch.device("cpu"), "bf16")
-    assert np.abs(low(x) - exact).max() < 0.02 and low.fast is not None
-    assert not np.array_equal(low(x), exact), "bf16 is at work"
+    exact = probability_model(model, torch.device("cpu"), "off")(x)
+    low = probability_model(model, torch.device("cpu"), "bf16")
+    assert (low(x) - exact).abs().max() < 0.02 and low.low is not None
+    assert not torch.equal(low(x), exact), "bf16 is at work"
 
     class Broken(nn.Module):
         """Right in float32 alone, like the bug that the check is for."""
@@ -185,7 +185,7 @@ def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
             sign = -1.0 if product.dtype == torch.bfloat16 else 1.0
             return sign * torch.arange(5.0).repeat(3, 1) * 3
 
-    broken = Answerer(Broken().eval(), torch.device("cpu"), "bf16")
+    broken = probability_model(Broken().eval(), torch.device("cpu"), "bf16")
     assert broken(x).argmax(1).tolist() == [4, 4, 4] == broken(x).argmax(1).tolist()
     assert broken.dtype is None and "float32 is used" in capsys.readouterr().err
 
@@ -193,13 +193,13 @@ def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
 @pytest.mark.slow
 def test_s3d_runs_in_bf16_though_one_of_its_layers_cannot():
     model = create_model("s3d", 5).eval()
-    answerer = Answerer(model, torch.device("cpu"), "bf16")
+    answerer = probability_model(model, torch.device("cpu"), "bf16")
     assert answerer(torch.randn(1, 3, 16, 224, 224)).shape == (1, 5)
 
 
 def test_auto_is_bf16_only_where_the_processor_has_it():
     model = create_model("r3d_10", 5).eval()
-    assert (Answerer(model, torch.device("cpu")).dtype is torch.bfloat16) == cpu_has_bf16()
+    assert (probability_model(model, torch.device("cpu"), "auto").dtype is torch.bfloat16) == cpu_has_bf16()
 
 
 # --- the window

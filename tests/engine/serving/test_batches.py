@@ -93,12 +93,12 @@ def test_a_decoder_that_a_video_has_made_large_is_replaced(gate, videos, monkeyp
     gate.open.set()
     with running(gate) as server:
         [decoder] = server.service.decoders
-        before = decoder.process.pid
+        before = decoder.worker.process.pid
         assert server.send(videos[0]).status_code == server.send(videos[0]).status_code == 200
-        assert decoder.process.pid == before
+        assert decoder.worker.process.pid == before
         monkeypatch.setattr(decoding, "KEPT", 1 << 20)
         assert server.send(videos[0]).status_code == 200
-        wait_until(lambda: decoder.process is not None and decoder.process.pid != before)
+        wait_until(lambda: decoder.worker.process is not None and decoder.worker.process.pid != before)
         assert server.send(videos[0]).status_code == 200
 
 
@@ -107,13 +107,13 @@ def test_a_killed_decoder_costs_its_own_request_only(gate, videos):
         answer = pool.submit(server.send, videos[3], stride=1)  # more windows than are read ahead: it is at work
         assert gate.asked.wait(60)
         [decoder] = server.service.decoders
-        before = decoder.process.pid
+        before = decoder.worker.process.pid
         os.kill(before, signal.SIGKILL)
         gate.open.set()
         assert answer.result().status_code == 500
         assert answer.result().json() == {"detail": "Something went wrong in the server. Its log has the reason."}
         assert server.send(videos[3]).status_code == 200
-        assert decoder.process.pid != before
+        assert decoder.worker.process.pid != before
         assert server.client.get("/health").json()["failed"] == 1
 
 
@@ -121,7 +121,7 @@ def test_a_crash_on_a_video_is_the_videos_fault(gate, videos):
     with running(gate) as server, ThreadPoolExecutor() as pool:
         answer = pool.submit(server.send, videos[3], stride=1)
         assert gate.asked.wait(60)
-        os.kill(server.service.decoders[0].process.pid, signal.SIGSEGV)
+        os.kill(server.service.decoders[0].worker.process.pid, signal.SIGSEGV)
         gate.open.set()
         assert answer.result().status_code == 415
         assert "the decoder crashed on it (SIGSEGV)" in answer.result().json()["detail"]
@@ -260,12 +260,12 @@ def test_whether_only_a_new_start_helps_is_asked_of_health(recognizer, videos):
         assert server.send(videos[2]).status_code == 200
         assert server.client.get("/health").json()["status"] == "ok"
 
-        known = server.service.decoders[0].known
-        server.service.decoders[0].known = "no JSON"
+        worker = server.service.decoders[0].worker
+        arguments, worker.arguments = worker.arguments, ("no JSON",)
         server.service.decoders[0].kill()
         assert server.send(videos[2]).status_code == 500
         wait_until(lambda: server.client.get("/health").status_code == 503)
-        server.service.decoders[0].known = known
+        worker.arguments = arguments
         assert server.send(videos[2]).status_code == 200
         wait_until(lambda: server.client.get("/health").status_code == 200)
 
@@ -277,9 +277,11 @@ def test_a_decoder_ends_with_its_server(recognizer, tmp_path):
     decoder = Decoder(recognizer.input_spec, Limits())
     decoder.start()
     try:
-        decoder.process.stdin.write(json.dumps({"path": str(tmp_path / "without end"), "stride": 1}).encode() + b"\n")
-        decoder.process.stdin.close()
-        decoder.process.wait(30)
+        decoder.worker.process.stdin.write(
+            json.dumps({"path": str(tmp_path / "without end"), "stride": 1}).encode() + b"\n"
+        )
+        decoder.worker.process.stdin.close()
+        decoder.worker.process.wait(30)
     finally:
         decoder.close()
 

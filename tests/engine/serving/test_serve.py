@@ -26,7 +26,7 @@ from common.files import ROOT
 from dataloaders.video import decode_frames
 from engine.inference.prediction import Prediction
 from engine.runs.checkpoint import save_checkpoint
-from engine.serving import options, schema, uploads
+from engine.serving import schema, server, uploads
 from engine.serving.batcher import Batcher
 from engine.serving.pictures import small_jpeg
 from inference import Recognizer
@@ -252,7 +252,7 @@ def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos,
 )
 def test_a_wrong_command_line_is_said_in_one_line(argv, says, capsys):
     with pytest.raises((UsageError, SystemExit)) as ended:
-        options.parse_args(argv)
+        serve.parse_args(argv)
     assert says in (str(ended.value) if isinstance(ended.value, UsageError) else capsys.readouterr().err)
 
 
@@ -266,12 +266,12 @@ def test_a_network_that_cannot_answer_is_not_served(tmp_path):
 
 def test_the_model_is_described_without_the_place_of_its_data(tmp_path):
     save_checkpoint(tmp_path / "best.pth", content_of(config={"model": "r3d_10", "dataset": "/home/me/my videos"}))
-    about = serve.about(Recognizer(tmp_path / "best.pth", device="cpu"))
+    about = server.about(Recognizer(tmp_path / "best.pth", device="cpu"))
     assert (about["model"], about["dataset"], about["classes"]) == ("r3d_10", "my videos", CLASSES)
 
 
 def test_a_port_in_use_is_said_before_the_network_is_loaded():
-    with serve.listen("127.0.0.1", 0) as sock:
+    with server.listen("127.0.0.1", 0) as sock:
         sock.listen()
         port = sock.getsockname()[1]
         with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {port}: .* Choose another --port"):
@@ -280,18 +280,18 @@ def test_a_port_in_use_is_said_before_the_network_is_loaded():
 
 def test_the_second_of_two_servers_on_one_port_is_told():
     """Both may take it as long as none of them listens."""
-    with serve.listen("127.0.0.1", 0) as first, serve.listen("127.0.0.1", first.getsockname()[1]) as second:
-        serve.open_to_clients(first, 1)
+    with server.listen("127.0.0.1", 0) as first, server.listen("127.0.0.1", first.getsockname()[1]) as second:
+        server.open_to_clients(first, 1)
         with pytest.raises(UserError, match=f"Cannot listen on 127.0.0.1, port {first.getsockname()[1]}: "):
-            serve.open_to_clients(second, 1)
+            server.open_to_clients(second, 1)
 
 
 def test_a_host_that_cannot_be_is_said_in_one_line():
     with pytest.raises(UserError, match="Cannot listen on a..b, port 0: no such name. Choose another"):
-        serve.listen("a..b", 0)
+        server.listen("a..b", 0)
 
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match="uvicorn, which is not installed: pip install fastapi uvicorn python-multi"):
-        options.check_installed()
+        server.check_installed()

@@ -13,7 +13,8 @@ from common.errors import UsageError, UserError
 from common.files import ROOT
 from network import create_model, input_spec
 from network.optional import fitting_torchvision
-from network.weights.read import known_weights, load_into, read_file, read_weights
+from network.weights.known import known_weights
+from network.weights.read import load_into, read_file, read_weights
 
 MODEL = "r3d_10"
 CLASSES = ["Archery", "Bowling", "Diving", "Fencing"]

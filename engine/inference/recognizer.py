@@ -1,0 +1,168 @@
+"""Recognizer: the answer of a trained network on video files, cameras and streams."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from common.class_names import read_labels
+from common.errors import UsageError, unknown_name
+from common.files import ROOT
+from dataloaders.transforms import to_model_input
+from engine.inference.grad_cam import Explanation, HeatOverVideo, explain_clips
+from engine.inference.live import LiveRecognition
+from engine.inference.prediction import STRIDE, TIMEOUT, Prediction, assemble
+from engine.inference.windows import Clock, batches, evenly_spaced_clips, sliding_clips
+from engine.predictor import Predictor, network_predictor, open_predictor
+from engine.runs.checkpoint import TrainedModel, find_checkpoint
+from network.weights.read import build_whole, read_weights
+
+
+class Recognizer:
+    """A trained network that recognises the action in videos.
+
+    checkpoint   file, run folder, or name of a run; or a .onnx or .pt2 file that export.py has written
+    device       auto, cuda, cuda:1, mps, cpu
+    stride       frames of the source from one window to the next
+    batch_size   windows that go through the network together; the answer does not depend on it
+    amp          auto: bf16 where the device computes in it; off: float32 as in evaluate.py; bf16. An exported file
+                 computes as it was exported
+
+    Attributes: name (of the model), dataset (a name or a path; None where the weights do not say), model (in eval
+    mode; None for an exported file), input_spec, classes (names in the order of the probabilities), device,
+    stride, batch_size, probabilities (clips (B, T, h, w, 3) uint8 RGB -> (B, num_classes) float32; see Predictor).
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, device: str = "auto", stride: int = STRIDE, batch_size: int = 8, amp: str = "auto"
+    ):
+        path = find_checkpoint(checkpoint, self.runs_folder())
+        self._set_up(open_predictor(path, device, amp), stride, batch_size)
+
+    @classmethod
+    def from_model(
+        cls,
+        model_name: str,
+        weights: str | Path,
+        labels: str | Path | Sequence[str] | None = None,
+        device: str = "auto",
+        stride: int = STRIDE,
+        batch_size: int = 8,
+        amp: str = "auto",
+    ) -> "Recognizer":
+        """A network with weights from elsewhere: a name such as kinetics400, or a file.
+
+        labels: class names in the order of the logits, or the text file that lists them. Needed where the weights hold
+        no names, and preferred to theirs. Raises UserError where there are no names, where their number is not that of
+        the last layer, and where a parameter of the network is missing in the file.
+        """
+        recognizer = cls.__new__(cls)
+        predictor = network_predictor(load_foreign(model_name, weights, labels), device, amp)
+        recognizer._set_up(predictor, stride, batch_size)
+        return recognizer
+
+    @staticmethod
+    def runs_folder() -> Path:
+        """The folder in which a run is looked up by its name."""
+        return ROOT / "run"
+
+    def _set_up(self, predictor: Predictor, stride: int, batch_size: int) -> None:
+        if min(stride, batch_size) < 1:
+            raise UsageError(f"stride ({stride}) and batch_size ({batch_size}) must be at least 1.")
+        self.name, self.input_spec, self.classes = predictor.name, predictor.input_spec, predictor.classes
+        self.dataset: str | None = predictor.checkpoint["config"].get("dataset")
+        self.device, self.model = predictor.device, predictor.model
+        self.probabilities = predictor.probabilities
+        self.stride, self.batch_size = stride, batch_size
+
+    def network(self) -> nn.Module:
+        """.model where there is one. Raises UsageError for an exported file, whose layers are not accessible."""
+        if self.model is None:
+            raise UsageError("--explain reads layers of the network, which an exported file hides. Give the run.")
+        return self.model
+
+    def predict(self, video: str | Path, show_progress: bool = False) -> Prediction:
+        """A video file -> class probabilities, softmax averaged over all windows, and those of each window.
+
+        Windows start at every `stride`-th frame for as long as a whole clip fits; a video shorter than a clip has one,
+        in which it repeats. Every frame is decoded once, and kept only while a window needs it. Where the network
+        wants a frame rate of its own and the source does not say what it has, it is taken to have that one.
+        Raises UserError for what cannot be used as a video.
+        """
+        probs, positions = [], []
+        with sliding_clips(Path(video), self.input_spec, self.stride, "Recognising", show_progress) as (clips, clock):
+            for batch in batches(clips, self.batch_size):
+                probs += list(self.probabilities(np.stack([clip for _, _, clip in batch])))
+                positions += [(first, last) for first, last, _ in batch]
+        return self._prediction(video, clock, positions, probs)
+
+    def classify(self, video: str | Path, num_clips: int = 10) -> Prediction:
+        """A video file -> the answer of evaluate.py: softmax averaged over num_clips evenly spaced clips, which are the
+        prediction's windows. Raises UserError for what cannot be used as a video."""
+        return self.classify_clips(video, *evenly_spaced_clips(Path(video), self.input_spec, num_clips))
+
+    def classify_clips(
+        self, video: str | Path, positions: list[tuple[int, int]], clips: np.ndarray, clock: Clock
+    ) -> Prediction:
+        """classify() for clips that are cut already, (N, T, h, w, 3) uint8: see evenly_spaced_clips."""
+        parts = np.split(clips, range(self.batch_size, len(clips), self.batch_size))
+        return self._prediction(video, clock, positions, [row for part in parts for row in self.probabilities(part)])
+
+    def explain(
+        self, video: str | Path, prediction: Prediction, label: str | None = None, show_progress: bool = False
+    ) -> Explanation:
+        """Where and when the network found the likeliest class of a prediction, or another class of its `label`."""
+        if label is not None and label not in self.classes:
+            raise UsageError(unknown_name("class", label, self.classes))
+        network, label = self.network(), label or prediction.label()
+        heat = HeatOverVideo()
+        with sliding_clips(Path(video), self.input_spec, self.stride, "Explaining", show_progress) as (clips, _):
+            for batch in batches(clips, self.batch_size):
+                clips_array = np.stack([clip for _, _, clip in batch])
+                x = to_model_input(torch.from_numpy(clips_array).to(self.device), self.input_spec)
+                maps, moments = explain_clips(network, x, self.classes.index(label))
+                for (first, last, _), *parts in zip(batch, maps, moments, strict=True):
+                    heat.add(first, last, clips.shown(first), *parts)
+        return heat.explanation(label, prediction.num_frames)
+
+    def watch(
+        self,
+        source: str,
+        smooth: int = 1,
+        timeout: float = TIMEOUT,
+        duration: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> LiveRecognition:
+        """A camera's number or a stream's address -> pictures with the answer of the moment, when iterated over."""
+        return LiveRecognition(
+            source, self.input_spec, self.classes, self.probabilities, self.stride, smooth, timeout, duration, stop
+        )
+
+    def _prediction(
+        self, video: str | Path, clock: Clock, positions: Sequence[tuple[int, int]], probs: Sequence[np.ndarray]
+    ) -> Prediction:
+        reader = clock.reader
+        return assemble(
+            str(video), reader.fps, clock.times, clock.num_frames, reader.num_damaged, self.classes, positions, probs
+        )
+
+
+def load_recognizer(args: argparse.Namespace, checkpoint: Path | None) -> Recognizer:
+    """The network that a command line names; checkpoint: the file or run that --checkpoint was found to be."""
+    options = {"device": args.device, "stride": args.stride or STRIDE, "batch_size": args.batch_size, "amp": args.amp}
+    if checkpoint:
+        return Recognizer(checkpoint, **options)
+    return Recognizer.from_model(args.model, args.weights, args.labels, **options)
+
+
+def load_foreign(model_name: str, weights: str | Path, labels: str | Path | Sequence[str] | None) -> TrainedModel:
+    """Network, input and class names from weights that are named or lie in a file; see Recognizer.from_model."""
+    from_file = isinstance(labels, str | Path)
+    names = read_labels(Path(labels)) if from_file else labels and list(labels)
+    owner = f"--labels {labels}" if from_file else "the list"
+    model, spec, classes, _ = build_whole(model_name, read_weights(weights, model_name), names, owner)
+    origin = {"config": {"model": model_name, "weights": Path(weights).name}, "pretrained": True}
+    return TrainedModel(model, spec, classes, model_name, origin)
