@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from dataloaders.audit.findings import UNREAD
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.store import open_store
 
@@ -59,3 +58,6 @@ def _num_bytes(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+UNREAD = ""

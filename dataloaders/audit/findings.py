@@ -56,7 +56,6 @@ TINY = 64  # pixels of the shorter side
 HEADER_TOLERANCE = 0.05  # many headers are wrong by a frame or two, which harms nobody
 UNEVEN = 0.05  # share of the steps in time
 
-UNREAD = ""
 READ_AT_START = 256_000_000  # bytes that training may read to compare files of one size: about a second
 
 

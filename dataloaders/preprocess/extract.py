@@ -169,7 +169,7 @@ def _write_frames(
     limit: int | None,
     alive: Callable[[], None],
 ) -> Extracted:
-    """Decodes a video and writes its frames, `limit` at most. Raises Irregular where `decode` does not suit the video."""
+    """Decodes a video and writes its frames, `limit` at most. Raises Irregular where `decode` is unsuitable."""
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality]
     num_frames = num_bytes = 0
     stored = last = pixels = None
