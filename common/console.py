@@ -1,4 +1,4 @@
-"""What a person sees while something takes long."""
+"""Console output: progress, durations, sizes and plurals as text."""
 
 import sys
 import time

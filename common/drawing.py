@@ -14,7 +14,7 @@ BLACK, GREY = (34, 34, 34), (110, 110, 110)  # RGB
 
 
 def canvas(height: int, width: int) -> np.ndarray:
-    """-> (height, width, 3) uint8, white"""
+    """Returns a white picture, (height, width, 3) uint8."""
     return np.full((height, width, 3), 255, np.uint8)
 
 

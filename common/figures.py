@@ -40,7 +40,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def figure_pixels(figure: "Figure", scale: float = 1.0) -> np.ndarray:
-    """-> (H, W, 3) uint8 RGB: everything that is drawn, texts outside of the figure's frame too."""
+    """Draws the figure as (H, W, 3) uint8 RGB, with texts outside of its frame."""
     import cv2
 
     content = np.frombuffer(_save(figure, "png", dpi=scale * DPI), np.uint8)

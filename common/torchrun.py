@@ -1,36 +1,36 @@
-"""What torchrun tells each process it starts, through its environment."""
+"""The environment variables that torchrun sets for each process."""
 
 import os
 import socket
 
 
 def world_size() -> int:
-    """How many processes work together; 1 without torchrun."""
+    """Number of processes of the launch (WORLD_SIZE); 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
-    """The number of this process among all of them, on all machines."""
+    """Rank of this process among all processes of the launch (RANK)."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank() -> int:
-    """Its number on this machine."""
+    """Rank of this process on its machine (LOCAL_RANK)."""
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def local_world_size() -> int:
-    """How many processes work on this machine."""
+    """Number of processes of the launch on this machine (LOCAL_WORLD_SIZE)."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_rank_zero() -> bool:
-    """The first process writes and speaks for all."""
+    """Whether this is the process that writes files and prints for all."""
     return rank() == 0
 
 
 def launch_id() -> str | None:
-    """What stays the same when torchrun starts a worker again; None without torchrun.
+    """An id that stays the same when torchrun restarts its workers; None without torchrun.
 
     The rendezvous id, which torchrun draws where all processes are on one machine. A launch on several machines
     without one (--rdzv-id) is known by its torchrun process.
@@ -47,5 +47,5 @@ def has_lasting_id() -> bool:
 
 
 def num_restarts() -> int:
-    """How often torchrun has started the processes anew after one of them failed."""
+    """Number of times that torchrun has restarted the processes after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))

@@ -106,7 +106,7 @@ class WorkerProcess:
         self.process = None
 
     def last_words(self) -> str:
-        """How the process ended, after waiting for it: SIGSEGV, or the last line of its traceback."""
+        """Waits for the process and returns how it ended: SIGSEGV, or the last line of its traceback."""
         status = self.process.wait()
         if status < 0:
             return signal.Signals(-status).name

@@ -1,4 +1,4 @@
-"""Who reads which positions of an epoch, in which batches: whole numbers in, ranges of positions out."""
+"""Batch samplers: the positions of an epoch that each rank reads, batch by batch."""
 
 from dataclasses import dataclass
 
@@ -59,11 +59,11 @@ class TrainBatchSampler:
         return -(-self.num_items // self.step_size)
 
     def positions(self, step: int) -> range:
-        """Of all processes."""
+        """Positions of a step, over all ranks."""
         return range(self.num_items)[step * self.step_size : (step + 1) * self.step_size]
 
     def num_batches(self, step: int) -> int:
-        """Of each process."""
+        """Number of batches of a step, on each rank."""
         largest_share = -(-len(self.positions(step)) // self.processes)
         return -(-largest_share // self.batch_size)
 

@@ -1,4 +1,4 @@
-"""Which frames make a clip: integers in, indices out.
+"""Frames of a clip: integers in, indices out.
 
     clip_len=4, step=3      f..f..f..f      span 10
 

@@ -1,4 +1,4 @@
-"""Which square of a frame is taken: integers in, integers out."""
+"""Square crops of frames: integers in, integers out."""
 
 from typing import TYPE_CHECKING
 

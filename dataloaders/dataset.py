@@ -27,7 +27,7 @@ FRAME_ORDERS = ("normal", "shuffled", "reversed", "frozen")
 
 
 class ClipSource:
-    """What training and evaluation share: where frames lie, and how a row's clips are cut."""
+    """Base of the data sets for training and evaluation: reads frames and cuts clips out of them."""
 
     def __init__(self, frame_set: FrameSet, part: str, spec: InputSpec):
         self.store = frame_set.store
@@ -61,7 +61,7 @@ class ClipSource:
                 out[view, place] = image[top : top + height, left : left + width]
 
     def keep_decoded(self) -> None:
-        """From now on no frame is decoded twice (--cache ram)."""
+        """Keeps decoded frames in memory from now on (--cache ram)."""
         self.cache = FrameCache(self.rows, [frame_size(row, self.spec) for row in self.rows])
 
     def _images(self, number: int, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -176,7 +176,7 @@ class EvalDataset(ClipSource):
 
 
 def reorder_frames(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np.ndarray:
-    """The same frames in another order, for the temporal test."""
+    """Puts a clip's frames into another order, for evaluate.py --temporal."""
     if order == "shuffled":
         return np.random.default_rng(seed).permutation(indices)
     if order == "reversed":

@@ -38,7 +38,7 @@ class FrameSet:
         return [row for row in self.rows if self.split.parts[row.video] == name]
 
     def read_frames(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """-> the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""
+        """Yields the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""
         return read_frames(self.store, row, indices)
 
 
@@ -126,7 +126,7 @@ def of_frames(spec: InputSpec, frame_set: FrameSet) -> InputSpec:
 
 
 def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
-    """Says what --cache ram will take for training and validation; raises UserError where that is too much."""
+    """Prints the memory that --cache ram will take; raises UserError where that is too much."""
     rows = frame_set.part("train") + frame_set.part("val")
     check_memory(rows, [frame_size(row, spec) for row in rows], local_world_size())  # each rank keeps its own
 
@@ -145,7 +145,7 @@ def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
 
 
 def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
-    """How the classes of a checkpoint and of a data set differ, in a sentence."""
+    """A sentence on how the classes of a checkpoint and of a data set differ."""
     found, name = frame_set.classes, frame_set.source.name
     new = [label for label in found if label not in set(known)]
     missing = [label for label in known if label not in set(found)]

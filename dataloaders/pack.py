@@ -86,7 +86,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def frames_of(source: DataSource, asked: FrameSize | None) -> Path:
-    """The folder of its frames. Raises UserError where there are none of this size, and names those that there are."""
+    """The folder of a data set's frames. Raises UserError, with the existing sizes, where this one is missing."""
     frames = source.frames_for(asked or DEFAULT_SIZE)
     if frames.is_dir():
         return frames
@@ -156,7 +156,7 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
 
 
 def _is_packed_already(frames: Path, output: Path, manifest_hash: str) -> bool:
-    """Says so. Raises UserError where the pack is one of other frames, or not whole."""
+    """Whether the pack exists; prints that it does. Raises UserError for a pack of other frames or a damaged one."""
     if not is_packed(output):
         return False
     check_manifest(output)
@@ -183,7 +183,7 @@ def _rows_to_pack(frames: Path) -> list[VideoRow]:
 
 
 def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
-    """Of each video, the sizes of its JPEGs in bytes. Raises UserError where one is missing or empty."""
+    """Sizes of each video's JPEGs in bytes. Raises UserError where one is missing or empty."""
 
     def sizes_of(row: VideoRow) -> np.ndarray:
         try:
@@ -202,7 +202,7 @@ def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
 
 
 def _done_volumes(output: Path, volumes: Sequence[Volume], manifest_hash: str) -> list[dict]:
-    """What an interrupted run of the same plan has left whole; anything else of it is deleted."""
+    """The volumes that an interrupted run of the same plan has finished; its other files are deleted."""
     try:
         begun = json.loads((output / PARTIAL_PACK_NAME).read_text(encoding="utf-8"))
         done = begun["volumes"] if begun["plan"] == _plan_hash(volumes, manifest_hash) else []
@@ -252,7 +252,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
 
 
 def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[dict], manifest_hash: str) -> None:
-    """The manifest and the index, and last the file that says that all is there."""
+    """Writes the manifest, the index and, last, the file that marks the pack as complete."""
     index = np.concatenate([volume.entries for volume in volumes])
     temporary = output / f".{INDEX_NAME}.tmp"
     with temporary.open("wb") as file:

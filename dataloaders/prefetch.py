@@ -8,7 +8,7 @@ Batch = tuple[torch.Tensor, ...]
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches on the device. Closing it closes `batches`.
+    """Yields batches copied to the device, one ahead of the training loop. Closing it closes `batches`.
 
     On CUDA each is copied on a stream of its own, from pinned memory, while the step before is computed; one more batch
     than the step needs is held. Elsewhere it is handed on as it comes.

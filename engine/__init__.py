@@ -1,4 +1,4 @@
-"""What stands behind the scripts; each folder bears the noun of one.
+"""The work of the scripts, a folder for each.
 
 predictor   class probabilities for clips, from a checkpoint or an exported file
 training    train.py

@@ -1,4 +1,4 @@
-"""What a data set holds, what is wrong with it, and whether its split leaks.
+"""Checks a data set: its contents, its problems, and whether its split leaks.
 
     python -m dataloaders.audit --dataset ucf101
     python -m dataloaders.audit --dataset my/videos --json - | jq .leaks

@@ -45,7 +45,7 @@ def _same_content(keys: Mapping[str, object], digest: Callable[[str], str]) -> l
 
 
 def _file_digest(path: Path) -> str:
-    """UNREAD where it cannot be read, which is said elsewhere."""
+    """Hash of a file; UNREAD where it cannot be read, which is reported elsewhere."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

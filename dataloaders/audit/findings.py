@@ -1,4 +1,4 @@
-"""What is wrong with a data set and its split: videos, their facts and their parts -> findings."""
+"""Findings: problems of a data set and its split, from its videos, their properties and their parts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def is_official(source: DataSource, split: Split) -> bool:
 
 
 def leak_level(parts: Collection[str], official: bool, tested: Collection[str]) -> str:
-    """How bad it is that `parts` share something: "leak", "problem" or "note".
+    """Severity of something that `parts` share: "leak", "problem" or "note".
 
     tested: the parts whose accuracy is reported. A leak is what makes such a result wrong: training or validation has
     seen something that is tested on. A validation part that is held out here only chooses an epoch. What the official
@@ -99,7 +99,7 @@ def find_all(
     duplicates: Iterable[Sequence[str]],
     span: int,
 ) -> list[Finding]:
-    """Everything there is to say, in the order of KINDS. The split knows the usable videos only."""
+    """All findings, in the order of KINDS. The split has the usable videos only."""
     usable = [video for video in videos if video.video in split.parts]
     judge = partial(leak_level, official=is_official(source, split), tested=tested_parts(usable))
     labels = {video.video: video.label for video in videos}

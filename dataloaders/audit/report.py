@@ -1,4 +1,4 @@
-"""What an audit found: as text for a person, and in plain lists and numbers for machines."""
+"""The result of an audit as text and as JSON."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ WIDTH = 100  # of the table; findings are as wide as the names in them
 
 @dataclass(frozen=True)
 class Audit:
-    """All that was found out. facts has every video, split.parts the usable ones."""
+    """The result of an audit. facts has every video, split.parts the usable ones."""
 
     source: DataSource
     videos: list[Video]
@@ -144,7 +144,7 @@ def _verdict(audit: Audit) -> str:
 
 
 def to_dict(audit: Audit) -> dict:
-    """What docs/data.md describes, in plain lists, strings and numbers."""
+    """The result as plain lists, strings and numbers, with the keys that docs/data.md describes."""
     facts = audit.facts
     return {
         "format": FORMAT,

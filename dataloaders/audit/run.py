@@ -26,7 +26,7 @@ def audit_source(
     decode: bool = False,
     workers: int | None = None,
 ) -> Audit:
-    """Looks at every video and judges its split. Where only frames are there, at what the manifest says of them.
+    """Probes every video and checks the split. Where only frames exist, their manifest takes the videos' place.
 
     span: frames from a clip's first to its last. Raises UserError where there is no data set, or nothing in it can be
     used; UsageError for a split that it does not have.

@@ -1,4 +1,4 @@
-"""Fetches UCF101 or HMDB51 with its official lists, unpacks them, and says what to put into mypath.py.
+"""Fetches UCF101 or HMDB51 with its official lists, unpacks them, and prints the entry for mypath.py.
 
     python -m dataloaders.download ucf101
     python -m dataloaders.download hmdb51 --to /data
@@ -90,7 +90,7 @@ def _bring(
 
 
 def _is_whole(kind: Layout, archive: Archive, folder: Path) -> bool:
-    """Whether what an archive holds is there. Raises UserError where something else is in its place."""
+    """Whether an archive's contents are unpacked. Raises UserError where something else is in their place."""
     unpacked = folder / archive.folder
     if not unpacked.exists():
         return False

@@ -39,7 +39,7 @@ def _is_bsdtar(name: str) -> bool:
 
 
 def install_advice() -> str:
-    """How to get a program for .rar here."""
+    """Advice on how to install a program that unpacks .rar."""
     if sys.platform == "darwin":
         return "Install one: brew install unar"
     if os.name == "nt":

@@ -94,7 +94,7 @@ def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
 
 
 def _why_lost(url: str, error: Exception) -> str:
-    """What went wrong with a connection, in a few words. Raises Refused where trying again cannot help."""
+    """The reason of a lost connection, in a few words. Raises Refused where trying again cannot help."""
     host = urllib.parse.urlsplit(url).netloc
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):

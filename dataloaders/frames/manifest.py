@@ -32,7 +32,7 @@ MOST_LINES = 64  # of the file that one row takes; names may have line breaks
 
 
 class DamagedManifest(UserError):
-    """Not all rows of a manifest are as they were written."""
+    """A manifest has rows that are not as they were written."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class FrameCache:
         self.pixels = np.empty(sum(room), np.uint8)
 
     def missing(self, number: int, indices: Sequence[int]) -> list[int]:
-        """Those of the frames of row `number` that are not there yet."""
+        """The frames of row `number` that are not in the cache yet."""
         first, ready = self.first_frames[number], self.ready
         return [index for index in indices if not ready[first + index]]
 
@@ -55,7 +55,7 @@ def _starts(lengths: list[int]) -> list[int]:
 
 
 def check_memory(rows: Sequence[VideoRow], sizes: Sequence[tuple[int, int]], processes: int = 1) -> None:
-    """Says what --cache ram will take of this machine's memory. Raises UserError where that is more than is free.
+    """Prints the memory that --cache ram will take. Raises UserError where that is more than is free.
 
     processes: how many on this machine keep a cache of their own.
     """

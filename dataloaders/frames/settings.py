@@ -1,4 +1,4 @@
-"""How frames are stored."""
+"""Settings of stored frames: size, rate and JPEG quality."""
 
 import argparse
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def size_text(size: FrameSize) -> str:
 
 
 def size_name(size: FrameSize) -> str:
-    """The same as part of a folder's name: 171x128, short256"""
+    """A size as part of a folder's name: 171x128, short256"""
     return size_text(size).replace(":", "")
 
 

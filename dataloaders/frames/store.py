@@ -41,11 +41,11 @@ class FrameStore(Protocol):
         ...
 
     def place(self, row: VideoRow, index: int) -> str:
-        """Where a frame lies, for a message."""
+        """The place of a frame, for a message."""
         ...
 
     def advice(self, row: VideoRow) -> str:
-        """What to do about a frame that is not as it should be."""
+        """Advice on a missing or damaged frame, for a message."""
         ...
 
 
@@ -86,7 +86,7 @@ class FrameFolders:
 
 
 def redo(row: VideoRow) -> str:
-    """What to do about a frame that is missing or damaged."""
+    """Advice on a frame that is missing or damaged."""
     return REDO if row.quality else REMAKE
 
 

@@ -99,7 +99,7 @@ def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str
 
 
 def stored_settings(frames: Path) -> Settings:
-    """Settings of the frames that are there."""
+    """Settings of the frames in a folder."""
     return manifest.read_manifest(frames)[0].settings
 
 
@@ -110,7 +110,7 @@ def _videos_changed(source: DataSource, frames: Path) -> bool:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What an extraction will take, from a few videos tried."""
+    """Estimated time and disk space of an extraction, from a few videos."""
 
     num_videos: int
     num_frames: float

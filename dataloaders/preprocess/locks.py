@@ -1,4 +1,4 @@
-"""Who may write into a frames folder. The locks are flock's: they go with their process, however that ends."""
+"""Locks of frames folders (flock), which end with their process."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ PATIENCE = 30.0  # seconds; the others of its shards hold the folder for no long
 
 @contextmanager
 def only_one_run(frames: Path, shard: Shard | None = None) -> Iterator[None]:
-    """Holds the folder, or a shard of it, for this process. Raises UserError that says who holds it."""
+    """Locks the folder, or a shard of it, for this process. Raises UserError where another process holds it."""
     with ExitStack() as stack:
         if shard is None:
             stack.enter_context(_held(frames, LOCK))

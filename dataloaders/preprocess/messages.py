@@ -1,4 +1,4 @@
-"""What preprocessing says at a terminal."""
+"""Messages of preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

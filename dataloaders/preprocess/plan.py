@@ -1,4 +1,4 @@
-"""What is in a frames folder already, and what is to be done: before anything is extracted."""
+"""The plan of an extraction: frames that exist, and videos that remain."""
 
 import os
 from collections import Counter
@@ -117,7 +117,7 @@ def make_plan(
 
 
 def _has_frames(frames: Path, row: VideoRow) -> bool:
-    """Whether the last frame is there, and none behind it. (A refused video has none.)"""
+    """Whether the row's last frame exists, and none after it. (A refused video has none.)"""
     if row.status != "ok":
         return True
     folder = frames / row.folder

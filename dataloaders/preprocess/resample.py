@@ -1,4 +1,4 @@
-"""Which frames of a video are stored, and how often: each k-th, or those that a slower or faster clock would show."""
+"""Frames of a video at another rate: each k-th, or those that a clock of another rate would show."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction

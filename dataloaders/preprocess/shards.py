@@ -44,7 +44,7 @@ class Shard:
         return f"manifest.{self.name}.partial.csv"
 
     def takes(self, video: str) -> bool:
-        """By the video's path relative to the videos folder: the same on every machine and in every version."""
+        """Whether the shard extracts a video: by its relative path, so that all machines and versions agree."""
         digest = hashlib.blake2b(video.encode("utf-8", "surrogateescape"), digest_size=8).digest()
         return int.from_bytes(digest, "big") % self.total == self.number - 1
 
@@ -78,7 +78,7 @@ class ShardState:
 
 
 def shard_state(frames: Path) -> ShardState | None:
-    """None where no shard has been extracted since the last merge."""
+    """State of the shards in a folder; None where none has been extracted since the last merge."""
     found = [match for name in manifest.names(frames) if (match := SHARD_NAME.fullmatch(name))]
     if not found:
         return None

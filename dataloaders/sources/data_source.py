@@ -39,12 +39,12 @@ class DataSource:
 
     @property
     def kind(self) -> Layout:
-        """What is true of this data set's layout."""
+        """The layout, which knows names, groups and official splits."""
         return layout(self.layout)
 
     @property
     def address(self) -> str:
-        """What --dataset takes to find it again, where mypath.py does not know it."""
+        """The value of --dataset that finds this data set again where mypath.py has no entry."""
         return str(self.list or self.videos)
 
     def frames_for(self, size: FrameSize) -> Path:

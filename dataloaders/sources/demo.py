@@ -100,7 +100,7 @@ def generate_demo(
 
 
 def video_path(class_name: str, group: int, clip: int) -> Path:
-    """Where a video lies in the data set's folder, in UCF101's naming: MoveUp/v_MoveUp_g01_c02.avi"""
+    """Path of a video in the data set's folder, named as in UCF101: MoveUp/v_MoveUp_g01_c02.avi"""
     return Path(class_name) / f"v_{class_name}_g{group:02d}_c{clip:02d}.avi"
 
 

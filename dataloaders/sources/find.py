@@ -121,7 +121,7 @@ def _refuse_flat_folder(folder: Path) -> None:
 
 
 def _with_layout(source: DataSource) -> DataSource:
-    """The same data set with the layout that the names of its videos show. A list with a split column keeps its own."""
+    """Sets the layout that the videos' names show. A list with a split column keeps its own."""
     if source.list is not None:
         listed = read_video_list(source)
         if listed.has_split:
@@ -148,7 +148,7 @@ def with_lists(source: DataSource) -> DataSource:
 
 
 def _with_layout_of_frames(source: DataSource, frames: Path) -> DataSource:
-    """Where nothing but the frames is left. A list that said its split has left that in the manifest."""
+    """Sets the layout from extracted frames, where the videos are gone. The manifest holds the split of a list."""
     if (frames / manifest.NAME).is_file():
         rows = manifest.read_manifest(frames)
         if source.list is not None and any(row.given for row in rows):
@@ -248,7 +248,7 @@ def _refuse_doubled_parts(videos: list[SourceVideo]) -> None:
 
 
 def with_frames(source: DataSource, frames: str | None) -> DataSource:
-    """The same data set with its frames elsewhere (--frames)."""
+    """Sets another folder of frames (--frames)."""
     return replace(source, frames=Path(frames).expanduser().resolve(), frames_given=True) if frames else source
 
 

@@ -15,7 +15,7 @@ SPLIT_NUMBERS = ("1", "2", "3")  # what --split calls official splits
 
 
 class Video(Protocol):
-    """What a split needs to know of a video; SourceVideo and VideoRow have it."""
+    """The fields of a video that splits use; SourceVideo and VideoRow have them."""
 
     video: str  # path relative to the videos folder
     label: str
@@ -27,7 +27,7 @@ class Video(Protocol):
 
 
 class Source(Protocol):
-    """What a layout needs to know of a data set; DataSource has it."""
+    """The fields of a data set that layouts use; DataSource has them."""
 
     name: str
     videos: Path

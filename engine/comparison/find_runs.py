@@ -30,7 +30,7 @@ def find_run(name: str, runs: Path) -> Path:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[list[RunResult], list[str]]:
-    """-> the results of the runs, and a message for each folder that cannot be compared."""
+    """Returns the results of the runs, and a message for each folder that cannot be compared."""
     runs, left_out = [], []
     names = [folder.name for folder in folders]
     for folder in folders:

@@ -1,4 +1,4 @@
-"""Runs side by side: which of them may stand in one table, and what they say of the same videos."""
+"""Groups of runs that can be compared, and their differences on the same videos."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Group:
         return [run for run in self.runs if run.test is not None]
 
     def about(self) -> list[str]:
-        """What a reader has to know before comparing the numbers, a sentence each."""
+        """Caveats of the comparison, a sentence each."""
         tests = [run.test for run in self.tested()]
         said = [f"Not a test result, {run.name}: {run.test.leak}" for run in self.tested() if run.test.leak]
         if len({test.protocol for test in tests}) > 1:
@@ -93,7 +93,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[RunResult]) -> list[Group]:
-    """By data set and split. Two folders of one name are two data sets, and are then shown with their paths."""
+    """Groups runs by data set and split. Two folders of one name are two data sets, shown with their paths."""
     addresses: dict[str, set[str]] = {}
     for run in runs:
         addresses.setdefault(run.short_dataset, set()).add(run.address)

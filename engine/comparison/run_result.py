@@ -1,4 +1,4 @@
-"""What a run's folder says of it, for a table of runs."""
+"""The results of a run, read from its folder."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ class TestedVideo:
 
 @dataclass(frozen=True)
 class TestResult:
-    """What test.json says. Accuracies are percent, of videos.
+    """The content of test.json. Accuracies are in percent of videos.
 
     interval  None where nothing varies
     leak      why the number is no test result; None where nothing speaks against it
@@ -168,7 +168,7 @@ def _counted(name: str, num_classes: int, spec: InputSpec, options: tuple) -> tu
 
 
 def _device(run_dir: Path, notes: list[str]) -> str | None:
-    """What the run was trained on; runs of before do not say."""
+    """The device that the run was trained on; older runs have not stored it."""
     try:
         settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
         device = (settings.get("environment") or {}).get("device")
@@ -184,7 +184,7 @@ def _device(run_dir: Path, notes: list[str]) -> str | None:
 
 
 def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -> TestResult | None:
-    """None, with a note, where there is no result of these very weights on the run's own test list."""
+    """The test result of these weights on the run's own test list; None, with a note, where it does not exist."""
     again = f"python evaluate.py {run_dir.name}"
     try:
         record = json.loads((run_dir / "test.json").read_text(encoding="utf-8"))
@@ -246,7 +246,7 @@ def _read_videos(path: Path, num_videos: int, notes: list[str]) -> tuple[TestedV
 
 
 def one_line(text: str) -> str:
-    """Without what would move a terminal's cursor or break a line."""
+    """Replaces characters that would move a terminal's cursor or break a line."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
@@ -263,6 +263,6 @@ def _percent(value: object) -> float:
 
 
 def _number(value: object) -> float | None:
-    """Of a file that anything may stand in."""
+    """A finite number from a file, or None: the file may hold anything."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals by resampling recordings, means by class, mean and deviation over splits."""
+"""Confidence intervals by resampling recordings, means by class, mean and deviation over splits."""
 
 from collections.abc import Hashable, Sequence
 

@@ -1,4 +1,4 @@
-"""Counts on the device, read when somebody wants to see them."""
+"""Metrics that are summed up on the device and read when they are logged."""
 
 import torch
 
@@ -26,7 +26,7 @@ class Mean:
         return self.sum.item() / self.count if self.count else float("nan")
 
     def state(self) -> list:
-        """Plain numbers for a checkpoint."""
+        """The sum and count as plain numbers, for a checkpoint."""
         return [self.sum.item(), self.count]
 
     def load(self, state: list) -> None:

@@ -1,4 +1,4 @@
-"""What others have published, to be printed beside a result, and only where it is the same measurement."""
+"""Published accuracies, printed beside a result where the measurement is the same."""
 
 import re
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ PRETRAINING = {
 
 
 def published(dataset: str | None, split: str, model: str, pretraining: str | None) -> list[Published]:
-    """What there is for exactly this; mostly nothing."""
+    """Published results for exactly this data set, split, model and pretraining; often none."""
     wanted = (dataset, split, model, pretraining)
     return [row for row in RESULTS if (row.dataset, row.split, row.model, row.pretraining) == wanted]
 

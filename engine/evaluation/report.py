@@ -1,5 +1,5 @@
-"""What an evaluation leaves behind: test.json, tables, pictures, and the same in TensorBoard. docs/evaluation.md tells
-what each key and column means."""
+"""Files of an evaluation: test.json, tables and pictures, also written to TensorBoard. docs/evaluation.md describes
+each key and column."""
 
 import csv
 import io
@@ -232,7 +232,7 @@ def log_report(run_dir: Path, record: EvaluationRecord, analysis: Analysis, pict
 
 
 def is_logged(old: Path, record: EvaluationRecord) -> bool:
-    """Whether an earlier test.json says the same of the same weights: then TensorBoard has it already."""
+    """Whether an earlier test.json holds the same result of the same weights, so that TensorBoard has it already."""
     try:
         before = json.loads(old.read_text(encoding="utf-8"))
         return all(before[key] == getattr(record, key) for key in ("step", "top1", "top5", "clip_top1", "mean_class"))
@@ -241,7 +241,7 @@ def is_logged(old: Path, record: EvaluationRecord) -> bool:
 
 
 def provenance() -> dict:
-    """When this was computed, and with what."""
+    """Date and library versions of a result."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {

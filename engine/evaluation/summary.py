@@ -1,4 +1,4 @@
-"""An evaluation in a few lines on the terminal, and several of them, a split each, as one number."""
+"""Printed summaries: one evaluation in a few lines, and the mean over several splits."""
 
 from collections import defaultdict
 from dataclasses import asdict
@@ -13,14 +13,14 @@ from engine.evaluation.report import EvaluationRecord
 
 
 def comparable(record: EvaluationRecord) -> list[Published]:
-    """Published numbers that are the same measurement; none for a number that is no test result."""
+    """Published results of the same measurement; none for a result that is no test result."""
     if not record.is_test_result:
         return []
     return published(record.official, record.split, record.model, record.pretraining)
 
 
 def print_record(path: Path, record: EvaluationRecord) -> None:
-    """What a person wants to know of an evaluation at once."""
+    """Prints the main numbers of an evaluation."""
     views = f"every window, {record.windows} frames apart," if record.windows else ""
     views = views or plural(record.num_clips, "clip")
     print(

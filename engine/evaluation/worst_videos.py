@@ -74,7 +74,7 @@ def _describe(
 
 
 def _strip(frame_set: FrameSet, row: VideoRow) -> np.ndarray:
-    """-> (FRAME_HEIGHT, W, 3): frames from the beginning, middle and end of a video, side by side."""
+    """Frames from the beginning, middle and end of a video side by side, (FRAME_HEIGHT, W, 3)."""
     indices = np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int).tolist()
     pictures = []
     for picture in frame_set.read_frames(row, indices):

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: JSON under one name, in ONNX's metadata and in a torch.export archive alike."""
+"""Metadata stored in exported files: JSON under one name, in ONNX's metadata and in a torch.export archive alike."""
 
 import json
 import platform

@@ -1,4 +1,4 @@
-"""What an exported file computes: raw frames -> probabilities, with all that lies between inside."""
+"""The program of an exported file: raw frames in, probabilities out, with resize, crop and softmax inside."""
 
 import torch
 import torch.nn as nn

@@ -123,7 +123,7 @@ def _has_cuda(runtime: ModuleType, device: str) -> bool:
 
 
 def _check_shapes(path: Path, metadata: Metadata, frames: Sequence, answers: Sequence) -> None:
-    """That the graph is the one which the metadata describes."""
+    """Raises UserError unless the graph has the shapes that the metadata describes."""
     if frames[1] != metadata.spec.read_len:
         raise UserError(f"{path} is damaged: it takes {frames[1]} frames, and says {metadata.spec.read_len}.")
     if answers[-1] != len(metadata.classes):

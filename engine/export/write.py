@@ -26,7 +26,7 @@ LARGEST = 1 << 15  # pixels in a line
 
 
 def half_of(suffix: str) -> torch.dtype:
-    """What --half means: float16 for the GPUs that run ONNX, bfloat16 where torch does."""
+    """The precision of --half: float16 for ONNX on GPUs, bfloat16 for torch."""
     return torch.float16 if suffix == ".onnx" else torch.bfloat16
 
 

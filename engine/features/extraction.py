@@ -68,7 +68,7 @@ def extract_data_set(
     workers: int,
     watch: Callable[[Iterable, int], Iterable],
 ) -> int:
-    """All videos of a data set that the folder does not hold yet, from their frames. -> how many"""
+    """Extracts features from the frames of all videos that the folder lacks; returns their number."""
     rows = [row for row in frame_set.rows if row.video not in writer.done]
     if not rows:
         return 0

@@ -1,4 +1,4 @@
-"""What a layer says of clips."""
+"""Layers of a network whose output is the feature."""
 
 from collections.abc import Callable
 

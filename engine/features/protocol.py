@@ -70,7 +70,7 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
 
 
 def key_of(entry: FeatureEntry) -> str:
-    """What a video is called in any folder of features: its class and its name without ending."""
+    """The key of a video in any folder of features: its class and its name without ending."""
     return f"{entry.label}/{entry.stem}"
 
 

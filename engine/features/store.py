@@ -97,7 +97,7 @@ class FeatureWriter:
 
 
 def read_partial(folder: Path) -> dict | None:
-    """Settings and videos of an interrupted extraction; None where there is none. Half a line is none."""
+    """Settings and videos of an interrupted extraction; None without one. An incomplete last line is dropped."""
     path = folder / PARTIAL
     if not path.is_file():
         return None

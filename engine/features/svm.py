@@ -79,7 +79,7 @@ class Pca:
 
 
 def fit_pca(features: np.ndarray, number: int) -> Pca:
-    """Raises UserError where there are not so many components."""
+    """Fits a PCA. Raises UserError where the features have fewer components."""
     from sklearn.decomposition import PCA
 
     most = min(features.shape)
@@ -120,7 +120,7 @@ def save_svm(path: Path, svm: LinearSvm, settings: dict) -> None:
 
 
 def load_svm(path: Path) -> tuple[LinearSvm, dict]:
-    """-> the classifier, and the settings of the features that it was trained on."""
+    """Returns the classifier, and the settings of the features that it was trained on."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)

@@ -10,7 +10,7 @@ TOLERANCE = 0.1  # relative: bf16 rounds to 0.003, fp16 to less, and a kernel th
 
 
 class InFloat32:
-    """Put before the class of a layer: it computes in float32 whatever autocast says."""
+    """Mixin for a layer that computes in float32 in spite of autocast."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):

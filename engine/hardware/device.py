@@ -1,4 +1,4 @@
-"""Which device a run uses, and in what precision."""
+"""Devices, precision, memory format and torch.compile."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -69,7 +69,7 @@ def pick_amp(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def _computes_bf16(device: torch.device) -> bool:
-    """In hardware: older GPUs emulate it, slower than float32."""
+    """Whether the GPU computes bf16 in hardware; older ones emulate it, slower than float32."""
     with torch.cuda.device(device):
         return torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -112,7 +112,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def cudnn_version() -> int | None:
-    """Such as 91002 for 9.10.2; None without a GPU that uses it."""
+    """Version of cuDNN, such as 91002 for 9.10.2; None without a GPU that uses it."""
     return torch.backends.cudnn.version() if torch.cuda.is_available() else None
 
 

@@ -1,4 +1,4 @@
-"""Processes that train or evaluate together, as torchrun starts them. Without torchrun every function here is plain."""
+"""Process groups and collectives under torchrun. Without torchrun every function works on one process."""
 
 import os
 import sys
@@ -65,7 +65,7 @@ def process_group(device_name: str) -> Iterator[None]:
 
 
 def broadcast(value: T) -> T:
-    """The first process's value, in every process."""
+    """Returns rank zero's value on every rank."""
     if _control is None:
         return value
     box = [value]
@@ -74,7 +74,7 @@ def broadcast(value: T) -> T:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every process's value, by rank, in every process."""
+    """Returns the values of all ranks, in their order, on every rank."""
     if _control is None:
         return [value]
     values = [None] * world_size()
@@ -83,7 +83,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def all_reduce_max(*values: int) -> list[int]:
-    """The largest of each number over the processes, so that all decide alike. Waits for no device."""
+    """Returns the maximum of each number over all ranks, so that all decide alike. Needs no device synchronisation."""
     if _control is None:
         return list(values)
     numbers = torch.tensor(values)
@@ -92,7 +92,7 @@ def all_reduce_max(*values: int) -> list[int]:
 
 
 def all_reduce_sum(values: list[float]) -> list[float]:
-    """The sum of each number over the processes, in the order of their ranks."""
+    """Returns the sum of each number over all ranks, added in the order of ranks."""
     return [sum(column) for column in zip(*all_gather(values), strict=True)]
 
 
@@ -109,14 +109,14 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model with gradients averaged over the processes; its own weights are the first process's from now on."""
+    """Wraps the model so that gradients are averaged over ranks; all ranks take over rank zero's weights."""
     if world_size() == 1:
         return model
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def sync_batch_norms(model: nn.Module, batch_size: int, device: torch.device) -> None:
-    """Batch norms over the clips of all GPUs where each has few. Says what it does."""
+    """Converts to SyncBatchNorm where each GPU has fewer than 16 clips, and prints that it did."""
     if world_size() == 1 or batch_size >= SYNC_BELOW or not _has_batch_norm(model):
         return
     if device.type != "cuda":
@@ -131,13 +131,13 @@ def _has_batch_norm(model: nn.Module) -> bool:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """The first process's batch norm statistics, in every process: in training each has counted its own clips."""
+    """Copies rank zero's batch norm statistics to all ranks: in training each rank counts its own clips."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def seed_process(seed: int) -> None:
-    """Dropout draws something else in every process; the first one's draws are those of a single process."""
+    """Seeds dropout differently on every rank; rank zero draws as a single process does."""
     if rank():
         torch.manual_seed((seed + (rank() << 40)) % 2**63)

@@ -70,7 +70,7 @@ def show_annotated(
     explanation: Explanation | None = None,
     spec: InputSpec | None = None,
 ) -> None:
-    """The same in a window, at the video's own pace, until its end or until the user closes it."""
+    """Shows the annotated video in a window at its own pace, until its end or until the user closes it."""
     video = Path(video)
     with open_video(video) as reader, Screen(printable(video.name), paced=True) as screen:
         frames = watch(reader, prediction.num_frames, f"Showing {video.name}", show_progress)
@@ -193,7 +193,7 @@ def open_writer(
 
 
 def draw_on(pixels: np.ndarray, top: list[tuple[str, float]], threshold: float = 0.0) -> np.ndarray:
-    """-> a copy with the answer on it, enlarged where that is needed to read it, of even width and height."""
+    """Returns a copy with the answer drawn on it, enlarged where the text needs it, of even width and height."""
     height, width = pixels.shape[:2]
     picture = enlarge(pixels, readable_factor(width, height))
     height, width = picture.shape[:2]

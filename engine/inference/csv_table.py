@@ -1,4 +1,4 @@
-"""--csv: a row a video, its answer or why there is none."""
+"""The table of --csv: a row for each video, with its answer or the reason for none."""
 
 import csv
 from pathlib import Path

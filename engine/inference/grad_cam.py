@@ -1,4 +1,4 @@
-"""Where in the picture, and when, a network found its answer: Grad-CAM over space and time, sharpened.
+"""Grad-CAM over space and time: the places and moments behind an answer, sharpened.
 
 Grad-CAM   Selvaraju et al., ICCV 2017 (arXiv 1610.02391): the maps of the last convolution, each weighted by the mean
            of the answer's gradient over it, added up, negative sums cut off.
@@ -24,7 +24,7 @@ LARGEST = 28  # side of the maps that are kept: enough under a colour map, and a
 
 @dataclass(frozen=True)
 class Explanation:
-    """What counted for one class over a video.
+    """The heat of one class over a video.
 
     label    the class
     heat     (frames, S, S) float16 in [0, 1] over the square that the network sees; 1: the hottest thousandth

@@ -125,7 +125,7 @@ class LiveRecognition:
         return f"{'live' if self.live else 'a video with an end'}, {rate}"
 
     def prediction(self) -> Prediction:
-        """What was seen in all. Raises UserError where no frame came."""
+        """The answer over the whole time. Raises UserError where no frame came."""
         if not self.windows:
             raise UserError(f"{self.name} sent no frame{f': {self.lost}' if self.lost else ''}.")
         mean = np.mean([window.probabilities for window in self.windows], axis=0, dtype=np.float64)

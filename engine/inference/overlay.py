@@ -17,7 +17,7 @@ DARK, BAR, TEXT, QUIET = (26, 20, 16), (206, 132, 34), (255, 255, 255), (214, 21
 
 
 def readable_factor(width: int, height: int) -> int:
-    """By which whole number a frame is enlarged so that text on it can be read: 1 from 320 pixels on.
+    """The whole factor by which a frame is enlarged so that text on it can be read: 1 from 320 pixels on.
 
     160x120 -> 3 (480x360)      320x240 -> 2 (640x480)      1920x1080 -> 1
     """
@@ -32,7 +32,7 @@ def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
 
 
 def panel_box(width: int, height: int, num_classes: int) -> tuple[int, int, int, int]:
-    """-> (left, top, right, bottom) of the panel with its header and num_classes bars.
+    """Returns (left, top, right, bottom) of the panel with its header and num_classes bars.
 
     It covers at most two thirds of the height: where that is too little, the last classes are left out. On a frame
     that no line of text fits into (a few pixels wide and thousands high) it is empty.

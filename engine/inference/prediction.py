@@ -17,7 +17,7 @@ UNCERTAIN = "uncertain"  # the label where no class reaches the threshold
 
 @dataclass(frozen=True)
 class Window:
-    """What one clip of a video shows.
+    """The probabilities of one clip of a video, and its place in the video.
 
     first_frame, last_frame   of the source, counted from 0, both included
     start, end                the same in seconds: from when the first is shown until the last is gone; None where the
@@ -87,7 +87,7 @@ class Prediction:
         return replace(self, windows=windows)
 
     def seconds(self, frame: int) -> float | None:
-        """When a frame is shown, counted from the first; frame == num_frames gives the end. None: unknown."""
+        """Time of a frame in seconds from the first; frame == num_frames gives the end. None: unknown."""
         return frame_time(frame, self.fps, self.times)
 
     def timeline(self, threshold: float = 0.0) -> list[dict]:
@@ -115,7 +115,7 @@ class Prediction:
         ]
 
     def to_dict(self, top: int = TOP, threshold: float = 0.0) -> dict:
-        """What --json writes."""
+        """The content of --json."""
         return {
             "video": printable(self.video),
             "fps": self.fps,

@@ -34,7 +34,7 @@ def _gui() -> str:
 
 
 class Screen:
-    """Shows pictures, (H, W, 3) uint8 BGR, each at its time; closed() says whether the user has closed it."""
+    """A window that shows pictures, (H, W, 3) uint8 BGR, each at its time; closed() tells when it is closed."""
 
     def __init__(self, title: str, paced: bool):
         self.title, self.paced = title, paced

@@ -79,7 +79,7 @@ class Recognizer:
         self.stride, self.batch_size = stride, batch_size
 
     def network(self) -> nn.Module:
-        """.model where there is one. Raises UsageError for an exported file, whose layers are not accessible."""
+        """The network. Raises UsageError for an exported file, whose layers are not accessible."""
         if self.model is None:
             raise UsageError("--explain reads layers of the network, which an exported file hides. Give the run.")
         return self.model
@@ -114,7 +114,7 @@ class Recognizer:
     def explain(
         self, video: str | Path, prediction: Prediction, label: str | None = None, show_progress: bool = False
     ) -> Explanation:
-        """Where and when the network found the likeliest class of a prediction, or another class of its `label`."""
+        """Explains a prediction's most probable class, or the class `label`: the places and moments behind it."""
         if label is not None and label not in self.classes:
             raise UsageError(unknown_name("class", label, self.classes))
         network, label = self.network(), label or prediction.label()

@@ -1,4 +1,4 @@
-"""What SOURCE can name: a file, a folder of videos, a camera, a stream; and videos opened with messages that help."""
+"""The sources of inference.py: files, folders of videos, cameras and streams; and opening videos with clear errors."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -96,7 +96,7 @@ def open_video(path: Path) -> Iterator[VideoReader]:
 
 
 def expected_frames(reader: VideoReader) -> int:
-    """Roughly, for the progress bar; 0 where the header says nothing."""
+    """Expected number of frames, for the progress bar; 0 where the header does not tell."""
     return reader.stream.frames or int((reader.container.duration or 0) / 1e6 * (reader.fps or 0))
 
 

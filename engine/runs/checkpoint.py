@@ -108,7 +108,7 @@ def _list_runs(runs: Path) -> str:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a checkpoint alone gives: the network with its weights, what it wants to see, and its classes by id."""
+    """A network rebuilt from a checkpoint alone, with its input and its classes by id."""
 
     model: nn.Module
     input_spec: InputSpec

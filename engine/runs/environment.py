@@ -1,4 +1,4 @@
-"""Under what a run was made: versions, hardware, the state of the code, the command."""
+"""The environment of a run: versions, hardware, commit of the code, command."""
 
 import platform
 import shlex
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-python", "av")
 
 
 def environment(device: torch.device) -> dict:
-    """Plain values, for config.json. What is not there is None."""
+    """The environment as plain values for config.json; None for what is missing."""
     on_gpu = device.type == "cuda"
     return {
         "command": shlex.join([_program(), *sys.argv[1:]]),

@@ -70,7 +70,7 @@ class Tracker:
 
 
 class NoTracker:
-    """In the tracker's place where another process keeps the records."""
+    """Stands in for Tracker on ranks that write no records."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         assert hasattr(Tracker, name), name

@@ -52,7 +52,7 @@ BODY = {
 
 
 def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
-    """about: what GET /model says of the network. folder: where uploads lie while they are answered."""
+    """Builds the app. about: the answer of GET /model; folder: uploads while they are worked on."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is said in our own words
     app = FastAPI(title="Video action recognition", version="1", description="Which action a video shows, and when.")
     page = load_page()

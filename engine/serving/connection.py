@@ -9,13 +9,13 @@ SPARE = 500  # connections beside those of the requests that there may be
 
 
 def most_connections(places: int, decoders: int) -> int:
-    """How many there may be at a time. Without a file to spare nobody could be accepted, and no upload be written."""
+    """The number of connections at a time. Without a file to spare no client could connect and no upload be written."""
     others = BACKLOG + places + 4 * decoders + 64  # uploads, pipes to decoders, and what Python has open
     return max(allowed_files(places + SPARE + others) - others, places + 8)
 
 
 def allowed_files(wanted: int) -> int:
-    """Of so many open files, how many this process may have; its limit is raised where that is allowed."""
+    """The number of files that this process may open, up to `wanted`; its limit is raised where that is allowed."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

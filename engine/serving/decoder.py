@@ -102,7 +102,7 @@ def check_header(reader: VideoReader, limits: Limits) -> None:
 
 
 def limited(reader: VideoReader, limits: Limits) -> Iterator[av.VideoFrame]:
-    """Its frames, as long as they keep to the limits, whatever the header says."""
+    """Yields frames as long as they keep to the limits, whatever the header claims."""
     most = limits.max_frames(reader.fps)
     for index, frame in enumerate(reader):
         check_size(frame.width, frame.height, limits)

@@ -19,7 +19,7 @@ CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # as a damaged v
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a video when it is through; see Prediction. pictures: {frame: JPEG}"""
+    """Properties of a video that are known at its end; see Prediction. pictures: {frame: JPEG}"""
 
     fps: float | None
     num_frames: int

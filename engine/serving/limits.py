@@ -1,4 +1,4 @@
-"""What one request may take, and how a request is refused."""
+"""Limits of a request, and refusals."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one video may take. Everything above is refused, with the limit in the answer.
+    """Limits of one video. A larger one is refused, with the limit in the answer.
 
     max_bytes       of the file, counted while it comes in
     max_seconds     of the video, by what its header says and by counting frames

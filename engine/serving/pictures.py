@@ -35,7 +35,7 @@ class Pictures:
 
 
 def small_jpeg(frame: av.VideoFrame) -> bytes:
-    """As a player turns it."""
+    """A small JPEG of a frame, turned upright as a player shows it."""
     pixels = to_array(frame, "bgr24")
     height, width = pixels.shape[:2]
     scale = min(1.0, (PIXELS / (width * height)) ** 0.5)

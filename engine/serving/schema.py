@@ -1,4 +1,4 @@
-"""What the service answers, for its OpenAPI document: the keys of Prediction.to_dict, and of /model and /health."""
+"""The service's answers, for its OpenAPI document: the keys of Prediction.to_dict, and of /model and /health."""
 
 from pydantic import BaseModel, Field
 

@@ -27,7 +27,7 @@ FAILURES = 3  # batches one after the other that the network could not answer
 
 
 class Network(Protocol):
-    """What of a Recognizer is used here."""
+    """The part of a Recognizer that the service uses."""
 
     classes: list[str]
     input_spec: InputSpec
@@ -39,7 +39,7 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Question:
-    """What a client asks of its video. name: as the client calls it, for the answer only; pictures: at most so many."""
+    """A client's question about its video. name: the client's, for the answer only; pictures: their largest number."""
 
     path: Path
     name: str
@@ -127,7 +127,7 @@ class Service:
 
     @property
     def is_failing(self) -> bool:
-        """Whether a request is likely to fail whatever it brings: only a new start can help."""
+        """Whether any request is likely to fail, so that only a restart can help."""
         return self.batcher.failed_in_a_row >= FAILURES or len(self.down) == self.num_decoders
 
     @contextmanager

@@ -32,7 +32,7 @@ class Upload:
 
 
 class Body:
-    """What a client sends, and whether that is all of it."""
+    """The body that a client sends, and whether it is complete."""
 
     def __init__(self, scope: dict, receive: Callable):
         self.receive = receive
@@ -41,7 +41,7 @@ class Body:
 
     @property
     def length(self) -> int | None:
-        """As the client states it."""
+        """Length of the body as the client states it."""
         length = self.headers.get("content-length", "")
         return int(length) if length.isdecimal() else None
 

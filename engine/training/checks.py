@@ -1,4 +1,4 @@
-"""What is looked at before a run begins, so that a mistake costs seconds; and what is said then."""
+"""Checks before training starts, so that mistakes fail in seconds, and the summary printed then."""
 
 import shlex
 
@@ -25,7 +25,7 @@ SEEN = {"rgb": "frames", "diff": "differences of frames", "rgb+diff": "frames wi
 
 
 def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
-    """Says what the split left over, and refuses one that leaves nothing to train on."""
+    """Prints notes and warnings about the split, and refuses one without training videos."""
     for note in frame_set.split.notes:
         print(f"Note: {note}")
     if not frame_set.part("train"):
@@ -59,7 +59,7 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
 
 
 def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
-    """A split that leaks is refused nothing, but said."""
+    """Prints a warning where the split leaks."""
     words = ["--dataset", config.dataset, "--split", frame_set.split.name]
     words += ["--frames", config.frames] if config.frames else []
     words += ["--val", "none"] if config.val == "none" else []
@@ -93,7 +93,7 @@ def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None
 
 
 def print_run(run: Run) -> None:
-    """What is about to be trained, on what, where."""
+    """Prints the run's summary: model, data, clips, training, folder."""
     config, spec, frame_set = run.config, run.spec, run.frame_set
     videos = {part: len(frame_set.part(part)) for part in ("train", "val", "test", "unused")}
     parts = ", ".join(f"{number:,} {part}" for part, number in videos.items() if number)
@@ -131,7 +131,7 @@ def _step_size(config: TrainConfig) -> str:
 
 
 def print_learning_rate(given: TrainConfig, config: TrainConfig) -> None:
-    """How the learning rate came about, where the step is not what the model's own rate is for."""
+    """Prints how the learning rate was chosen, where a step has another number of clips than the model's default."""
     defaults = model_entry(config.model).defaults
     clips = config.batch_size * config.accumulate * world_size()
     if given.lr is None and clips != defaults.batch_size:
@@ -144,7 +144,7 @@ def print_learning_rate(given: TrainConfig, config: TrainConfig) -> None:
 
 
 def check_same_videos_on_all_ranks(frame_set: FrameSet) -> None:
-    """Machines that work together each read their own copy of the frames, or a shared one: the same, at any rate."""
+    """Raises UserError where ranks read different videos, as with incomplete copies of the frames."""
     num_frames = sum(row.num_frames for row in frame_set.rows)
     found = all_gather((frame_set.split.hash, len(frame_set.rows), num_frames))
     other = next((rank for rank, mine in enumerate(found) if mine != found[0]), None)
@@ -171,7 +171,7 @@ def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -
 
 
 def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str) -> None:
-    """What the weights do not bring is not to be frozen at the random values it was built with."""
+    """Raises UserError where --freeze would keep parameters at random values, since the weights lack them."""
     inside = tuple(f"{part}." for part in frozen)
     lost = [name for name in new if name.startswith(inside) and not name.endswith(BUFFERS)]
     if frozen and lost:
@@ -182,7 +182,7 @@ def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str
 
 
 def dry_run(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
-    """One clip through the network, so that a size it cannot take is said before a run is begun."""
+    """Runs one clip through the network, so that a size it cannot take fails before the run begins."""
     clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
     model.eval()
     with torch.inference_mode(), autocast(device, amp):

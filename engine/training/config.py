@@ -205,7 +205,7 @@ class TrainConfig:
             raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
 
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
-        """The same with every None that the recipe, a model or data set answers replaced by the answer.
+        """Fills in every None from the recipe, the model and the data set.
 
         The model's learning rate belongs to the model's batch size, and grows in proportion with the clips of a step
         (Goyal et al., Accurate, Large Minibatch SGD, 2017). A rate that is given is taken as it is.
@@ -235,7 +235,7 @@ class TrainConfig:
         )
 
     def adapt(self, spec: InputSpec) -> InputSpec:
-        """The spec with what the command line says of clip and crop."""
+        """The spec with the clip and crop flags of the command line."""
         given = {
             name: getattr(self, name)
             for name in ("clip_len", "frame_stride", "crop_size", "input")
@@ -244,7 +244,7 @@ class TrainConfig:
         return replace(spec, **given)
 
     def build_options(self) -> dict:
-        """What create_model is given beside the number of classes."""
+        """The options of create_model beside the number of classes."""
         options = {name: getattr(self, name) for name in ("dropout", "pool5") if getattr(self, name) is not None}
         for pair in self.model_options.split(",") if self.model_options else []:
             name, equals, value = pair.strip().partition("=")
@@ -260,7 +260,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> "TrainConfig":
-        """From a checkpoint or config.json. A field of another version is an error that names it."""
+        """Rebuilds settings from a checkpoint or config.json. An unknown field is an error that names it."""
         known = {entry.name for entry in fields(cls)}
         values = {name: value for name, value in values.items() if name != "environment"}
         unknown = sorted(set(values) - known)
@@ -272,13 +272,13 @@ class TrainConfig:
             raise UserError(f"The settings of this run are damaged: {error}.") from error
 
     def save(self, path: Path, environment: dict | None = None) -> None:
-        """config.json: every setting, and beside them under what the run was made."""
+        """Writes config.json: every setting, and the environment of the run."""
         values = self.to_dict() | ({"environment": environment} if environment else {})
         write_atomically(path, json.dumps(values, indent=2) + "\n")
 
 
 def saved_settings(path: Path) -> tuple[TrainConfig, dict]:
-    """config.json -> the settings, and under what the run was made."""
+    """Reads config.json: the settings, and the environment of the run."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         environment = values.get("environment", {})

@@ -1,4 +1,4 @@
-"""Settings that go together, as --recipe NAME. What the command line says wins over them, they over the model's own.
+"""Recipes (--recipe NAME): sets of defaults. Flags override a recipe, and a recipe the model's defaults.
 
 docs/training.md says what is measured of them, and what is not.
 """

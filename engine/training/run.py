@@ -1,4 +1,4 @@
-"""What a run consists of while it trains, and what of it goes into a checkpoint."""
+"""A training run in memory, its model input, and the content of its checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,7 @@ PARTS = (("training", "train"), ("validation", "val"))  # whose recordings a che
 
 @dataclass
 class Progress:
-    """Where a run stands. step counts optimiser steps from the beginning; epochs are those trained and validated."""
+    """Progress of a run. step counts optimiser steps from the beginning; epochs are trained and validated."""
 
     epoch: int = 0
     step: int = 0
@@ -46,7 +46,7 @@ class Progress:
     grad_norm: Mean = field(default_factory=Mean)
 
     def means(self) -> dict[str, Mean]:
-        """Of the epoch that is under way."""
+        """The running means of the current epoch."""
         return {"loss": self.loss, "top1": self.top1, "grad_norm": self.grad_norm}
 
     def begin_means(self, device: torch.device) -> None:
@@ -65,7 +65,7 @@ class StepResult:
 
 @dataclass
 class Run:
-    """All that a run needs, made by begin_run or resume_run."""
+    """Everything that a run needs, made by begin_run or resume_run."""
 
     config: TrainConfig
     run_dir: Path
@@ -216,7 +216,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
 
 
 def write_checkpoint(run: Run, name: str, for_resume: bool) -> None:
-    """Writes the state into the run's folder, from the first process; all have to call this together."""
+    """Writes a checkpoint from rank zero; all ranks call this together."""
     if for_resume:
         pool_means(run)
     content = checkpoint_content(run, for_resume)
@@ -225,12 +225,12 @@ def write_checkpoint(run: Run, name: str, for_resume: bool) -> None:
 
 
 def pool_means(run: Run) -> None:
-    """Leaves what all processes have counted with the first one, which reports and saves it."""
+    """Adds up the means of all ranks on rank zero, which reports and saves them."""
     for mean in (run.progress.loss, run.progress.top1):
         total = all_reduce_sum(mean.state())
         mean.load(total if is_rank_zero() else [0.0, 0])
 
 
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:
-    """--early-stopping: so many epochs without a better validation have gone by."""
+    """Whether --early-stopping ends the run: too many epochs without a better validation."""
     return bool(config.early_stopping) and progress.epoch - progress.best_epoch >= config.early_stopping

@@ -244,7 +244,7 @@ def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos,
     ("argv", "says"),
     [
         ([], "Give CHECKPOINT, or --model NAME with --weights"),
-        (["run", "--weights", "a.pth", "--model", "c3d"], "CHECKPOINT brings network, weights and class names"),
+        (["run", "--weights", "a.pth", "--model", "c3d"], "CHECKPOINT holds network, weights and class names"),
         (["run", "--port", "99999"], "'99999' is no port: a whole number up to 65535"),
         (["run", "--max-size", "0"], "'0' is not a number greater than 0"),
         (["run", "--queue", "-1"], "'-1' is not a whole number of at least 0"),
