@@ -6,9 +6,10 @@ console          progress, plurals, durations and sizes as text
 dataclass_flags  a dataclass whose fields are the flags of a command
 drawing          text on pictures
 errors           UserError, UsageError, Stopped
-figures          charts as pictures
+figures          matplotlib figures with one look, as pixels and SVG
 files            atomic writes, printable paths
 input_spec       InputSpec: the clips that a network expects
+random_streams   seeds of order, clips, mixup and augmentation
 torchrun         rank and world size from torchrun's environment
-worker_process   processors of this machine
+worker_process   child processes that may crash; processors and memory limits
 """

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from common.errors import UsageError, UserError
 
+VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv .3gp .ts .mts .gif".split())
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes text (UTF-8) or bytes under a temporary name, then renames the file to `path`."""

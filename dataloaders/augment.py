@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-STREAM = 2  # beside the clips' own draws, which are seeded with (seed, epoch, position)
+from common.random_streams import AUGMENT, epoch_stream
+
 LUMA = (0.299, 0.587, 0.114)  # of R, G and B in grey, ITU-R BT.601
 
 
@@ -28,7 +29,7 @@ class Augment:
     @lru_cache(maxsize=2)  # noqa: B019  a run has one Augment
     def draw(self, epoch: int, num_items: int) -> np.ndarray:
         """(num_items, 6), a row a position: three factors; side of the square, its place down and right, in [-1, 1]."""
-        rng = np.random.default_rng((self.seed, epoch, 0, STREAM))
+        rng = epoch_stream(self.seed, epoch, AUGMENT)
         factors = rng.uniform(1 - self.colours, 1 + self.colours, (num_items, 3))
         side = rng.uniform(self.zoom, 1, (num_items, 1))
         return np.column_stack([factors, side, rng.uniform(-1, 1, (num_items, 2))]).astype(np.float32)

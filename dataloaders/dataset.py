@@ -8,6 +8,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.input_spec import InputSpec
+from common.random_streams import order_stream, sample_stream
 from dataloaders.clips import (
     clip_indices,
     clip_span,
@@ -113,7 +114,7 @@ class TrainDataset(ClipSource):
 
     def order(self, epoch: int) -> np.ndarray:
         """(len,) the video at each position of an epoch."""
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self)) % len(self.rows)
+        return order_stream(self.seed, epoch).permutation(len(self)) % len(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows) * self.clips_per_video
@@ -129,7 +130,7 @@ class TrainDataset(ClipSource):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (T, S, S, 3) uint8; returns (label, 1 if the clip is to be mirrored)."""
         number = int(self._order(epoch)[position])
-        rng = np.random.default_rng((self.seed, epoch, position))
+        rng = sample_stream(self.seed, epoch, position)
         row = self.rows[number]
         step, span = self.steps[number], self.spans[number]
         if self.stride_jitter:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-STREAM = 1  # beside the clips' own draws, which are seeded with (seed, epoch, position)
+from common.random_streams import MIXUP, epoch_stream
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Mixup:
     @lru_cache(maxsize=2)  # noqa: B019  a run has one Mixup
     def draw(self, epoch: int, num_items: int) -> np.ndarray:
         """(num_items, 4), a row a position: 1 where a box is cut, the clip's own share, the box's centre (y, x)."""
-        rng = np.random.default_rng((self.seed, epoch, 0, STREAM))
+        rng = epoch_stream(self.seed, epoch, MIXUP)
         cut = rng.random(num_items) < (0.5 if self.mixup and self.cutmix else float(self.cutmix > 0))
         blended, kept = (rng.beta(alpha or 1.0, alpha or 1.0, num_items) for alpha in (self.mixup, self.cutmix))
         return np.column_stack([cut, np.where(cut, kept, blended), rng.random((num_items, 2))])

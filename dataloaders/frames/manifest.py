@@ -11,7 +11,6 @@ before it in its line. A row that was changed, cut or lost is noticed; preproces
 import csv
 import io
 import os
-import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -21,13 +20,13 @@ from pathlib import Path
 
 from common.console import plural
 from common.errors import UserError
+from common.files import VIDEO_SUFFIXES
 from dataloaders.frames.settings import Settings, read_size
 
 NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
 MERGED = ".manifest-merged"  # manifest.csv is whole, and what it was made from is being deleted
 REBUILD = "Preprocess again, with the settings of these frames, to have it rebuilt: python -m dataloaders.preprocess"
-VIDEO_ENDING = re.compile(r"\.(avi|mp4|mkv|mov|webm|mpe?g|m4v|wmv|flv)", re.IGNORECASE)
 MOST_LINES = 64  # of the file that one row takes; names may have line breaks
 
 
@@ -87,7 +86,7 @@ class VideoRow:
         name = self.video.rpartition("/")[2]
         dot = name.rfind(".")
         has_ending = 0 < dot < len(name) - 1  # as pathlib has it, in a tenth of its time
-        return name[:dot] if has_ending and (self.quality or VIDEO_ENDING.fullmatch(name[dot:])) else name
+        return name[:dot] if has_ending and (self.quality or name[dot:].lower() in VIDEO_SUFFIXES) else name
 
     def frame_name(self, index: int) -> str:
         """File name of stored frame `index`, counted from 0."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from common.console import plural, print_once
 from common.errors import UsageError, UserError, unknown_name
+from common.files import VIDEO_SUFFIXES
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
 from dataloaders.sources.folder import (
-    VIDEO_SUFFIXES,
     class_folders,
     find_lists,
     packed_videos,

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from common.files import VIDEO_SUFFIXES
 from dataloaders.sources.layout import Layout, layouts
 from dataloaders.video import is_video_name
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv .3gp .ts .mts .gif".split())
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
 ARCHIVE_SUFFIXES = frozenset(".rar .zip .7z .tar .tgz .gz".split())
 

@@ -10,14 +10,13 @@ import numpy as np
 
 from common.console import plural
 from common.errors import UserError
-from common.files import atomic_write, write_atomically
+from common.files import VIDEO_SUFFIXES, atomic_write, write_atomically
 from engine.features.pooling import pool_windows
 
 INDEX, PARTIAL = "index.json", "index.partial.jsonl"
 FORMAT = 1
 # what decides the numbers in a file; those of one folder share all of it
 SETTINGS = tuple("format weights_hash model layer step pooling norm per_window precision input_spec".split())
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".webm")
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _foreign(folder: Path) -> list[FeatureEntry]:
         if len(relative.parts) < 2:
             raise UserError(f"{path} lies in no class folder. Features are <class>/<video>.npy.")
         stem = relative.stem.split(".proc.")[0]
-        while stem.lower().endswith(VIDEO_SUFFIXES):
+        while Path(stem).suffix.lower() in VIDEO_SUFFIXES:
             stem = stem[: stem.rfind(".")]
         label = relative.parts[-2]
         entries.append(FeatureEntry(f"{label}/{stem}.avi", label, "", relative.as_posix()))
