@@ -1,4 +1,4 @@
-"""Annotated videos side by side -> the GIF in the README.
+"""Puts annotated videos side by side into the GIF of the README.
 
 python assets/make_gif.py out1.mp4 out2.mp4 --output assets/demo.gif
 """

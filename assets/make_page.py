@@ -1,4 +1,4 @@
-"""The page of serve.py with its answer on a video -> the picture in the README. Needs Chromium and chromedriver.
+"""Takes the picture of serve.py's page in docs/serving.md. Needs Chromium and chromedriver.
 
 python assets/make_page.py run/r3d_10-demo-000 .cache/demo/videos/*/v_*_g01_c01.avi --output assets/serve.png
 """
@@ -22,7 +22,7 @@ from tests.helpers.toy import write_video
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint")
-    parser.add_argument("videos", nargs="+", type=Path, help="they are put one behind the other")
+    parser.add_argument("videos", nargs="+", type=Path, help="joined into one video")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What features cost: features.py extract against its network alone and its reading alone, in turn in one run.
+"""Speed of features.py extract, compared with its network alone and its reading alone by turns in one run.
 
     python benchmarks/feature_speed.py
     python benchmarks/feature_speed.py --models r2plus1d_18 --layer pool --videos 64 --batch-size 64     (on a GPU)

@@ -1,4 +1,4 @@
-"""What an answer on a video costs: ours against the plain way, in turn in one run.
+"""Speed of inference on a video, ours and the plain way by turns in one run.
 
     python benchmarks/inference_speed.py
     python benchmarks/inference_speed.py --models r3d_18 r2plus1d_18 c3d_bn --video clip.avi --rounds 5

@@ -1,4 +1,4 @@
-"""A training step on synthetic clips, with any choice of what makes it fast."""
+"""A training step on synthetic clips, with any set of optimisations ("levers")."""
 
 from collections.abc import Collection
 
@@ -13,7 +13,7 @@ from network import create_model, input_spec
 
 NUM_CLASSES = 101  # UCF101's
 
-# in the order in which they are added to each other; train.py uses all but the last by default on a GPU
+# in the order in which they are combined; train.py uses all but the last by default on a GPU
 LEVERS = {
     "bf16": "bf16 autocast",
     "channels-last": "channels last in memory, of model and clips",
@@ -33,13 +33,14 @@ def levers_for(device: torch.device) -> list[str]:
 
 
 def clip_shape(name: str, clip_len: int | None = None) -> tuple[int, int, int, int]:
-    """(C, T, H, W) that a network gets."""
+    """(C, T, H, W) of a network's input."""
     spec = input_spec(name)
     return spec.channels, clip_len or spec.clip_len, spec.crop_size, spec.crop_size
 
 
 class Variant:
-    """A network, its optimiser and a batch on the device. step() trains, or with forward_only answers, once."""
+    """A network, its optimiser and a batch on the device. step() trains once, or with forward_only runs forward
+    once."""
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Variant:
         self.own = self._allocated() - before
 
     def _batch(self, shape: tuple[int, int, int, int], batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 clips (B, T, H, W, C), or what a plain loader would make of them: float32 (B, C, T, H, W)."""
+        """uint8 clips (B, T, H, W, C), or float32 (B, C, T, H, W) as a plain loader returns them."""
         channels, *size = shape
         clips = torch.randint(0, 256, (batch_size, *size, channels), dtype=torch.uint8, device=self.device)
         mirrored = torch.arange(batch_size, device=self.device) % 2 == 0
@@ -100,7 +101,7 @@ class Variant:
             self.total.fill_(loss.item())
 
     def warm_up(self) -> tuple[float, float]:
-        """Seconds of a step, and the GiB that one needs on a GPU (nan elsewhere): its own tensors and the passing."""
+        """Seconds of a step, and its peak memory in GiB on a GPU (nan elsewhere), temporary tensors included."""
         self.step()  # the optimiser's state comes with the first
         synchronize(self.device)
         if self.device.type != "cuda":

@@ -1,10 +1,10 @@
-"""How fast a network could be on this machine: what it must compute and move, and what the machine computes and moves.
+"""The speed limit of a network on this machine, from its operations and bytes and the machine's measured peaks.
 
 A layer takes at least FLOP / peak, and at least bytes / bandwidth; the larger counts, and the layers add up. Forward, a
 convolution or linear layer reads its input and its weights and writes its output; everything else is taken to be fused
 into it. Training makes two more passes like that, for the gradients of input and weights (the first layer needs none of
 its input). The statistics of a norm cannot be fused away: seven passes over its values, forward and backward together.
-A pooling layer reads and writes once in each direction. Nothing real reaches the sum; it is a scale to read speeds on.
+A pooling layer reads and writes once in each direction. No implementation reaches this limit; it is a scale for speeds.
 """
 
 import platform
@@ -26,7 +26,7 @@ NORM_PASSES = 7
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device reaches in one precision, measured: operations a second, bytes a second (read plus written)."""
+    """Measured peaks of a device in one precision: operations a second, and bytes a second (read plus written)."""
 
     dtype: torch.dtype
     flops: float
@@ -39,7 +39,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one layer and one clip; counts of numbers, not of bytes. weights are read once a batch."""
+    """Cost of one layer for one clip, in numbers and not in bytes. Weights are read once a batch."""
 
     kind: str  # "product", "norm" or "pool"
     flop: int
@@ -49,6 +49,7 @@ class Cost:
 
 
 def processor() -> str:
+    """Name of the processor, for the line above a table."""
     for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -56,7 +57,7 @@ def processor() -> str:
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype, rounds: int = 5) -> Machine:
-    """The best of some rounds of a large matrix product and of a large copy. Random values: zeros can run faster."""
+    """Best of several rounds of a large matrix product and of a large copy, of random values: zeros can run faster."""
     side, numbers = (8192, 2**28) if device.type == "cuda" else (1536, 2**25)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty(side, side, device=device, dtype=dtype)
@@ -68,7 +69,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, rounds: int = 5) -
 
 
 def elapsed(run: Callable[[], object], device: torch.device, times: int = 3, warm_up: bool = True) -> float:
-    """Seconds of one call, from a few in a row. The device is waited for at the end only."""
+    """Seconds of one call, averaged over `times` in a row with one synchronisation at the end."""
     if warm_up:
         run()
     synchronize(device)
@@ -87,11 +88,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def layer_costs(model_name: str, clip_shape: tuple[int, ...], num_classes: int) -> list[Cost]:
-    """Costs of a clip (C, T, H, W), in the order in which layers run. Nothing is computed."""
+    """Costs of a clip (C, T, H, W), in the order of the layers, from shapes alone."""
     costs = []
 
     def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if not isinstance(output, torch.Tensor):  # of an LSTM; small beside the trunk, and the limit stays one
+        if not isinstance(output, torch.Tensor):  # an LSTM; small compared with the trunk, and the limit stays a limit
             return
         read, written = inputs[0].numel(), output.numel()
         if isinstance(layer, _ConvNd):
@@ -115,7 +116,7 @@ def layer_costs(model_name: str, clip_shape: tuple[int, ...], num_classes: int) 
 
 
 def limit(costs: list[Cost], machine: Machine, batch_size: int, train: bool) -> float:
-    """Clips a second that nothing on this machine exceeds, in its precision."""
+    """Upper limit of clips a second on this machine, in its precision."""
     size, seconds, first = machine.dtype.itemsize, 0.0, True
     for cost in costs:
         if cost.kind == "product":

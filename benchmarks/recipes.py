@@ -1,4 +1,4 @@
-"""What settings of training bring: trains each on a data set, several seeds, and compares accuracies.
+"""Compares settings of training: trains each on a data set with several seeds and compares accuracies.
 
     python benchmarks/recipes.py --dataset FOLDER --split 2 --models r3d_10 --settings rgb diff
     python benchmarks/recipes.py --dataset FOLDER --split 2 --settings rgb "wide=--crop-size 60 --lr 1e-3" --seeds 5

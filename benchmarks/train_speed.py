@@ -1,4 +1,4 @@
-"""How fast training runs, lever by lever, beside the plain loop and beside what the machine could do.
+"""Speed of training: each optimisation ("lever"), the plain loop, and the limit of the machine.
 
     python benchmarks/train_speed.py                                    # small models, under 3 minutes on 2 cores
     python benchmarks/train_speed.py --models r3d_18 r2plus1d_18 --clip-len 16             # GPU: batches of 128
@@ -101,7 +101,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Limits:
-    """Clips a second that this machine cannot exceed."""
+    """Upper limits of clips a second on this machine."""
 
     train: float
     infer: float
@@ -113,7 +113,7 @@ class Limits:
 
 
 def best_limits(name: str, shape: tuple[int, ...], batch_size: int, machines: list[Machine]) -> Limits:
-    """In the precision that is better on this machine."""
+    """Limits in the faster precision of this machine."""
     costs = layer_costs(name, shape, NUM_CLASSES)
     found = [
         Limits(limit(costs, machine, batch_size, True), limit(costs, machine, batch_size, False), machine.dtype)
@@ -143,7 +143,7 @@ def print_levers(
     rounds: int,
     seconds: float,
 ) -> None:
-    """The table of a model: each lever alone and with those above it, and the forward pass."""
+    """Prints the table of a model: each lever alone and with those above it, and the forward pass."""
 
     def timing(chosen: Iterable[str], forward_only: bool = False) -> Timing:
         return Timing(Variant(name, frozenset(chosen), shape, batch_size, device, forward_only))
@@ -168,7 +168,7 @@ def print_levers(
 
 
 def take_turns(timings: list[Timing], device: torch.device, rounds: int, seconds: float) -> None:
-    """Measures all in turn, round by round, so that a machine whose speed drifts drifts for all of them."""
+    """Measures all variants in turn, round by round, so that a drift of the machine's speed affects all of them."""
     for number in range(rounds + 1):
         for timing in timings:
             if timing.failed:
@@ -199,7 +199,7 @@ def _cells(timing: Timing, plain: Timing, batch_size: int, upper: float | None =
 
 
 def print_layout_kernels(name: str, shape: tuple[int, int, int, int], batch_size: int, device: torch.device) -> None:
-    """What a step of train.py's levers spends on turning tensors into another layout."""
+    """Prints the kernels of a step, with all levers but compile, that only convert layouts."""
     if device.type != "cuda":
         print("  layout conversions: counted on CUDA only; other libraries convert inside their kernels")
         return
@@ -215,7 +215,7 @@ def print_layout_kernels(name: str, shape: tuple[int, int, int, int], batch_size
 
 
 def count_layout_kernels(names: Iterable[str]) -> Counter[str]:
-    """How many of a trace's kernels, by name, do nothing but convert a layout."""
+    """Counts the kernels of a trace that only convert a layout, by name."""
     return Counter(kind for name in names for kind in LAYOUT_KERNELS if kind.lower() in name.lower())
 
 

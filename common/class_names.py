@@ -43,8 +43,8 @@ def _read_lines(path: Path) -> list[str]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text. It is a text file with a class name on each line.") from error
+        raise UserError(f"{path} is not UTF-8 text. It must have one class name a line.") from error
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines:
-        raise UserError(f"{path} is empty. It is a text file with a class name on each line.")
+        raise UserError(f"{path} is empty. It must have one class name a line.")
     return lines

@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are one line in the user's words."""
+"""Command lines: parsing with did-you-mean, one-line errors and exit statuses."""
 
 import argparse
 import errno
@@ -19,8 +19,7 @@ CTRL_C = "Stopped by Ctrl-C."
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that says of a mistake what it is and where the flags are listed, and knows what a misspelt
-    flag was meant to be."""
+    """An ArgumentParser whose errors are one line, with the nearest flag for a misspelt one and a hint to --help."""
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         parsed, rest = self.parse_known_args(args, namespace)
@@ -33,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{message}{end} {self.prog} --help lists the flags.\n")
 
     def _flags(self, args: Sequence[str]) -> list[str]:
-        """Its flags, and those of the commands that the line names."""
+        """Flags of this parser and of the subcommands named in `args`."""
         flags = []
         for action in self._actions:
             flags += action.option_strings
@@ -46,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 def _unknown(word: str, flags: Sequence[str]) -> str:
     if not word.startswith("-"):
-        return f"'{word}' stands where nothing is expected"
+        return f"'{word}' is not expected here"
     close = get_close_matches(word.partition("=")[0], flags, n=1)
     return f"Unknown flag '{word}'" + (f". Did you mean {close[0]}?" if close else "")
 
@@ -90,7 +89,7 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
 
 
 def parse_before_imports(parse: Callable[[Sequence[str]], object]) -> None:
-    """Runs parse(argv) for its --help and its errors alone, before a script imports PyTorch, which takes two seconds.
+    """Runs parse(argv) only for --help and usage errors, before a script spends two seconds on importing PyTorch.
     From here until run_cli, Ctrl-C ends the program with status 130."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(_say(CTRL_C, 128 + signal.SIGINT)))
     try:
@@ -100,7 +99,7 @@ def parse_before_imports(parse: Callable[[Sequence[str]], object]) -> None:
 
 
 def fail(error: Exception) -> int:
-    """Says on stderr what a user can do about it, in one line -> the exit status. A bug of ours is raised again."""
+    """Prints one line about the error on stderr and returns the exit status. Bugs of this program are raised again."""
     if isinstance(error, UsageError):
         return _say(error, 2)
     if isinstance(error, UserError):
@@ -111,7 +110,7 @@ def fail(error: Exception) -> int:
         where = error.filename or "a file of this run"
         return _say(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
     if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
-        return _say("Out of memory. Lower --batch-size, or how many clips there are and how long they are.", 1)
+        return _say("Out of memory. Lower --batch-size, the number of clips or their length.", 1)
     mistake = _mistake_in_mypath(error)
     if mistake is None:
         raise error
@@ -119,11 +118,11 @@ def fail(error: Exception) -> int:
 
 
 def _mistake_in_mypath(error: Exception) -> str | None:
-    """What is wrong with mypath.py, the one file of ours that users edit; None where the error is not from there."""
+    """A message about an error raised in mypath.py, which users edit; None for errors from elsewhere."""
     if isinstance(error, SyntaxError):
         file, line, what = error.filename or "", error.lineno, f"{error.msg}: {(error.text or '').strip()}"
     elif isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == "mypath":
-        return f"mypath.py has no {error.name} any more. Put it back: git diff mypath.py shows what was changed."
+        return f"mypath.py has no {error.name}. Restore it: git diff mypath.py shows your changes."
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         file, line, what = frame.filename, frame.lineno, f"{error} ({(frame.line or '').strip()})"
@@ -152,7 +151,8 @@ ADVICE = {
 
 
 def _say(error: Exception | str, status: int) -> int:
-    """Says it on stderr, of several processes with the number of this one, and once where all say the same."""
+    """Prints the message on stderr, from ranks other than 0 with the rank, or not at all where all ranks have the
+    same."""
     if is_rank_zero():
         print(error, file=sys.stderr)
     elif not getattr(error, "same_on_all_ranks", False):

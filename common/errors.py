@@ -1,4 +1,4 @@
-"""Errors a user can mend, and how an entry point ends: one line on stderr and an exit status, no traceback."""
+"""Errors that end a program with one line on stderr and an exit status, without a traceback."""
 
 import errno
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def unknown_name(kind: str, name: str, available: Sequence[str]) -> str:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """torch says it with a class of its own on a GPU, and in the text of a RuntimeError on a CPU."""
+    """Whether memory ran out: torch raises OutOfMemoryError on a GPU, and a RuntimeError with this text on a CPU."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
 

@@ -1,4 +1,4 @@
-"""Writing files that appear whole or not at all, and paths as text."""
+"""Atomic writes, and paths as text."""
 
 import csv
 import hashlib
@@ -35,9 +35,9 @@ def csv_text(rows: Iterable[Sequence]) -> str:
 
 @contextmanager
 def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
-    """Gives a temporary name beside `path` and renames it at the end, so a reader finds the old content or the new one.
+    """Yields a temporary name beside `path` and renames it at the end, so a reader finds the old or the new content.
 
-    temporary: another name than the usual one, where several processes may write to `path` or the suffix must stay.
+    temporary: another temporary name, for several writers of `path` or a suffix that must stay.
     """
     temporary = temporary or temporary_name(path)
     try:
@@ -49,7 +49,7 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_output(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) -> Iterator[Path]:
-    """Like atomic_write, for a file that the user named: `errors` of the disk or of an encoder become a UserError."""
+    """atomic_write for a file that the user named: `errors` of the disk or of an encoder become a UserError."""
     try:
         with atomic_write(path) as temporary:
             yield temporary
@@ -65,7 +65,7 @@ def temporary_name(path: Path) -> Path:
 def check_writable(path: Path) -> None:
     """Makes the folder of `path` and creates a file in it. Raises UsageError or UserError where it cannot."""
     if identity(path) and path.is_dir():
-        raise UsageError(f"{printable(path)} is a folder, and a file is to be written there. Choose another name.")
+        raise UsageError(f"{printable(path)} is a folder, not a file name. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_name(path)
@@ -95,7 +95,7 @@ def printable(path: str | Path) -> str:
 
 
 def relative_to_cwd(path: Path) -> str:
-    """A path as one would type it here: relative where it lies below the current folder."""
+    """The path relative to the current folder where it lies below it, else unchanged."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

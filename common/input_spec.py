@@ -1,3 +1,5 @@
+"""InputSpec: the clips that a network expects."""
+
 from dataclasses import asdict, dataclass
 
 from common.errors import UsageError
@@ -9,18 +11,17 @@ INPUTS = ("rgb", "diff", "rgb+diff")
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network wants to see. It travels with the weights; training, evaluation and inference read it here.
+    """The input a network expects: clip length, sampling, frame size and normalisation. Stored in the checkpoint.
 
     clip_len      frames in a clip, T
-    frame_stride  distance of a clip's frames, counted in frames of the source (after resampling, where fps is set)
-    fps           frame rate to which the source is resampled; None: the source's own
+    frame_stride  distance of a clip's frames in frames of the source (after resampling, where fps is set)
+    fps           frame rate to which the source is resampled; None: not resampled
     resize        (width, height) of the frames stored on disk, before cropping
     crop_size     height and width of the square that the network gets
     mean, std     per channel, RGB, for values in [0, 1]
-    input         what of the frames: "rgb", their colours; "diff", the difference of each to the one after it, of which
-                  only std is the scale; "rgb+diff", both as six channels. Differences take clip_len + 1 frames.
-
-    keep_aspect   frames keep their aspect: their shorter side is the smaller number of resize, the longer one follows
+    input         "rgb": colours; "diff": difference of each frame to the next, divided by std; "rgb+diff": both as six
+                  channels. Differences need clip_len + 1 frames.
+    keep_aspect   frames keep their aspect: their shorter side is the smaller number of resize
 
         clip_len=4, frame_stride=3   f..f..f..f      span 10
         the same with differences    f..f..f..f..f   span 13
@@ -50,26 +51,26 @@ class InputSpec:
 
     @property
     def channels(self) -> int:
-        """Of what the network gets: (B, channels, clip_len, crop_size, crop_size)."""
+        """Channels of the network's input (B, channels, clip_len, crop_size, crop_size)."""
         return 6 if self.input == "rgb+diff" else 3
 
     @property
     def read_len(self) -> int:
-        """Frames that are read for a clip: one more than clip_len where the network sees differences."""
+        """Frames read for a clip: clip_len, and one more for differences."""
         return self.clip_len + (self.input != "rgb")
 
     @property
     def span(self) -> int:
-        """Source frames from a clip's first to its last, both counted."""
+        """Source frames from a clip's first to its last, inclusive."""
         return (self.read_len - 1) * self.frame_stride + 1
 
     @property
     def cut_size(self) -> tuple[int, int]:
-        """(width, height) of what is cut out of each frame before it is handed over."""
+        """(width, height) of the crop that data sets cut from each frame."""
         return self.crop_size, self.crop_size
 
     def to_dict(self) -> dict:
-        """Plain lists and numbers, as checkpoints and config.json hold it."""
+        """The fields as plain lists and numbers, for checkpoints and config.json."""
         values = asdict(self)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -80,8 +81,8 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WholeFrameSpec(InputSpec):
-    """The input of an exported file, which has the resize and the crop inside: frames as they are stored, whole. Where
-    they keep their aspect they differ in size, and a batch cannot: then it is their middle square."""
+    """The input of an exported file, which resizes and crops itself: whole stored frames. Frames that keep their aspect
+    differ in size, so of these it is the centre square."""
 
     @property
     def cut_size(self) -> tuple[int, int]:

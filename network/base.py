@@ -1,10 +1,10 @@
-"""What training leaves as it is: nothing, the stem, or the whole trunk.
+"""VideoModel, the base class of every network, and the freezing of its stem or trunk.
 
 freeze(model, "trunk")
 model.train()            # the trunk stays in eval mode
 
-Without the second line's help a frozen part is not frozen: its batch norms in train mode would norm with each batch's
-own mean and count on in their statistics, so that weights that nobody changes answer differently every epoch.
+In train mode, the batch norms of a frozen part would still normalise with the mean of each batch and update their
+statistics, so that the features of unchanged weights would drift. VideoModel.train() therefore keeps them in eval mode.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ PARTS = ("none", "stem", "trunk")
 
 
 class VideoModel(nn.Module):
-    """A network that knows its parts. Its class says which module is the head, and which make the stem.
+    """A network with named parts, which subclasses set.
 
-    head_name   the last layer, the one that is new for other classes
-    stem_names  the first layers, those that see colours and edges
-    stage_names the modules that put out the maps of each resolution, from fine to coarse, for --explain; none for a
-                network that is not made of convolutions
-    frozen      the modules that freeze() chose: train() leaves them in eval mode
+    head_name    the last layer, which is initialised anew for other classes
+    stem_names   the first layers, which detect colours and edges
+    stage_names  the last module of each resolution, from fine to coarse, whose maps --explain uses; empty for networks
+                 without convolutions
+    frozen       the modules that freeze() chose; train() leaves them in eval mode
     """
 
     head_name: str
@@ -33,7 +33,7 @@ class VideoModel(nn.Module):
 
     @property
     def trunk_names(self) -> tuple[str, ...]:
-        """All but the head, as the fewest modules with parameters or statistics."""
+        """The fewest modules that together hold all parameters and statistics except the head's."""
         return tuple(_beside(self.head_name, self))
 
     def train(self, mode: bool = True) -> "VideoModel":
@@ -44,14 +44,14 @@ class VideoModel(nn.Module):
 
 
 def freeze(model: VideoModel, part: str) -> tuple[str, ...]:
-    """Freezes "none" (of the model), its "stem", or its "trunk", and nothing beside it; returns the modules' names.
+    """Freezes the model's "stem" or "trunk", or with "none" unfreezes all of it; returns the names of frozen modules.
 
-    Their parameters get no gradient, and they stay in eval mode when model.train() is called. A dropout without a place
-    in a frozen module, such as the one before the head, goes on. A model is frozen after its weights are loaded or
-    before, and anew where it is built anew: a state dict does not hold it.
+    Frozen parameters get no gradient, and frozen modules stay in eval mode when model.train() is called. Dropout
+    outside them, such as the one before the head, stays active. A state dict does not store what is frozen: call this
+    again on a rebuilt model.
     """
     if part not in PARTS:
-        raise UsageError(f"What is frozen must be {', '.join(PARTS)}, but is '{part}'.")
+        raise UsageError(f"The part to freeze must be {', '.join(PARTS)}, but is '{part}'.")
     model.frozen = {"none": (), "stem": model.stem_names, "trunk": model.trunk_names}[part]
     model.requires_grad_(True)
     for name in model.frozen:
@@ -61,7 +61,7 @@ def freeze(model: VideoModel, part: str) -> tuple[str, ...]:
 
 
 def _beside(head_name: str, module: nn.Module, path: str = "") -> Iterator[str]:
-    """Names of the largest modules that hold something and not the head."""
+    """Names of the largest modules that have parameters or statistics and do not contain the head."""
     for name, child in module.named_children():
         name = path + name
         if head_name.startswith(f"{name}."):

@@ -21,11 +21,12 @@ C3D_INPUT = InputSpec(clip_len=16, frame_stride=1, resize=(171, 128), crop_size=
 class C3D(VideoModel):
     """(B, 3, 16, 112, 112) -> (B, num_classes) logits. Any other clip is a UserError: fc6 has 8192 inputs.
 
-    norm     None, as published, or what makes a layer out of a number of channels, such as nn.BatchNorm3d. It stands
-             between a convolution and its ReLU, and the convolution then has no bias: the norm's own takes its place.
-    pool5    "ceil": Caffe's windows over 7 rows, [0 1][2 3][4 5][6 .], nothing but the far edge is cut short.
-             "symmetric": [. 0][1 2][3 4][5 6]. Many ports do this. The shape is the same, the values are not, so use it
-             only for weights that were trained this way.
+    norm     None, as published, or a function from a number of channels to a normalisation layer, such as
+             nn.BatchNorm3d. The layer stands between each convolution and its ReLU, and its bias replaces the
+             convolution's.
+    pool5    "ceil": Caffe's windows over 7 rows, [0 1][2 3][4 5][6 .], of which only the last is cut short.
+             "symmetric": [. 0][1 2][3 4][5 6], as in many ports. The shape is the same and the values differ, so it is
+             only for weights that were trained with it.
     dropout  after fc6 and fc7
     """
 
@@ -74,7 +75,7 @@ class C3D(VideoModel):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, 16, 112, 112) -> (B, 4096): what fc7 says, rectified."""
+        """(B, 3, 16, 112, 112) -> (B, 4096): the output of fc7 after its ReLU."""
         check_size(x, self.conv1.in_channels)
 
         x = F.relu(self.norm1(self.conv1(x)))
@@ -101,7 +102,7 @@ class C3D(VideoModel):
 
 
 def check_size(x: torch.Tensor, channels: int = 3) -> None:
-    """A UserError unless x is (B, channels, 16, 112, 112)."""
+    """Raises UserError unless x is (B, channels, 16, 112, 112)."""
     size, clip_len = C3D_INPUT.crop_size, C3D_INPUT.clip_len
     needed = (channels, clip_len, size, size)
     if x.ndim != 5 or tuple(x.shape[1:]) != needed:
@@ -112,10 +113,10 @@ def check_size(x: torch.Tensor, channels: int = 3) -> None:
 
 
 def init_weights(model: C3D) -> None:
-    """Convolutions: He et al. 2015 (arXiv 1502.01852) over their inputs, so that eight without norms keep the signal's
-    size. Linear layers: the small Gaussians of the Caffe settings, 0.005 and 0.01 for fc8. He's would hand 4096
-    values of size 1, nearly the same ones for every clip, to fc8: its gradient then has a norm of 100 at the first step
-    and SGD throws the network off at a rate of 0.003. Biases begin at 0; Caffe's 1 belongs to inputs of 0 to 255.
+    """Convolutions: He et al. 2015 (arXiv 1502.01852) over their inputs, so that eight of them without norms keep the
+    size of the signal. Linear layers: the small Gaussians of the Caffe settings, 0.005 and 0.01 for fc8. With He's
+    initialisation fc8 would get 4096 values of size 1, nearly the same for every clip; its first gradient would have a
+    norm of 100, and SGD would diverge at a rate of 0.003. Biases begin at 0; Caffe's 1 belongs to inputs of 0 to 255.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv3d):
@@ -146,11 +147,11 @@ def c3d_bn(num_classes: int, pool5: str = "ceil", dropout: float = 0.5) -> C3D:
 
 
 def layer_norm(channels: int) -> nn.GroupNorm:
-    """Ba, Kiros, Hinton 2016 (arXiv 1607.06450): mean and variance over all that a layer says of one clip, so over
-    channels, frames, rows and columns together. A norm over the channels of each position alone would lift a still
-    corner to the strength of the action. Scale and shift are one a channel and not one a value, of which conv1 alone
-    would have 13 million each: 2 * 2752 parameters over the eight norms, where the published network has 2752 biases.
-    It does not look at the rest of the batch, so it is the same in training and evaluation and for batches of one.
+    """Layer normalisation (Ba, Kiros, Hinton 2016, arXiv 1607.06450): mean and variance over channels, time and space
+    of one clip. Normalising the channels of each position alone would amplify a still corner to the strength of the
+    action. Scale and shift are one a channel, 2 * 2752 parameters over the eight norms; one a value would be 13
+    million each for conv1 alone. The rest of the batch has no influence, so training, evaluation and batches of one
+    give the same.
     """
     return nn.GroupNorm(1, channels)
 

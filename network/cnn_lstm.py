@@ -1,9 +1,9 @@
-"""Networks that look at each frame by itself, with a ResNet: CNN + LSTM, and the mean over frames as its baseline.
+"""A ResNet on each frame, followed by an LSTM (CNN + LSTM) or by the mean over frames (its baseline).
 
 Donahue et al.: "Long-term Recurrent Convolutional Networks for Visual Recognition and Description", CVPR 2015: a 2D
 network turns frames into vectors, an LSTM reads them in order. Here it reads them in both directions, and attention
-(Bahdanau, Cho, Bengio, ICLR 2015, arXiv 1409.0473) weighs its states over time. The mean knows no order at all: what an
-LSTM or a 3D network gains over it is what they see of motion.
+(Bahdanau, Cho, Bengio, ICLR 2015, arXiv 1409.0473) weighs its states over time. The mean ignores the order
+of the frames: the gain of an LSTM or a 3D network over it comes from motion.
 
 The ResNet (He et al., CVPR 2016) is torchvision's, under its parameter names, imported when a network is built.
 """
@@ -22,7 +22,7 @@ POOLS = ("attention", "last", "mean")
 
 
 class FrameNetwork(VideoModel):
-    """What CNN + LSTM and the mean have in common: a ResNet over frames as `trunk`, and a last layer `fc`."""
+    """Base of CNN + LSTM and the frame mean: a ResNet over frames as `trunk`, and a last layer `fc`."""
 
     head_name = "fc"
     stem_names = ("trunk.conv1", "trunk.bn1")
@@ -43,25 +43,25 @@ class FrameNetwork(VideoModel):
         return self.forward_head(self.forward_features(x))
 
     def forward_frames(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, T, H, W) -> (B, T, num_features): each frame as if there were no other."""
+        """(B, 3, T, H, W) -> (B, T, num_features), each frame by itself."""
         batch_size, _, num_frames = x.shape[:3]
         frames = x.transpose(1, 2).flatten(0, 1)  # (B*T, 3, H, W)
         return self.trunk(frames).view(batch_size, num_frames, self.num_features)
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
-        """What forward_features gives -> (B, num_classes) logits."""
+        """(B, features) -> (B, num_classes) logits."""
         return self.fc(self.dropout(x))
 
 
 class CnnLstm(FrameNetwork):
     """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W.
 
-    latent   values that a frame is reduced to before the LSTM
-    hidden   values of the LSTM's state, in each of its two directions
-    layers   of the LSTM
-    pool     what becomes of its T states: "attention" weighs them, with weights that add up to 1; "last" takes of each
-             direction the state that has read all frames; "mean" answers after each frame and averages the answers
-    dropout  before the last layer
+    latent   features a frame before the LSTM
+    hidden   size of the LSTM's state, in each of its two directions
+    layers   layers of the LSTM
+    pool     pooling of the LSTM's T states: "attention" averages them with learned weights; "last" takes each
+             direction's state after all frames; "mean" averages the hidden layer's output over the frames
+    dropout  probability before the last layer
     """
 
     def __init__(
@@ -91,24 +91,24 @@ class CnnLstm(FrameNetwork):
         """(B, 3, T, H, W) -> (B, hidden)"""
         x = self.forward_frames(x)  # (B, T, num_features)
         latent = self.latent(x.flatten(0, 1)).view(*x.shape[:2], -1)  # (B, T, latent)
-        # without a state given, it begins at zero: nothing is left of the clip before
+        # the LSTM's state begins at zero for every clip
         states, (final, _) = self.lstm(latent)  # (B, T, 2 * hidden), (2 * layers, B, hidden)
 
         if self.pool == "attention":
             return self.hidden((self.weigh_frames(states) * states).sum(dim=1))
         if self.pool == "last":
-            return self.hidden(torch.cat([final[-2], final[-1]], dim=1))  # forward's at T - 1, backward's at 0
+            return self.hidden(torch.cat([final[-2], final[-1]], dim=1))  # forward at T - 1, backward at 0
         return self.hidden(states.flatten(0, 1)).view(*states.shape[:2], -1).mean(dim=1)
 
     def weigh_frames(self, states: torch.Tensor) -> torch.Tensor:
-        """(B, T, 2 * hidden) -> (B, T, 1), which add up to 1 over T."""
+        """(B, T, 2 * hidden) -> (B, T, 1) weights that add up to 1 over T."""
         return F.softmax(self.attention(states), dim=1)
 
 
 class CnnMean(FrameNetwork):
     """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W: the mean of the logits of the frames.
 
-    The last layer is linear, so it is given the mean of the features: the answer is the same, and costs T times less.
+    The last layer is linear, so applying it once to the mean of the features gives the same logits.
     """
 
     def __init__(self, num_classes: int, resnet: str, dropout: float = 0.0):
@@ -122,7 +122,8 @@ class CnnMean(FrameNetwork):
 
 
 class RowNorm(nn.BatchNorm1d):
-    """BatchNorm1d that norms a single row as in evaluation: one has no variance, and an epoch may end with one clip."""
+    """BatchNorm1d that normalises a single row as in evaluation: it has no variance, and a last batch may be one
+    clip."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and len(x) == 1:

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same answer with fewer passes over memory.
+"""Fuses batch norms into the convolutions before them: the same output with fewer passes over memory.
 
 In evaluation a batch norm multiplies and shifts each channel by fixed numbers. Multiplied into the convolution's
 kernels and bias they cost nothing: y = s (W x + b - m) + t = (s W) x + (s (b - m) + t), s = weight / sqrt(var + eps).
@@ -16,8 +16,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fuse_batch_norms(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """A copy of a model in eval mode, in which every batch norm that directly follows a convolution is folded into it.
 
-    example: an input of the model, (B, C, T, H, W) float32. It is sent through once to see what follows what, so that
-    the names of a model's modules and the order in which it holds them make no difference.
+    example: an input of the model, (B, C, T, H, W) float32. One forward pass with it shows which norm follows which
+    convolution, independent of the modules' names and order.
     """
     assert not model.training, "only in evaluation are a batch norm's numbers fixed"
     model = copy.deepcopy(model)
@@ -30,15 +30,15 @@ def fuse_batch_norms(model: nn.Module, example: torch.Tensor) -> nn.Module:
 
 @torch.inference_mode()
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[str, str]]:
-    """Names of (convolution, batch norm), where the norm's input is the very output of the convolution and both are
-    called once."""
+    """Names of (convolution, batch norm) pairs in which the norm's input is the convolution's output and both run
+    once."""
     outputs: dict[int, str] = {}
     held, pairs, calls = [], [], {}
 
     def after_conv(name: str, output: torch.Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1
         outputs[id(output)] = name
-        held.append(output)  # as long as it lives no other tensor has its id
+        held.append(output)  # keeps the tensor alive, so that its id stays unique
 
     def before_norm(name: str, x: torch.Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1

@@ -1,8 +1,8 @@
-"""Other than three channels in front: a network whose first convolution also reads differences of frames.
+"""First convolutions over other than three channels: for networks that also read differences of frames.
 
 rgb        (O, 3, ...)        diff       (O, 3, ...)        rgb+diff   (O, 6, ...): the three of rgb, then of diff
 
-It works for every network whose stem begins with a convolution over three channels, in 2D or 3D, whatever follows.
+This works for every network whose stem begins with a convolution over three channels, in 2D or 3D.
 """
 
 import torch
@@ -14,19 +14,19 @@ from network.base import VideoModel
 
 
 def input_conv(model: VideoModel) -> tuple[str, nn.Conv2d | nn.Conv3d]:
-    """Name and module of the convolution that sees the clip first: the first one of the stem."""
+    """Name and module of the first convolution of the stem."""
     for stem in model.stem_names:
         for name, module in model.get_submodule(stem).named_modules(prefix=stem):
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 return name, module
-    raise UsageError(f"{type(model).__name__} has no convolution in its stem: it reads three channels and no others.")
+    raise UsageError(f"{type(model).__name__} has no convolution in its stem, so it reads three channels only.")
 
 
 def widen_input(model: VideoModel, channels: int) -> None:
-    """Puts a convolution over `channels` channels in the place of the first one.
+    """Replaces the first convolution by one over `channels` channels.
 
-    What is added is drawn with the spread of what is there, and all of it is scaled by the root of 3 / channels, so
-    that the layer's output begins as large as before.
+    New kernels are drawn with the standard deviation of the old ones, and all are scaled by sqrt(3 / channels), so that
+    the layer's output keeps its size.
     """
     name, conv = input_conv(model)
     if conv.in_channels == channels:
@@ -52,10 +52,11 @@ def widen_input(model: VideoModel, channels: int) -> None:
 
 
 def widen_weights(model: VideoModel, state: dict[str, Tensor], seen: str = "rgb") -> tuple[dict[str, Tensor], str]:
-    """A state dict for three channels -> one for the model's six, and a sentence that says so; else unchanged, "".
+    """A state dict for three channels -> one for the model's six, and a note for the report; otherwise unchanged and
+    "".
 
-    seen: "rgb" or "diff", what the three are. The others begin at zero: the network's first answers are those of the
-    weights, and what to make of the rest it learns.
+    seen: the meaning of the three channels, "rgb" or "diff". Kernels of the others begin at zero, so the widened
+    network gives the weights' own logits at first.
     """
     try:
         name, conv = input_conv(model)

@@ -1,5 +1,8 @@
-"""The registry of models: name -> builder, input and training defaults. A file of this folder that holds functions
-under @register_model is found by itself, and imported when one of its models is asked for."""
+"""The registry of models: name -> builder, input and training defaults.
+
+Files of this folder with functions under @register_model are found by reading their source, and imported when one of
+their models is used.
+"""
 
 import ast
 import importlib
@@ -19,9 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainDefaults:
-    """Settings under which a bare `python train.py --model X` learns.
+    """Training settings of a model, used where the command line gives none.
 
-    from_scratch: what to tell a person who trains the model without pretrained weights.
+    from_scratch: advice printed when the model is trained without pretrained weights.
     """
 
     optimizer: str = "sgd"
@@ -45,7 +48,7 @@ MODELS: dict[str, ModelEntry] = {}
 
 
 def register_model(input_spec: InputSpec, **defaults) -> Callable:
-    """Decorator: puts build(num_classes) -> nn.Module under its function name into the registry.
+    """Decorator: registers build(num_classes, ...) -> nn.Module under its function name.
 
     `defaults` are fields of TrainDefaults.
     """
@@ -58,7 +61,7 @@ def register_model(input_spec: InputSpec, **defaults) -> Callable:
 
 
 def model_entry(name: str) -> ModelEntry:
-    """The registered model, or a UsageError with the nearest name and the list."""
+    """The registered model. Raises UsageError with the nearest name and the list for an unknown one."""
     check_model_name(name)
     if name not in MODELS:
         importlib.import_module(f"network.{_model_files()[name]}")
@@ -78,8 +81,8 @@ def list_models() -> list[str]:
 
 @cache
 def _model_files() -> dict[str, str]:
-    """Model -> the module of this folder whose source registers it. The source is read, not imported: that would take
-    PyTorch's two seconds, and a misspelt name is answered at once."""
+    """Model -> the module of this folder whose source registers it. Reading the source instead of importing it saves
+    the two seconds of PyTorch's import, so a misspelt name is answered at once."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -114,9 +117,9 @@ def model_options(name: str) -> set[str]:
 def create_model(name: str, num_classes: int, **options) -> "nn.Module":
     """A freshly initialised network that maps (B, 3, T, H, W) float to (B, num_classes) logits.
 
-    `options` go to the model's own function; an option that it does not know is a UsageError. The network keeps them as
-    .options, and a checkpoint holds them, so that the same network is built again. One that every network has is
-    in_channels: other than 3, its first convolution is made anew for so many (see network/input_channels.py).
+    `options` are passed to the model's builder; an unknown option is a UsageError. The network keeps them as .options,
+    and checkpoints store them, so that the same network can be rebuilt. Every model has the option in_channels: its
+    first convolution is replaced by one over so many channels (network/input_channels.py).
     """
     from network.base import VideoModel
     from network.input_channels import widen_input

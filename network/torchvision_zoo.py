@@ -7,8 +7,8 @@ MViT  Fan et al.: "Multiscale Vision Transformers", ICCV 2021; v2: Li et al., CV
 Swin  Liu et al.: "Video Swin Transformer", CVPR 2022. Attention within windows of space and time that shift from layer
       to layer.
 
-Layers and parameter names are torchvision's, imported when a network is built: its state dicts load as they are. What
-stands here is the way through them, with features and head apart.
+Layers and parameter names are torchvision's, imported when a network is built, so its state dicts load unchanged. The
+forward passes here separate features and head.
 """
 
 import torch
@@ -23,7 +23,7 @@ from network.registry import register_model
 
 
 class ZooNetwork(VideoModel):
-    """Takes over the layers of a network of torchvision's, each under its own name."""
+    """A network with the layers of a torchvision network, under torchvision's names."""
 
     def __init__(self, name: str, num_classes: int, **options: float):
         super().__init__()
@@ -58,12 +58,12 @@ class S3D(ZooNetwork):
         return self.avgpool(self.features(x))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
-        """What forward_features gives -> (B, num_classes) logits, averaged over positions."""
+        """The output of forward_features -> (B, num_classes) logits, averaged over positions."""
         return self.classifier(x).mean(dim=(2, 3, 4))
 
 
 class MViT(ZooNetwork):
-    """(B, 3, 16, 224, 224) -> (B, num_classes) logits. Any other clip is a UserError: positions have parameters."""
+    """(B, 3, 16, 224, 224) -> (B, num_classes) logits. Any other clip is a UserError: every position has parameters."""
 
     head_name = "head.1"
     stem_names = ("conv_proj", "pos_encoding")
@@ -73,7 +73,7 @@ class MViT(ZooNetwork):
         return self.head[0]
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, 16, 224, 224) -> (B, 768): what the class token has gathered."""
+        """(B, 3, 16, 224, 224) -> (B, 768): the class token after the last block."""
         channels = self.conv_proj.in_channels
         if x.shape[1:] != (channels, 16, 224, 224):
             raise UserError(
@@ -95,7 +95,7 @@ class MViT(ZooNetwork):
 class Swin3D(ZooNetwork):
     """(B, 3, T, H, W) -> (B, num_classes) logits, for any T, H and W. Shapes are those of swin3d_t.
 
-    dropout  before the last layer, where torchvision's has none
+    dropout  probability before the last layer; torchvision's has no dropout there
     """
 
     head_name = "head"
@@ -116,9 +116,9 @@ class Swin3D(ZooNetwork):
         return self.head(self.dropout(x))
 
 
-# Sizes, means and stds of the transforms that torchvision gives with its Kinetics-400 weights; strides for videos of
-# about 30 frames a second. Where those transforms keep a frame's shape, its short side at 256, frames of 4:3 are meant
-# here, which UCF101's are: 341x256.
+# Sizes, means and stds of torchvision's transforms for its Kinetics-400 weights; strides for videos of about 30 frames
+# a second. Where those transforms only set the short side to 256, the size here is for frames of 4:3, as in UCF101:
+# 341x256.
 
 S3D_INPUT = InputSpec(16, frame_stride=2, resize=(256, 256), crop_size=224)
 MVIT_INPUT = InputSpec(16, 4, resize=(341, 256), crop_size=224, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))

@@ -16,7 +16,7 @@ Stride = tuple[int, int, int]  # time, height, width
 
 
 class Conv3x3x3(nn.Conv3d):
-    """R3D's convolution: space and time together."""
+    """R3D's convolution over space and time together."""
 
     time_stride = True
 
@@ -25,7 +25,7 @@ class Conv3x3x3(nn.Conv3d):
 
 
 class Conv1x3x3(nn.Conv3d):
-    """MC3's convolution in the later stages: each frame by itself, and no frame is left out."""
+    """MC3's convolution in the later stages: over space only, without a stride in time."""
 
     time_stride = False
 
@@ -34,7 +34,8 @@ class Conv1x3x3(nn.Conv3d):
 
 
 class Conv2Plus1D(nn.Sequential):
-    """R(2+1)D's convolution: 1x3x3 to mid_channels, norm, ReLU, 3x1x1. The ReLU between is what it has over 3x3x3."""
+    """R(2+1)D's convolution: 1x3x3 over space, norm, ReLU, then 3x1x1 over time. The ReLU between them is the extra
+    nonlinearity over a full 3x3x3."""
 
     time_stride = True
 
@@ -62,10 +63,10 @@ def mid_width(in_channels: int, out_channels: int) -> int:
 class BasicBlock(nn.Module):
     """Two convolutions and a shortcut. (B, in, T, H, W) -> (B, out, T/s, H/s, W/s), T kept by Conv1x3x3.
 
-    mid_per_conv  False: the mid width is computed once, from the block's own ends, and serves both convolutions, as in
-                  torchvision and as its weights need it.
-                  True: each convolution has its own, as in the paper and its Caffe2 code. The two differ where a stage
-                  begins: 230 and 230 against 230 and 288 from 64 to 128 channels.
+    mid_per_conv  False: both convolutions have the mid width of the block's input and output channels, as in
+                  torchvision and its weights.
+                  True: each convolution has the mid width of its own channels, as in the paper and its Caffe2 code. The
+                  first block of a stage differs: 230 and 288 instead of 230 and 230 from 64 to 128 channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, conv: Conv, stride: int, mid_per_conv: bool = False):
@@ -107,8 +108,8 @@ def stem_3d(width: int) -> nn.Sequential:
 
 
 def stem_2plus1d(width: int) -> nn.Sequential:
-    """(B, 3, T, H, W) -> (B, width, T, H/2, W/2), space first, then time."""
-    mid = width * 45 // 64  # the authors' code says 45 for 64; the formula for mid_width would not
+    """(B, 3, T, H, W) -> (B, width, T, H/2, W/2): 1x7x7 over space, then 3x1x1 over time."""
+    mid = width * 45 // 64  # 45 for 64, as in the authors' code; mid_width's formula would give 83
     return nn.Sequential(
         nn.Conv3d(3, mid, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
         nn.BatchNorm3d(mid),
@@ -124,12 +125,12 @@ class VideoResNet(VideoModel):
 
     convs          the convolution of each of the four stages
     factored_stem  a (2+1)D stem instead of a 3x7x7 one
-    blocks         per stage: (2, 2, 2, 2) makes 18 layers, (3, 4, 6, 3) makes 34
+    blocks         blocks of each stage: (2, 2, 2, 2) makes 18 layers, (3, 4, 6, 3) makes 34
     widths         channels of each stage
-    stem_width     channels of the stem; None: as the first stage
-    dropout        before the last layer
+    stem_width     channels of the stem; None: those of the first stage
+    dropout        probability before the last layer
     mid_per_conv   see BasicBlock
-    bn_eps         what the norms add to a variance: 1e-5 is PyTorch's, 1e-3 that of the authors' Caffe2 code
+    bn_eps         epsilon of the batch norms: 1e-5 in PyTorch, 1e-3 in the authors' Caffe2 code
     """
 
     head_name = "fc"
@@ -240,7 +241,7 @@ def r2plus1d_18(num_classes: int, dropout: float = 0.0, bn_eps: float = 1e-5) ->
     return VideoResNet(num_classes, R2PLUS1D, factored_stem=True, dropout=dropout, bn_eps=bn_eps)
 
 
-# In the paper's widths, one for each convolution, and with its norms: what the authors' published weights need.
+# The paper's mid widths and epsilon, which the authors' published weights need.
 
 
 @register_model(INPUT_18, **DEFAULTS_18)

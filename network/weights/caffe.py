@@ -1,20 +1,20 @@
 """C3D as its authors published it: a binary NetParameter of their own Caffe.
 
-Tran et al., ICCV 2015; conv3d_deepnetA_sport1m_iter_1900000 and what was fine-tuned from it. Their caffe.proto is not
-everybody's: a blob has a length (frames) as field 3, which moves height, width and data one number on, so the protobuf
-classes of other Caffes misread these files. The few fields needed are read here without a protobuf library:
+Tran et al., ICCV 2015; conv3d_deepnetA_sport1m_iter_1900000 and models fine-tuned from it. In their caffe.proto a blob
+has a length (frames) as field 3, which moves height, width and data by one number, so the protobuf classes of other
+Caffes misread these files. The few fields needed are read here without a protobuf library:
 
     NetParameter     name = 1, layers = 2
     LayerParameter   name = 4, blobs = 6
     BlobProto        num = 1, channels = 2, length = 3, height = 4, width = 5, data = 6
 
-Kernels and matrices have PyTorch's order, and Caffe's convolution is PyTorch's: all is copied as it is, but for conv1.
-Caffe was given B, G, R as OpenCV decodes; conv1's input channels are reversed here, once, and the network sees R, G, B.
+Kernels and matrices have PyTorch's order, and Caffe's convolution is PyTorch's: everything is copied unchanged except
+conv1. Caffe's input was B, G, R, as OpenCV decodes; conv1's input channels are reversed here for an input of R, G, B.
 
 The authors subtracted a mean volume, a value for each channel, frame and pixel. An InputSpec has a value a channel, so
 the volume is reduced to its channel means. Without a mean file, B, G, R = 90.25, 97.66, 101.41: the means of the volume
-that most ports pass on (c3d_mean.npy). The authors' sport1m_train16_128_mean.binaryproto is no longer to be had; where
-you have it, or trained with another one, join it with a plus: --weights MODEL+MEAN.
+that most ports pass on (c3d_mean.npy). The authors' sport1m_train16_128_mean.binaryproto is no longer published;
+with that file, or another one, use --weights MODEL+MEAN.
 """
 
 from collections import Counter
@@ -33,7 +33,7 @@ from network.weights.loaded import LoadedWeights, check_finite, check_is_c3d, re
 
 MEAN_BGR = (90.25, 97.66, 101.41)
 
-# Their layers -> ours. A layer may be called more than that: fc6-1, fc8_ucf.
+# Caffe's layers -> ours. Names in files may be longer: fc6-1, fc8_ucf.
 LAYERS = {
     "conv1a": "conv1",
     "conv2a": "conv2",
@@ -52,7 +52,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 
 def recognises(head: bytes) -> bool:
-    """A NetParameter opens with its name and a field that follows it, or at once with a layer."""
+    """Whether the bytes begin a NetParameter: with its name and a known next field, or with a layer."""
     if head[:1] == b"\x12":
         return len(head) > 8
     if head[:1] != b"\n":
@@ -105,12 +105,12 @@ def from_bgr(
     options: dict[str, str],
     mean_bgr: tuple[float, float, float] = MEAN_BGR,
 ) -> LoadedWeights:
-    """A C3D that saw B, G, R from 0 to 255 less `mean_bgr` -> one that sees R, G, B. Checks shapes and values."""
+    """Converts a C3D for B, G, R from 0 to 255 less `mean_bgr` into one for R, G, B. Checks shapes and values."""
     check_shapes(path, state)
     check_finite(path, state)
     state = {**state, "conv1.weight": state["conv1.weight"].flip(1)}
     notes = [
-        "conv1's input channels are reversed: the file's network saw B, G, R.",
+        "conv1's input channels are reversed: the file's network expects B, G, R.",
         f"From each colour, 0 to 255, its mean is taken: R, G, B = {', '.join(f'{m:g}' for m in mean_bgr[::-1])}.",
     ]
     return LoadedWeights(state, c3d_input(mean_bgr[::-1]), None, origin, renamed, options, notes)
@@ -131,18 +131,18 @@ def c3d_input(mean_rgb: tuple[float, float, float]) -> InputSpec:
 
 @lru_cache
 def c3d_shapes() -> dict[str, tuple[int, ...]]:
-    """Parameter name -> shape, fc8's without its classes."""
+    """Parameter name -> shape, of fc8 without the number of classes."""
     with torch.device("meta"):
         state = C3D(1).state_dict()
     return {name: tuple(value.shape[1:] if name.startswith("fc8.") else value.shape) for name, value in state.items()}
 
 
 def check_shapes(path: Path, state: dict[str, Tensor]) -> None:
-    """A UserError that names the first parameter which no C3D of the paper has."""
+    """Raises UserError with the first parameter that is missing or has another shape than in the paper's C3D."""
     for name, shape in c3d_shapes().items():
         if name not in state:
             if name.startswith("fc8."):
-                continue  # load_into says that the head is new
+                continue  # load_into reports the new head
             raise UserError(f"{path} has no {name}: it is not a whole C3D.")
         there = tuple(state[name].shape)
         if (there[1:] if name.startswith("fc8.") else there) != shape:

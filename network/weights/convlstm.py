@@ -9,9 +9,9 @@
 Earlier checkpoints have lstm.output_layers and no attention: their network answers after each frame. It is built here
 with pool = "mean".
 
-That program's networks saw frames squeezed to a square of 224 pixels, ImageNet's mean and std, 40 frames at a distance
-drawn anew for each clip. Its trunk was frozen in train mode: weights are ImageNet's, and the norms' statistics, which
-followed the videos all the same, are the file's.
+That program trains on frames squeezed to a square of 224 pixels, ImageNet's mean and std, and 40 frames at a distance
+drawn for each clip. Its trunk is frozen in train mode: the weights are ImageNet's, and the norms' statistics follow the
+videos, so those of the file are used.
 """
 
 import re
@@ -100,7 +100,7 @@ def read_convlstm(path: Path, state: dict[str, Tensor], renamed: dict[str, str],
 
 
 def options_of(path: Path, state: dict[str, Tensor]) -> dict[str, str | float]:
-    """Sizes of the network, as its parameters say them."""
+    """Options of the network, from the shapes of its parameters."""
     shapes = {name: tuple(state[name].shape) if name in state else None for name in ("lstm.weight_ih_l0", "fc.weight")}
     if any(shape is None or len(shape) != 2 for shape in shapes.values()) or shapes["lstm.weight_ih_l0"][0] % 4:
         raise UserError(f"{path} is a ConvLSTM without an LSTM or a last layer of a known shape: it is damaged.")

@@ -1,4 +1,4 @@
-"""C3D from Keras: an .h5 file with TensorFlow's order of axes. h5py is imported when one is met.
+"""C3D from Keras: an .h5 file with TensorFlow's order of axes. h5py is imported when such a file is read.
 
 Files such as sports1M_weights_tf.h5 and C3D_Sport1M_weights_keras_2.2.4.h5 are the Caffe model in Keras' order:
 
@@ -8,13 +8,13 @@ Files such as sports1M_weights_tf.h5 and C3D_Sport1M_weights_keras_2.2.4.h5 are 
                  flattens with channels last; ours in the order (channel, time, row, column) = (512, 1, 4, 4). A matrix
                  that is only transposed loads without an error and answers nonsense.
 
-Where a dataset lies differs from one Keras to the next: conv1/conv1/kernel:0 and conv1/conv1/bias:0 in Keras 2, the
+The path of a dataset depends on the version of Keras: conv1/conv1/kernel:0 and conv1/conv1/bias:0 in Keras 2, the
 same under model_weights/ in a whole model, conv1/conv1_W and layer_0/param_0 in the earliest, layers/conv3d/vars/0 in
-Keras 3. So a layer is known by its name anywhere in the path, and its kernel and bias by their numbers of axes; where
-no layer has a name of C3D's, eight convolutions and three matrices are taken in their order.
+Keras 3. A layer is therefore recognised by its name anywhere in the path, and its kernel and bias by their numbers of
+axes; without any name of C3D's, eight convolutions and three matrices are taken in their order.
 
 In Theano's order of axes, (out, in, time, row, column), kernels are stored mirrored on three axes, and public files of
-that kind have their fc6 in TensorFlow's order all the same. What a file means cannot be seen, so it is refused.
+that kind have fc6 in TensorFlow's order. The meaning of a file is ambiguous, so such files are refused.
 """
 
 import mmap
@@ -37,7 +37,7 @@ LAYER_NAME = re.compile(rf"({'|'.join([*LAYERS, 'conv1', 'conv2'])})(_\d+)?")  #
 
 
 def recognises(head: bytes) -> bool:
-    return head[:8] == SIGNATURE or head[512:520] == SIGNATURE  # 512 bytes of the user's own may come first
+    return head[:8] == SIGNATURE or head[512:520] == SIGNATURE  # a user block of 512 bytes may come first
 
 
 def read(path: Path, model_name: str) -> LoadedWeights:
@@ -66,7 +66,7 @@ def read(path: Path, model_name: str) -> LoadedWeights:
 
 
 def to_pytorch(path: Path, name: str, kernel: Tensor) -> Tensor:
-    """A kernel in Keras' order of axes -> in PyTorch's, for fc6 with its inputs in our order."""
+    """Converts a kernel from Keras' order of axes to PyTorch's, and the inputs of fc6 to ours."""
     if kernel.ndim == 5:
         if kernel.shape[:3] != (3, 3, 3) == kernel.shape[2:]:
             refuse_theano(path)
@@ -77,8 +77,8 @@ def to_pytorch(path: Path, name: str, kernel: Tensor) -> Tensor:
 
 
 def names_theano(path: Path) -> bool:
-    """Whether the attribute `backend` says theano. It is looked for as bytes: HDF5 never returns from reading a string
-    attribute of some damaged files.
+    """Whether the file contains "theano", the value of the attribute `backend`. The bytes are searched, because HDF5
+    hangs on the string attributes of some damaged files.
     """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(b"theano") >= 0
@@ -92,7 +92,7 @@ def refuse_theano(path: Path) -> None:
 
 
 def find_arrays(h5py: ModuleType, path: Path, file) -> list:
-    """Every dataset that holds parameters, in the file's order; links to other files are not followed."""
+    """All datasets of parameters, in the file's order. Raises UserError for one stored in another file."""
     found = []
 
     def visit(name: str, item: object) -> None:
@@ -134,12 +134,12 @@ def layers_of(path: Path, arrays: list) -> dict[str, tuple]:
 
 
 def natural(name: str) -> list[str | int]:
-    """A key to sort by: dense_10 comes after dense_9."""
+    """Sort key that places dense_10 after dense_9."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def read_array(path: Path, item) -> np.ndarray:
-    """float32, after a look at its size: a small damaged file can promise an endless array."""
+    """A dataset as float32. Its size is checked first, because a small damaged file can declare a huge array."""
     if item.size > 40_000_000:  # fc6 has 33.6 million
         raise UserError(f"{path} has {item.size:,} values in {item.name}, more than any layer of C3D.")
     return np.asarray(item[()], dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Weights that were read (weights.py) into a network, with a report of what went where."""
+"""Loads LoadedWeights into a network, with a report of every parameter."""
 
 from dataclasses import dataclass, field, replace
 
@@ -18,15 +18,15 @@ MIN_MATCH = 0.9
 
 @dataclass
 class KeyReport:
-    """What load_into did: names and how many values each holds.
+    """The result of load_into: parameter names with their numbers of values.
 
     loaded         in the file and in the model
     renamed        of these, name in the file -> name in the model
     skipped        in the file only, or of another shape, or a head for other classes
-    reinitialised  in the model only: they keep the values with which the model was built
-    head           why the last layer is new, or "" where it was loaded
-    widened        which channels of the first layer are new, at zero, or ""
-    notes          what was changed or assumed on the way, a sentence each
+    reinitialised  in the model only: they keep their initial values
+    head           reason for a new last layer; "" where it was loaded
+    widened        note on new channels of the first layer, which begin at zero; "" where there are none
+    notes          changes and assumptions, one sentence each
     """
 
     origin: str
@@ -39,7 +39,7 @@ class KeyReport:
     notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """A line each, with the first names, for a terminal."""
+        """The report as text, one line a field with the first names."""
         rows = [
             ("loaded", self.loaded, ""),
             ("  renamed", {name: self.loaded[name] for name in self.renamed.values()}, _arrows(self.renamed)),
@@ -56,12 +56,11 @@ class KeyReport:
 
 
 def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | None = None) -> KeyReport:
-    """Copies weights into a freshly built model and says what went where.
+    """Copies weights into a newly built model and returns the report.
 
-    The last layer (model.head_name) keeps its fresh values when the file's is for another number of classes or, where
-    both lists of names are known, for other classes or another order. Raises UserError when less than 90 % of the
-    other values find their place (of those under weights.part, where the file is for a part); the model is then as it
-    was.
+    The last layer (model.head_name) keeps its initial values where the file's has another number of classes or, with
+    both lists of names known, other classes or another order. Raises UserError and leaves the model unchanged where
+    less than 90 % of the other values match (of those under weights.part, where the file is for a part).
     """
     check_finite(weights.origin, weights.state)
     state, widened = widen_weights(model, weights.state, weights.input_spec.input if weights.input_spec else "rgb")
@@ -101,11 +100,10 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
 def build_whole(
     model_name: str, weights: LoadedWeights, classes: list[str] | None = None, whose: str = "the list"
 ) -> tuple[nn.Module, InputSpec, list[str], KeyReport]:
-    """Network, input and class names where nothing may be left to chance: every parameter comes from the weights.
+    """Builds a network whose every parameter comes from the weights -> network, input, class names and report.
 
-    classes: names in the order of the logits; None: those that the weights bring. `whose` says for people where they
-    come from. Raises UserError where there are no names, where their number is not that of the last layer, and where a
-    parameter is missing.
+    classes: names in the order of the logits; None: those of the weights. whose: the source of `classes` in messages.
+    Raises UserError where names or a parameter are missing, or the number of names is not that of the last layer.
     """
     with torch.device("meta"):  # its names and shapes alone
         head = f"{create_model(model_name, 1).head_name}.weight"
@@ -126,7 +124,7 @@ def build_whole(
     missing = [name for name in report.reinitialised if not name.endswith("num_batches_tracked")]
     if missing:
         name = min(missing, key=lambda name: name in weights.state)  # a head without its bias is left out as a whole
-        raise UserError(f"{weights.origin} does not bring {name} of {model_name}: the answer would be chance.")
+        raise UserError(f"{weights.origin} has no {name} for {model_name}, which would stay random.")
     return model, weights.input_spec or input_spec(model_name), list(classes), report
 
 
@@ -150,7 +148,7 @@ def _why_new_head(
 
 
 def _misfits(left: dict[str, Tensor], right: dict[str, Tensor], limit: int = 4) -> str:
-    """The first names of `left` that `right` lacks or has in another shape."""
+    """The first names of `left` that are missing in `right` or have another shape there."""
     names = [
         f"{name} ({_size(value)})"
         for name, value in left.items()

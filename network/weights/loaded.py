@@ -1,7 +1,7 @@
-"""Weights from elsewhere: one file a format, each turning what it reads into LoadedWeights.
+"""LoadedWeights, the common form of all weight formats, and the checks they share.
 
-A module of a file format has two functions. recognises(head) says from a file's first HEAD bytes whether it is of this
-format; read(path, model_name) gives its weights, or a UserError of one line for whatever it cannot use.
+A module of a file format has two functions: recognises(head) decides from a file's first HEAD bytes whether it has the
+format, and read(path, model_name) returns LoadedWeights or raises a UserError of one line.
 """
 
 from collections.abc import Iterator
@@ -20,16 +20,18 @@ HEAD = 4096
 
 @dataclass
 class LoadedWeights:
-    """A file's parameters under our names, and what the file knows about them.
+    """Parameters under our names, with the metadata of their file.
 
     state       parameter name -> tensor, on the CPU
-    input_spec  what the network saw while it learnt these; None: the file does not say, so the model's own holds
-    classes     class names in the order of the logits; None: the file does not say
-    origin      where they come from, for people to read
+    input_spec  input of their training; None: unknown, so the model's own is used
+    classes     class names in the order of the logits; None: unknown
+    origin      their source, for messages
     renamed     name in the file -> our name, where the two differ
-    options     how the network must be built for them: create_model(name, num_classes, **options)
-    notes       what was changed or assumed, a sentence each
-    part        beginning of the names that the file is for, such as "trunk."; what has another name starts anew
+    options     options of the network they fit: create_model(name, num_classes, **options)
+    notes       changes and assumptions, one sentence each
+    part        prefix of the parameters in the file, such as "trunk."; the others keep their initial values
+    trained_on  data set of the training; "": unknown
+    seen_groups recordings of the training
     """
 
     state: dict[str, Tensor]
@@ -46,7 +48,7 @@ class LoadedWeights:
 
 @contextmanager
 def refusing(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns errors that a damaged file raises in its reader into a UserError of one line."""
+    """Turns `errors`, raised by the reader of a damaged file, into a UserError of one line."""
     try:
         yield
     except (UserError, PermissionError):
@@ -63,7 +65,7 @@ def _first_line(error: Exception) -> str:
 
 
 def check_is_c3d(path: Path, model_name: str) -> None:
-    """A UserError unless the model is a C3D, which is the one that has a pool5."""
+    """Raises UserError unless the model is a C3D, which is recognised by its option pool5."""
     if "pool5" not in model_options(model_name):
         raise UserError(f"{path} holds the weights of a C3D, and {model_name} is another network. Choose --model c3d.")
 

@@ -12,7 +12,7 @@ NPY = b"\x93NUMPY"
 
 
 def read_mean(path: Path) -> tuple[tuple[float, float, float], str]:
-    """(B, G, R) from 0 to 255, and what the file held, for people: "3x16x128x171".
+    """Channel means (B, G, R) from 0 to 255, and the shape of the file's array for messages, such as "3x16x128x171".
 
     A blob is (1, 3, T, H, W): channel, frame, row, column, in this order. An array may be that, without the 1 too,
     channels last as (T, H, W, 3), or three numbers. Raises UserError for anything else.

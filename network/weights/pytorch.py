@@ -1,6 +1,6 @@
-"""State dicts of other PyTorch programs whose C3D is ours under other names, or under the same and with another input.
+"""State dicts of other PyTorch programs that have our C3D, under other names or for another input.
 
-Told apart by their keys, never by the file's name:
+They are recognised by their keys:
 
     features.0 ... classifier.6   c3d-pretrained.pth of jfzhang95/pytorch-video-recognition: Caffe's Sports-1M weights.
                                   B, G, R less 90, 98, 102, as that program feeds them.
@@ -10,12 +10,11 @@ Told apart by their keys, never by the file's name:
                                   R, G, B less 104, 117, 128 in this order: these look like means in B, G, R, but its
                                   configuration subtracts them from R, G, B, and that is what its networks saw.
 
-Checkpoints of eriklindernoren/Action-Recognition are no C3D and have their own file, convlstm.py.
+Checkpoints of eriklindernoren/Action-Recognition are read by convlstm.py. conv1 ... fc8 for any other number of
+classes, without the keys of a program, is taken for a state dict of ours.
 
-conv1 ... fc8 for any other number of classes, without a program's marks, is taken for a state dict of ours.
-
-pool5 follows from where the weights learnt. Those converted from Caffe need Caffe's windows ("ceil"), though each of
-these programs pools symmetrically. Those that were trained further in such a program need "symmetric".
+pool5 depends on the training. Weights converted from Caffe need Caffe's windows ("ceil"), though each of these programs
+pools symmetrically. Weights that were trained further in such a program need "symmetric".
 """
 
 from collections.abc import Callable
@@ -42,15 +41,16 @@ MMACTION = (*(f"{layer}.conv" for layer in LAYERS if layer.startswith("conv")), 
 def from_ancestor(
     path: Path, content: dict, state: dict[str, Tensor], renamed: dict[str, str], model_name: str
 ) -> LoadedWeights | None:
-    """The weights in our terms, or None where the keys are nobody's that is known here.
+    """The weights under our names, or None where the keys belong to no known program.
 
-    `content` is the whole file, `state` its parameters without wrappers' prefixes, `renamed` which names had one.
+    content: the whole file. state: its parameters without wrapper prefixes. renamed: name with prefix -> name in
+    `state`.
     """
     for prefix, network in (("res3d.", "R3D"), ("res2plus1d.", "R2Plus1D")):
         if any(name.startswith(prefix) for name in state):
             raise UserError(
                 f"{path} is an {network} of pytorch-video-recognition. That is another network: it norms and rectifies "
-                "a second time after each convolution, so its weights mean nothing in ours. Begin with kinetics400."
+                "a second time after each convolution, so its weights do not fit. Begin with kinetics400."
             )
 
     if is_convlstm(state):
@@ -136,7 +136,7 @@ def has_our_names(state: dict[str, Tensor]) -> bool:
 def rename(
     state: dict[str, Tensor], renamed: dict[str, str], places: dict[str, str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """State and renamed with their layers' names replaced; names that have no place stay."""
+    """Replaces layer names by `places` in state and renamed; names without a place stay."""
     before = {new: old for old, new in renamed.items()}
     ours, pairs = {}, {}
     for name, value in state.items():

@@ -1,5 +1,5 @@
-"""Weights from wherever they lie, and (loading.py) into a model, with a report of what went where. Nothing is left out
-silently.
+"""Reads weights by name or from a file of any known format; load.py loads them into a model and reports every
+parameter.
 
 weights = read_weights("kinetics400", "r3d_18")
 model = create_model("r3d_18", num_classes, **weights.options)
@@ -36,10 +36,10 @@ NAMED: dict[str, tuple[list[str], Callable[[str], LoadedWeights]]] = {
     "imagenet": (KNOWN["imagenet"], read_imagenet),
 }
 
-# file formats beside PyTorch's own; which one a file has is seen from its first bytes
+# file formats besides PyTorch's own, recognised by a file's first bytes
 FORMATS = (caffe, keras, vmz)
 
-# what other programs put in front of every name: DataParallel, torch.compile
+# prefixes of every name by DataParallel and torch.compile
 WRAPPERS = ("module.", "_orig_mod.")
 
 # keys under which training programs keep their state dict
@@ -48,13 +48,13 @@ STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
     """`source` is a name from known_weights, or a file: one of our checkpoints, a state dict under our or torchvision's
-    names, or one of the formats in network/importers. What a file is, its content says, not its name.
+    names, or one of the formats in this package, recognised by content.
 
     A name wins over a file of that name; ./kinetics400 is the file. MODEL+MEAN is a file with a mean file for its
-    input. A checkpoint of ours gives its moving average where it holds one. Raises UserError for a missing file, one
-    that is damaged or of no known format, and one of another model.
+    input. Of our checkpoints the moving average is read, where there is one. Raises UserError for a missing or damaged
+    file, an unknown format and weights of another model.
     """
-    model_entry(model_name)  # an unknown model is said first
+    model_entry(model_name)  # raises for an unknown model before any file is read
     if str(source) in NAMED:
         models, read = NAMED[str(source)]
         if model_name not in models:
@@ -72,7 +72,7 @@ def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
 
 
 def model_named_by(source: str | Path) -> str | None:
-    """The model that one of our checkpoints was trained as; None for anything else, a missing file too."""
+    """The model of one of our checkpoints; None for any other file and for a missing one."""
     try:
         config = read_file(_best_of(Path(source).expanduser())).get("config")
     except (UserError, OSError):
@@ -81,7 +81,7 @@ def model_named_by(source: str | Path) -> str | None:
 
 
 def _best_of(path: Path) -> Path:
-    """A run's folder stands for its best.pth."""
+    """The best.pth of a run's folder; any other path unchanged."""
     return path / "best.pth" if (path / "best.pth").is_file() else path
 
 
@@ -95,7 +95,7 @@ def _split_mean(source: str | Path) -> tuple[Path, Path | None]:
 
 
 def _with_mean(weights: LoadedWeights, path: Path) -> LoadedWeights:
-    """The weights with the channel means of a mean file in their input."""
+    """The weights with the channel means of the mean file in their InputSpec."""
     spec = weights.input_spec
     if spec is None or spec.std != (1 / 255, 1 / 255, 1 / 255):
         raise UsageError(f"A mean file ({path}) goes with weights that saw values from 0 to 255, such as Caffe's C3D.")
@@ -128,13 +128,13 @@ def _check_file(path: Path) -> None:
 
 
 def read_file(path: Path) -> dict:
-    """The dict in a torch.save file, on the CPU. Code that a pickle asks for is refused, never run.
+    """The dict in a torch.save file, on the CPU. A pickle that asks for code is refused; the code is not run.
 
-    Raises UserError, one line, for whatever is no such file.
+    Raises UserError of one line for any other file.
     """
     _check_file(path)
     try:
-        with warnings.catch_warnings():  # a damaged file makes torch wonder about its pickle before it fails
+        with warnings.catch_warnings():  # a damaged file makes torch warn about its pickle before it fails
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
@@ -147,7 +147,7 @@ def read_file(path: Path) -> dict:
                 f"of a weights file. Save its state dict alone: torch.save(model.state_dict(), file)."
             ) from None
         raise UserError(
-            f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint and no other kind of weights known here, "
+            f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint and no other known kind of weights, "
             "or it is damaged. Fetch or copy it anew."
         ) from None
 
@@ -157,7 +157,7 @@ def read_file(path: Path) -> dict:
 
 
 def _from_checkpoint(path: Path, content: dict, model_name: str) -> LoadedWeights:
-    """Our own: what engine/checkpoint.py writes."""
+    """Weights of a checkpoint written by engine/runs/checkpoint.py."""
     trained = content["config"].get("model")
     if trained != model_name:
         raise UserError(f"{path} is a checkpoint of '{trained}', not of '{model_name}'. Choose --model {trained}.")
@@ -182,7 +182,7 @@ def _from_checkpoint(path: Path, content: dict, model_name: str) -> LoadedWeight
 
 
 def _seen(content: dict) -> tuple[str, list[str]]:
-    """The data set a checkpoint was trained on, and the recordings that it, or what it began with, has seen."""
+    """Data set and recordings of a checkpoint's training, and of the weights it began with."""
     split = content.get("split") if isinstance(content.get("split"), dict) else {}
     names = ("training_groups", "validation_groups", "seen_groups")
     groups = {group for name in names for group in split.get(name) or []}
@@ -198,12 +198,12 @@ def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeight
     if not state:
         keys = ", ".join(map(str, list(inner)[:5]))
         raise UserError(f"{path} holds no parameters, neither at its top nor under {', '.join(STATE_KEYS)}: {keys}.")
-    note = f"The file does not say what its network saw; the input of {model_name} is taken."
+    note = f"The file does not describe its network's input; that of {model_name} is taken."
     return LoadedWeights(state, None, None, str(path), renamed, notes=[note])
 
 
 def _our_names(state: dict) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors without their wrappers' prefixes, and old name -> new name where there was one."""
+    """Tensors under names without wrapper prefixes, and old name -> new name where they differ."""
     ours, renamed = {}, {}
     for name, value in state.items():
         if not isinstance(value, Tensor):

@@ -18,7 +18,7 @@ from network.weights.loaded import LoadedWeights
 
 
 def read_kinetics400(model_name: str) -> LoadedWeights:
-    """Weights, class names and input of torchvision's KINETICS400_V1. A UserError where they cannot be had."""
+    """Weights, class names and input of torchvision's KINETICS400_V1. Raises UserError where they cannot be fetched."""
     enum, clip_len, fps = KINETICS400[model_name]
     weights = getattr(import_torchvision().models.video, enum).KINETICS400_V1
     return LoadedWeights(
@@ -30,7 +30,8 @@ def read_kinetics400(model_name: str) -> LoadedWeights:
 
 
 def read_imagenet(model_name: str) -> LoadedWeights:
-    """torchvision's IMAGENET1K_V1 for the trunk of a network over frames; all else of the network starts anew."""
+    """torchvision's IMAGENET1K_V1 for the trunk of a network over frames; the other parameters keep their initial
+    values."""
     weights = getattr(import_torchvision().models, IMAGENET[model_name]).IMAGENET1K_V1
     state = fetch(weights, f"imagenet weights of {model_name}")
     return LoadedWeights(
@@ -43,7 +44,7 @@ def read_imagenet(model_name: str) -> LoadedWeights:
 
 
 def fetch(weights, what: str) -> dict[str, torch.Tensor]:
-    """The state dict of one entry of torchvision's lists, from torch's folder or the net, its hash checked."""
+    """The state dict of an entry of torchvision's enums, from torch's cache or the network, its hash checked."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state = weights.get_state_dict(
@@ -62,8 +63,8 @@ def fetch(weights, what: str) -> dict[str, torch.Tensor]:
 
 
 def kinetics400_input(weights, clip_len: int, fps: float) -> InputSpec:
-    """Sizes, mean and std from the weights' own preprocessing. A single size is that of a frame's short side; the long
-    one is then taken for frames of 4:3.
+    """Sizes, mean and std of the weights' preprocessing. A single resize size is that of the short side; the long side
+    is then that of a 4:3 frame.
     """
     preset = weights.transforms()
     height, width = preset.resize_size if len(preset.resize_size) == 2 else (*preset.resize_size, None)

@@ -9,8 +9,8 @@ R(2+1)D with a mid width for each convolution (r2plus1d_18_paper, r2plus1d_34), 
     head      last_out_L{classes}_w, _b
     norms     _s weight, _b bias, _rm mean, _riv variance
 
-Every blob has its one place: one that is missing, is left over, or has another shape is an error, and so is a value
-that is no number. A pickle can ask for any code; this one is given arrays and plain containers, and nothing else.
+A blob that is missing, superfluous or of another shape is an error, and so is a NaN or infinite value. A pickle can ask
+for any code; the unpickler here admits arrays and plain containers only.
 """
 
 import io
@@ -29,7 +29,7 @@ from network.registry import create_model, input_spec, list_models
 from network.video_resnet import VideoResNet
 from network.weights.loaded import LoadedWeights, check_finite, refusing
 
-# A pickle of protocol 2 and later opens with the first; one of Python 2's default, in ASCII, with a dict.
+# first bytes of a pickle of protocol 2 and later, and of Python 2's ASCII pickle of a dict
 PICKLES = (b"\x80", b"(d", b"}")
 TORCH_SAVE = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch.save's old format begins
 
@@ -37,7 +37,7 @@ NORM = {"s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
 
 BN_EPS = 1e-3
 
-# of the optimiser, in checkpoints taken during training
+# blobs of the optimiser, in checkpoints taken during training
 SOLVER_BLOB = re.compile(r"(.*_momentum|.*_grad|lr|learning_rate|.*optimizer_iteration.*|.*_lr)")
 
 
@@ -85,7 +85,7 @@ def read(path: Path, model_name: str) -> LoadedWeights:
 
 
 def misfit(model_name: str, num_classes: int, arrays: dict[str, np.ndarray]) -> str | None:
-    """The first way in which the file is not this model, or None."""
+    """The first difference between the file and the model; None where it fits."""
     names = blob_names(model_name, num_classes)
     if not names:
         return "VMZ's weights are those of R3D and R(2+1)D"
@@ -102,7 +102,7 @@ def misfit(model_name: str, num_classes: int, arrays: dict[str, np.ndarray]) -> 
 
 
 def blob_names(model_name: str, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """VMZ's name -> our name and shape, for each parameter of the model; nothing where it is no VideoResNet."""
+    """VMZ's name -> our name and shape, for each parameter of the model; empty unless it is a VideoResNet."""
     with torch.device("meta"):
         model = create_model(model_name, num_classes)
     if not isinstance(model, VideoResNet):
@@ -150,17 +150,17 @@ def _size(shape: tuple[int, ...]) -> str:
 
 
 def load_arrays(path: Path) -> object:
-    """What a pickle holds: arrays, numbers, strings, containers. Raises UserError where it asks for more."""
+    """The arrays, numbers, strings and containers of a pickle. Raises UserError where it asks for anything else."""
     # a damaged pickle makes the unpickler raise anything, from EOFError to MemoryError
     with refusing(path, "pickle", Exception):
         return with_arrays(ArrayUnpickler(io.BytesIO(path.read_bytes()), path).load())
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows NumPy's arrays and no other class or function. Python 2's strings are read as latin-1.
+    """An unpickler that admits NumPy's arrays and no other class or function. Python 2's strings are read as latin-1.
 
-    Not even NumPy's own classes are handed out: their __setstate__ believes what the pickle says, and a dtype of object
-    pointers over chosen bytes ends in memory that was never allocated. Kind and Values stand in for them.
+    Kind and Values replace NumPy's own classes, whose __setstate__ does not check the pickle: a dtype of object
+    pointers over chosen bytes would access memory that was never allocated.
     """
 
     def __init__(self, file: io.BytesIO, path: Path):
@@ -181,7 +181,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 class Kind:
-    """Stands for numpy.dtype: plain numbers only, such as ("f4", False, True)."""
+    """Replaces numpy.dtype, for plain numbers only, such as ("f4", False, True)."""
 
     def __init__(self, code: str, *_: object):
         if not (isinstance(code, str) and re.fullmatch(r"[<>=|]?[fiub][1248]", code)):
@@ -196,7 +196,7 @@ class Kind:
 
 
 class Values:
-    """Stands for numpy.ndarray."""
+    """Replaces numpy.ndarray."""
 
     def __init__(self, array: np.ndarray | None = None):
         self.array = array
@@ -207,7 +207,7 @@ class Values:
 
 
 def empty_array(kind: type, shape: tuple, _: object) -> Values:
-    """What NumPy's _reconstruct makes; the pickle fills it afterwards."""
+    """Replaces NumPy's _reconstruct; the pickle fills the array afterwards."""
     if kind is not Values or shape != (0,):
         raise pickle.UnpicklingError("an array of an unknown kind")
     return Values()
@@ -216,7 +216,7 @@ def empty_array(kind: type, shape: tuple, _: object) -> Values:
 def array_of(data: bytes | str, kind: Kind, shape: tuple[int, ...], order: str) -> Values:
     if not isinstance(kind, Kind):
         raise pickle.UnpicklingError("an array of an unknown kind")
-    data = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote it
+    data = data.encode("latin1") if isinstance(data, str) else data  # a Python 2 string
     return Values(np.frombuffer(data, kind.dtype).reshape(shape, order=order))
 
 
@@ -225,7 +225,7 @@ def scalar_of(kind: Kind, data: bytes | str) -> np.generic:
 
 
 def with_arrays(content: object) -> object:
-    """The same containers with NumPy's arrays in place of what stood for them."""
+    """The containers with NumPy arrays in place of Values."""
     if isinstance(content, Values):
         if content.array is None:
             raise pickle.UnpicklingError("an array without values")
@@ -238,7 +238,7 @@ def with_arrays(content: object) -> object:
 
 
 def latin1_bytes(text: str, encoding: str) -> bytes:
-    """Bytes, as Python 3 writes them into a pickle for Python 2."""
+    """Decodes bytes that Python 3 wrote into a pickle for Python 2."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"bytes in {encoding}")
     return text.encode("latin1")

@@ -136,7 +136,7 @@ def test_the_service_is_measured_with_clients_beside_its_network(capsys):
         assert float(row[4]) == pytest.approx(rate / rates[1], abs=0.02)
 
 
-def test_descriptors_are_measured_from_videos_and_from_frames(capsys):
+def test_features_are_measured_from_videos_and_from_frames(capsys):
     feature_speed.main("--models r3d_10 --videos 2 --num-frames 50 --rounds 1 --workers 2 --device cpu".split())
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| `r3d_10`")]
     assert [row[1].strip() for row in rows] == ["videos", "frames"]

@@ -26,7 +26,7 @@ def train_args(argv):
         (train_args, "--datset own", "Unknown flag '--datset'. Did you mean --dataset? python train.py"),
         (train_args, "--batchsize=8", "Unknown flag '--batchsize=8'. Did you mean --batch-size? python train.py"),
         (train_args, "--zzz", "Unknown flag '--zzz'. python train.py"),
-        (train_args, "own", "'own' stands where nothing is expected. python train.py"),
+        (train_args, "own", "'own' is not expected here. python train.py"),
         (train_args, "--epochs x", "argument --epochs: invalid int value: 'x'. python train.py"),
         (evaluate_args, "", "the following arguments are required: RUN|CHECKPOINT. python evaluate.py"),
         (evaluate_args, "run --crop 3 --tmporal", "Unknown flag '--tmporal'. Did you mean --temporal? python evaluate"),
@@ -94,7 +94,7 @@ NOT_CLOSED = 'DATASETS = {\n    "own": {"videos": "/data/own"\n'
         (
             "dataloaders.preprocess.__main__.main",
             "",
-            "mypath.py has no DEFAULT_DATASET any more. Put it back: git diff mypath",
+            "mypath.py has no DEFAULT_DATASET. Restore it: git diff mypath",
         ),
     ],
 )

@@ -201,7 +201,7 @@ def test_no_answer_is_given_by_chance(tmp_path):
     with pytest.raises(UserError, match=r"trunk.pth has no last layer \(fc.weight\)"):
         Recognizer.from_model("r3d_10", tmp_path / "trunk.pth", CLASSES)
     torch.save({name: value for name, value in state.items() if name != "fc.bias"}, tmp_path / "no_bias.pth")
-    with pytest.raises(UserError, match=r"no_bias.pth does not bring fc.bias of r3d_10"):
+    with pytest.raises(UserError, match=r"no_bias.pth has no fc.bias for r3d_10"):
         Recognizer.from_model("r3d_10", tmp_path / "no_bias.pth", CLASSES)
 
 
