@@ -450,7 +450,7 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
 
 
 def _kill_soon(process: ProbeProcess) -> None:
-    while process.worker.process is None:
+    while not process.worker.is_alive():
         time.sleep(0.05)
     time.sleep(0.3)
     os.kill(process.worker.process.pid, signal.SIGSEGV)
