@@ -57,13 +57,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     two = commands.add_parser("svm", help="train and test a linear SVM", description="Trains and tests a linear SVM.")
     two.add_argument("features", nargs="*", type=Path, metavar="DIR", help="folder of features")
     two.add_argument(
-        "--features",
-        dest="more",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="folders to put side by side",
+        "--features", dest="more", nargs="+", type=Path, default=[], metavar="DIR", help="folders to put side by side"
     )
     two.add_argument("--dataset", metavar="NAME|FOLDER", help="data set of the splits (default: from the names)")
     two.add_argument("--split", choices=(*SPLITS, "all"), help="all: the three official splits (default: the first)")

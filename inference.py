@@ -66,12 +66,7 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="inference.py", description="Recognises the action in videos.")
     add = parser.add_argument
-    add(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="video file, folder, camera number, or rtsp:// or http:// address",
-    )
+    add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp:// or http:// address")
     network = parser.add_argument_group("network")
     add = network.add_argument
     add("--checkpoint", help=CHECKPOINT_HELP)
@@ -94,10 +89,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     live = parser.add_argument_group("camera and stream")
     live.add_argument("--duration", type=above_zero, metavar="S", help="stop after S seconds")
     live.add_argument(
-        "--timeout",
-        type=above_zero,
-        metavar="S",
-        help=f"give up after S seconds without one (default: {TIMEOUT:g})",
+        "--timeout", type=above_zero, metavar="S", help=f"give up after S seconds without one (default: {TIMEOUT:g})"
     )
     args = parser.parse_args(argv)
 

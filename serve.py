@@ -50,24 +50,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = service.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=port, default=8000, help="default: 8000; 0 takes a free one")
-    add(
-        "--decoders",
-        type=positive,
-        default=default_decoders(),
-        help="decoder processes (default: %(default)s)",
-    )
+    add("--decoders", type=positive, default=default_decoders(), help="decoder processes (default: %(default)s)")
     add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
     add = limits.add_argument
     add("--max-size", type=above_zero, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
     add("--max-seconds", type=above_zero, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
-    add(
-        "--max-pixels",
-        type=positive,
-        default=DEFAULTS.max_pixels,
-        metavar="N",
-        help="per frame; default: %(default)s",
-    )
+    add("--max-pixels", type=positive, default=DEFAULTS.max_pixels, metavar="N", help="per frame; default: %(default)s")
     add(
         "--timeout",
         type=above_zero,

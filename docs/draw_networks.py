@@ -186,30 +186,9 @@ def draw_pool5() -> Drawing:
         drawing.write(x0 + 8 * cell + 16, y + 25, result, 13, GREY, anchor="start")
 
     drawing.write(30, 36, "pool5: windows of two over rows 0 to 6 (columns are cut the same way)", 15, anchor="start")
-    row(
-        step * 0 + 80,
-        "ceil",
-        "Caffe's, and ours",
-        [(0, 1), (2, 3), (4, 5), (6, 6)],
-        BOTH,
-        "4 rows, fc6 gets 8192",
-    )
-    row(
-        step * 1 + 80,
-        "symmetric",
-        "many ports",
-        [(-1, 0), (1, 2), (3, 4), (5, 6)],
-        SPACE,
-        "4 rows, other values",
-    )
-    row(
-        step * 2 + 80,
-        "floor",
-        "PyTorch's default",
-        [(0, 1), (2, 3), (4, 5)],
-        TIME,
-        "3 rows, row 6 is lost",
-    )
+    row(step * 0 + 80, "ceil", "Caffe's, and ours", [(0, 1), (2, 3), (4, 5), (6, 6)], BOTH, "4 rows, fc6 gets 8192")
+    row(step * 1 + 80, "symmetric", "many ports", [(-1, 0), (1, 2), (3, 4), (5, 6)], SPACE, "4 rows, other values")
+    row(step * 2 + 80, "floor", "PyTorch's default", [(0, 1), (2, 3), (4, 5)], TIME, "3 rows, row 6 is lost")
     return drawing
 
 

@@ -76,21 +76,15 @@ class BasicBlock(nn.Module):
         mid2 = mid_width(out_channels, out_channels) if mid_per_conv else mid1
 
         self.conv1 = nn.Sequential(
-            conv(in_channels, out_channels, mid1, strides),
-            nn.BatchNorm3d(out_channels),
-            nn.ReLU(inplace=True),
+            conv(in_channels, out_channels, mid1, strides), nn.BatchNorm3d(out_channels), nn.ReLU(inplace=True)
         )
-        self.conv2 = nn.Sequential(
-            conv(out_channels, out_channels, mid2, (1, 1, 1)),
-            nn.BatchNorm3d(out_channels),
-        )
+        self.conv2 = nn.Sequential(conv(out_channels, out_channels, mid2, (1, 1, 1)), nn.BatchNorm3d(out_channels))
         self.relu = nn.ReLU(inplace=True)
 
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv3d(in_channels, out_channels, 1, strides, bias=False),
-                nn.BatchNorm3d(out_channels),
+                nn.Conv3d(in_channels, out_channels, 1, strides, bias=False), nn.BatchNorm3d(out_channels)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

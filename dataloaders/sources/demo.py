@@ -58,11 +58,7 @@ TRAVEL = ((28.0, 42.0), (24.0, 36.0), (0.36, 0.54), (1.4, 2.4))
 
 
 def generate_demo(
-    folder: Path,
-    classes: Sequence[str] = CLASSES,
-    num_groups: int = 25,
-    clips_per_group: int = 4,
-    seed: int = 0,
+    folder: Path, classes: Sequence[str] = CLASSES, num_groups: int = 25, clips_per_group: int = 4, seed: int = 0
 ) -> None:
     """Writes <folder>/<Class>/v_<Class>_gNN_cNN.avi (MPEG-4, 160x120, 25 frames/s) for the videos not there yet.
 

@@ -36,10 +36,7 @@ RESULTS = (
 )
 
 # official name -> number of classes, test videos of each split
-DATASETS = {
-    "UCF101": (101, {"1": 3783, "2": 3734, "3": 3696}),
-    "HMDB51": (51, {"1": 1530, "2": 1530, "3": 1530}),
-}
+DATASETS = {"UCF101": (101, {"1": 3783, "2": 3734, "3": 3696}), "HMDB51": (51, {"1": 1530, "2": 1530, "3": 1530})}
 MAY_LACK = 0.01  # of the test videos: some copies have a few that cannot be read
 METRICS = {"top1": "video top-1", "top5": "video top-5", "clip_top1": "clip top-1"}
 

@@ -89,8 +89,4 @@ class FrameProgram(nn.Module):
         centres = centres.clamp(min=0)
         first = centres.floor()
         last = side - 1
-        return (
-            torch.minimum(first.long(), last),
-            torch.minimum(first.long() + 1, last),
-            (centres - first).float(),
-        )
+        return (torch.minimum(first.long(), last), torch.minimum(first.long() + 1, last), (centres - first).float())

@@ -46,11 +46,7 @@ class LinearSvm:
 
 
 def fit_svm(
-    features: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    c: float = 1.0,
-    pca: "Pca | None" = None,
+    features: np.ndarray, labels: np.ndarray, classes: Sequence[str], c: float = 1.0, pca: "Pca | None" = None
 ) -> LinearSvm:
     """(V, F) float32, (V,) ids of classes -> the classifier. Every class needs a training video."""
     from sklearn.svm import LinearSVC

@@ -29,19 +29,13 @@ class TrainConfig:
         group=DATA,
     )
     frames: str | None = flag(
-        None,
-        "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)",
-        metavar="DIR",
-        group=DATA,
+        None, "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)", metavar="DIR", group=DATA
     )
     split: str | None = flag(
         None, "division into training and test videos", choices=("1", "2", "3", "given", "random"), group=DATA
     )
     val: str = flag(
-        "auto",
-        "auto: hold out recordings for validation; none: hold out none",
-        choices=("auto", "none"),
-        group=DATA,
+        "auto", "auto: hold out recordings for validation; none: hold out none", choices=("auto", "none"), group=DATA
     )
     flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", group=DATA)
     workers: int | None = flag(
@@ -51,22 +45,13 @@ class TrainConfig:
         None, "ram: keep decoded frames in memory, so each is decoded once", choices=("ram", "none"), group=DATA
     )
     model: str | None = flag(
-        None,
-        "network, or several for a run each; `python -m network` lists them",
-        several=True,
-        group=NETWORK,
+        None, "network, or several for a run each; `python -m network` lists them", several=True, group=NETWORK
     )
     weights: str | None = flag(
-        None,
-        "pretrained weights: a file, a run, or a name such as kinetics400",
-        metavar="NAME|FILE",
-        group=NETWORK,
+        None, "pretrained weights: a file, a run, or a name such as kinetics400", metavar="NAME|FILE", group=NETWORK
     )
     freeze: str = flag(
-        "none",
-        "part that keeps the weights of --weights",
-        choices=("none", "stem", "trunk"),
-        group=NETWORK,
+        "none", "part that keeps the weights of --weights", choices=("none", "stem", "trunk"), group=NETWORK
     )
     dropout: float | None = flag(None, "dropout before the last layer", at_least=0, below=1, group=NETWORK)
     pool5: str | None = flag(
@@ -84,12 +69,7 @@ class TrainConfig:
     crop_size: int | None = flag(None, "side of the square crop, in pixels", at_least=1, group=NETWORK)
     epochs: int | None = flag(None, "passes over the training videos", at_least=1, group=OPTIMISATION)
     batch_size: int | None = flag(None, "clips per batch, on each GPU", at_least=1, group=OPTIMISATION)
-    accumulate: int = flag(
-        1,
-        "batches per optimiser step, in the memory of one batch",
-        at_least=1,
-        group=OPTIMISATION,
-    )
+    accumulate: int = flag(1, "batches per optimiser step, in the memory of one batch", at_least=1, group=OPTIMISATION)
     optimizer: str | None = flag(
         None, "optimiser (default: the model's)", choices=("sgd", "adam", "adamw"), group=OPTIMISATION
     )
@@ -117,10 +97,7 @@ class TrainConfig:
         group=OPTIMISATION,
     )
     recipe: str = flag(
-        "plain",
-        "defaults for flags not given; docs/training.md lists them",
-        choices=tuple(RECIPES),
-        group=RECIPE,
+        "plain", "defaults for flags not given; docs/training.md lists them", choices=tuple(RECIPES), group=RECIPE
     )
     clips_per_video: int | None = flag(
         None, "clips drawn from each video per epoch", metavar="K", at_least=1, group=RECIPE
@@ -142,10 +119,7 @@ class TrainConfig:
         None, "fraction of the target spread over all classes, such as 0.1", at_least=0, below=1, group=RECIPE
     )
     class_weights: str | None = flag(
-        None,
-        "balanced: weight the loss by inverse class frequency",
-        choices=("none", "balanced"),
-        group=RECIPE,
+        None, "balanced: weight the loss by inverse class frequency", choices=("none", "balanced"), group=RECIPE
     )
     mixup: float | None = flag(
         None,
@@ -186,11 +160,7 @@ class TrainConfig:
     val_clips: int = flag(3, "clips per video in the validation after each epoch", at_least=1, group=RUN)
     resume: str | None = flag(None, "continue this run; takes no other settings", metavar="RUN", group=RUN)
     save_every: float = flag(
-        10.0,
-        "also write last.pth during an epoch; 0: at its end only",
-        metavar="MINUTES",
-        at_least=0,
-        group=RUN,
+        10.0, "also write last.pth during an epoch; 0: at its end only", metavar="MINUTES", at_least=0, group=RUN
     )
 
     def __post_init__(self) -> None:

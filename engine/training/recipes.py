@@ -21,11 +21,7 @@ PLAIN: dict[str, float | str] = {
 }
 
 # from scratch on few videos, where a network otherwise learns them by heart
-STRONG = PLAIN | {
-    "colour_jitter": 0.3,
-    "label_smoothing": 0.1,
-    "clip_grad": 1.0,
-}
+STRONG = PLAIN | {"colour_jitter": 0.3, "label_smoothing": 0.1, "clip_grad": 1.0}
 
 # from weights that know videos already: small steps; the new last layer takes larger ones (--head-lr-scale)
 FINETUNE = PLAIN | {

@@ -226,12 +226,7 @@ def check_trainable(config: TrainConfig, machine: Machine, spec: InputSpec, netw
 
 
 def make_run_dir(
-    given: TrainConfig,
-    config: TrainConfig,
-    machine: Machine,
-    frame_set: FrameSet,
-    runs: Path,
-    run_dir: Path | None,
+    given: TrainConfig, config: TrainConfig, machine: Machine, frame_set: FrameSet, runs: Path, run_dir: Path | None
 ) -> Path:
     """Makes the run's folder, or empties the one that is begun again, and writes config.json into it."""
     if run_dir is None:

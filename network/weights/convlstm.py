@@ -46,12 +46,7 @@ DEPTHS = {2: "cnn_lstm_18", 6: "cnn_lstm_50", 36: "cnn_lstm"}
 
 # The distance of frames was anything from 1 to a 40th of the video, about 4 in UCF101; 2 is in the middle.
 CONVLSTM_INPUT = InputSpec(
-    clip_len=40,
-    frame_stride=2,
-    resize=(224, 224),
-    crop_size=224,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
+    clip_len=40, frame_stride=2, resize=(224, 224), crop_size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
 
 

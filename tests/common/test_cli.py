@@ -91,11 +91,7 @@ NOT_CLOSED = 'DATASETS = {\n    "own": {"videos": "/data/own"\n'
             'DATASETS = {"own": data}',
             "mypath.py, line 1: name 'data' is not defined (DATA",
         ),
-        (
-            "dataloaders.preprocess.__main__.main",
-            "",
-            "mypath.py has no DEFAULT_DATASET. Restore it: git diff mypath",
-        ),
+        ("dataloaders.preprocess.__main__.main", "", "mypath.py has no DEFAULT_DATASET. Restore it: git diff mypath"),
     ],
 )
 def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):

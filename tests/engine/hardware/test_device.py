@@ -20,8 +20,7 @@ from tests.helpers.training import assert_equal_weights, stop_after
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
-    [(90800, "cuDNN 9.8 "), (91002, "cuDNN 9.10 "), (91300, "cuDNN 9.13 "), (91499, "cuDNN 9.14 ")],
+    ("found", "text"), [(90800, "cuDNN 9.8 "), (91002, "cuDNN 9.10 "), (91300, "cuDNN 9.13 "), (91499, "cuDNN 9.14 ")]
 )
 def test_slow_and_wrong_versions_of_cudnn_are_warned_of(found, text):
     """Trap 30: cuDNN 9.8 to 9.14: bf16 and fp16 Conv3d slow, hungry, and on 9.8 to 9.10 wrong."""
