@@ -39,7 +39,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="python serve.py", description="Answers over HTTP which action a video shows.")
+    parser = Parser(
+        prog="python serve.py", description="Serves a network over HTTP: recognises the action in uploaded videos."
+    )
     network = parser.add_argument_group("network")
     add = network.add_argument
     add("checkpoint", nargs="?", help=CHECKPOINT_HELP)
@@ -49,22 +51,46 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     service = parser.add_argument_group("service")
     add = service.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    add("--port", type=port, default=8000, help="default: 8000; 0 takes a free one")
+    add("--port", type=port, default=8000, help="port (default: 8000); 0 takes a free one")
     add("--decoders", type=positive, default=default_decoders(), help="decoder processes (default: %(default)s)")
     add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
     add = limits.add_argument
-    add("--max-size", type=above_zero, default=DEFAULTS.max_bytes / 1e6, metavar="MB", help="default: %(default)g")
-    add("--max-seconds", type=above_zero, default=DEFAULTS.max_seconds, metavar="S", help="default: %(default)g")
-    add("--max-pixels", type=positive, default=DEFAULTS.max_pixels, metavar="N", help="per frame; default: %(default)s")
+    add(
+        "--max-size",
+        type=above_zero,
+        default=DEFAULTS.max_bytes / 1e6,
+        metavar="MB",
+        help="size of a video (default: %(default)g)",
+    )
+    add(
+        "--max-seconds",
+        type=above_zero,
+        default=DEFAULTS.max_seconds,
+        metavar="S",
+        help="length of a video (default: %(default)g)",
+    )
+    add(
+        "--max-pixels",
+        type=positive,
+        default=DEFAULTS.max_pixels,
+        metavar="N",
+        help="pixels of a frame (default: %(default)s)",
+    )
     add(
         "--timeout",
         type=above_zero,
         default=DEFAULTS.timeout,
         metavar="S",
-        help="until the answer; default: %(default)g",
+        help="time until the answer (default: %(default)g)",
     )
-    add("--upload-timeout", type=above_zero, default=DEFAULTS.upload_timeout, metavar="S", help="default: %(default)g")
+    add(
+        "--upload-timeout",
+        type=above_zero,
+        default=DEFAULTS.upload_timeout,
+        metavar="S",
+        help="time of an upload (default: %(default)g)",
+    )
     args = parser.parse_args(argv)
     check_network_flags(args, "CHECKPOINT")
     return args

@@ -72,7 +72,7 @@ def cli(argv: Sequence[str]) -> int:
 
 
 def main(config: TrainConfig) -> Path:
-    """Trains as the configuration says; returns the run's folder."""
+    """Trains one run as the configuration says; returns its folder."""
     import mypath
 
     runs = ROOT / mypath.RUNS

@@ -13,14 +13,14 @@ from common.torchrun import is_rank_zero
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T]:
+def progress(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
     """Passes items through. On a terminal a bar with the time left; elsewhere a plain line at each tenth, at most one
     in ten seconds. Of several processes only the first shows it."""
     if not is_rank_zero():
         yield from items
         return
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, unit=f" {unit}", total=total, dynamic_ncols=True, leave=False)
+        yield from tqdm(items, desc=label, unit=f" {unit}", total=total, dynamic_ncols=True, leave=False)
         return
 
     start = last = time.monotonic()
@@ -30,7 +30,7 @@ def progress(items: Iterable[T], total: int, what: str, unit: str) -> Iterator[T
         now = time.monotonic()
         if number * 10 >= total * next_tenth and now - last >= 10 and number < total:
             left = (now - start) / number * (total - number)
-            print(f"{what}: {number} of {total} {unit}, about {duration(left)} left", file=sys.stderr, flush=True)
+            print(f"{label}: {number} of {total} {unit}, about {duration(left)} left", file=sys.stderr, flush=True)
             last = now
             next_tenth = number * 10 // total + 1
 

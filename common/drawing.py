@@ -31,14 +31,14 @@ def fitting(text: str, width: int, size: float, bold: bool = False) -> str:
 def draw_text(
     picture: np.ndarray,
     text: str,
-    place: tuple[int, int],
+    position: tuple[int, int],
     size: float,
     colour: tuple[int, int, int] = BLACK,
     bold: bool = False,
     align: Literal["left", "right"] = "left",
 ) -> None:
     """Draws into (H, W, 3) uint8: the text begins (or ends) at x, and is centred on y of `place`."""
-    x, y = place
+    x, y = position
     if align == "right":
         x -= text_width(text, size, bold)
     baseline = y + round(CAP_HEIGHT * _scale(size) / 2)
@@ -76,8 +76,8 @@ DRAWS_UNICODE = int(cv2.__version__.split(".")[0]) >= 5
 
 @lru_cache(maxsize=4096)
 def drawable(text: str, draws_unicode: bool = DRAWS_UNICODE) -> str:
-    """What OpenCV can draw of a text: all of it from version 5 on; before that ASCII, letters without their accents,
-    and ? for the rest."""
+    """The part of a text that OpenCV can draw: all of it from version 5 on; before that ASCII, letters without their
+    accents, and ? for the rest."""
     text = "".join(" " if unicodedata.category(letter).startswith("C") else letter for letter in text)
     if draws_unicode:
         return text

@@ -73,8 +73,8 @@ def build_loaders(
     clips_per_video=1,
     stride_jitter=0.0,
 ):
-    """-> (train, val): loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored (B,)), and
-    loader of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
+    """Returns (train, val): a loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored
+    (B,)), and one of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
 
     Each is the share of process `rank`; train.batch_sampler says which batches make a step. cache="ram" keeps
     frames as they were decoded; dataset.check_cache_memory says beforehand whether there is room.

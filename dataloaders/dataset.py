@@ -144,7 +144,7 @@ class TrainDataset(ClipSource):
 
 
 class EvalDataset(ClipSource):
-    """All views of one video at a time: num_clips evenly spaced clips x 1 or 3 crops. Nothing is drawn.
+    """One video per item, with all its views: num_clips evenly spaced clips x 1 or 3 crops, without random choices.
 
     order   "normal", or how the frames of each clip are disturbed to see whether a network uses motion: "shuffled"
             (by a fixed permutation for each clip), "reversed", "frozen" (the middle frame throughout)

@@ -144,17 +144,20 @@ def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
     return (row.width, row.height) if row.quality else spec.resize
 
 
-def other_classes(known: Sequence[str], frame_set: FrameSet) -> str:
+def other_classes(classes: Sequence[str], frame_set: FrameSet) -> str:
     """A sentence on how the classes of a checkpoint and of a data set differ."""
     found, name = frame_set.classes, frame_set.source.name
-    new = [label for label in found if label not in set(known)]
-    missing = [label for label in known if label not in set(found)]
+    new = [label for label in found if label not in set(classes)]
+    missing = [label for label in classes if label not in set(found)]
     if not new and not missing:
-        place = next(i for i, pair in enumerate(zip(known, found, strict=True)) if pair[0] != pair[1])
-        return f"Class {place} of the checkpoint is '{known[place]}', and that of {name} is '{found[place]}'."
+        place = next(i for i, pair in enumerate(zip(classes, found, strict=True)) if pair[0] != pair[1])
+        return f"Class {place} of the checkpoint is '{classes[place]}', and that of {name} is '{found[place]}'."
     differences = [
         f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
         for labels, what in ((new, "new"), (missing, "missing"))
         if labels
     ]
-    return f"The checkpoint knows {plural(len(known), 'class')}, and {name} has {len(found)}: {', '.join(differences)}."
+    return (
+        f"The checkpoint knows {plural(len(classes), 'class')}, and {name} has {len(found)}: "
+        + f"{', '.join(differences)}."
+    )

@@ -89,10 +89,10 @@ class ClipLoader:
         numbers = torch.empty((2, size), dtype=torch.int64, pin_memory=self.pin_memory)
         return clips, numbers[0], numbers[1]
 
-    def _fill(self, batch: Batch, epoch: int, place: int, position: int) -> None:
+    def _fill(self, batch: Batch, epoch: int, index: int, position: int) -> None:
         clips, labels, extras = batch
-        label, extra = self.dataset.load(epoch, position, clips[place].numpy())
-        labels[place], extras[place] = label, extra
+        label, extra = self.dataset.load(epoch, position, clips[index].numpy())
+        labels[index], extras[index] = label, extra
 
 
 def _finished(batch: Batch, futures: list[Future]) -> Batch:

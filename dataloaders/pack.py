@@ -1,11 +1,11 @@
-"""Folders of frames -> a few large tar files with an index, which training and evaluation read as they read folders.
+"""Packs folders of frames into a few large tar files with an index, which are read like folders.
 
     python -m dataloaders.pack --dataset ucf101
     python -m dataloaders.pack --frames my/frames --output /fast/my-frames-packed
     python -m dataloaders.pack --verify /fast/my-frames-packed
 
-For network file systems, and for data sets of millions of frames. Stopped at any moment, the same command goes on where
-it was.
+For network file systems, and for data sets of millions of frames. After an interruption, the same
+command continues.
 """
 
 import argparse
@@ -70,12 +70,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.pack", description=__doc__.split("\n")[0])
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
-    which.add_argument("--frames", metavar="DIR", help="the folder of extracted frames itself")
-    which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and say whether it is whole")
+    which.add_argument("--frames", metavar="DIR", help="a folder of extracted frames")
+    which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and check its hashes")
     parser.add_argument("--size", type=parse_size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
-    parser.add_argument("--output", metavar="DIR", help="where the pack goes (default: <frames>-packed)")
+    parser.add_argument("--output", metavar="DIR", help="folder for the pack (default: <frames>-packed)")
     parser.add_argument(
-        "--volume-gb", type=_gigabytes, metavar="X", help=f"size of a file (default: {VOLUME_GIGABYTES:g})"
+        "--volume-gb", type=_gigabytes, metavar="X", help=f"size of a tar file in GB (default: {VOLUME_GIGABYTES:g})"
     )
     args = parser.parse_args(argv)
     if args.size and not args.dataset:

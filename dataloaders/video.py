@@ -32,7 +32,7 @@ class VideoError(UserError):
 
 
 class TooLarge(VideoError):
-    """Its frames take more memory than this process may have."""
+    """A video's frames take more memory than this process may have."""
 
 
 def is_video_name(path: Path) -> bool:
@@ -93,7 +93,7 @@ class VideoReader:
         self.container.close()
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        """Decoded frames; to_array(frame) gives the pixels, so that frames nobody wants cost no conversion."""
+        """Yields decoded frames; to_array(frame) gives the pixels, so that unused frames cost no conversion."""
         num_frames, too_large = 0, False
         for packet in self.packets():
             try:
@@ -123,7 +123,7 @@ class VideoReader:
 
 
 def to_array(frame: av.VideoFrame, pixel_format: str = "rgb24") -> np.ndarray:
-    """-> (H, W, 3) uint8, turned as the file's rotation asks."""
+    """Returns the pixels, (H, W, 3) uint8, turned as the file's rotation asks."""
     pixels = _reformatter().reformat(frame, format=pixel_format, threads=1).to_ndarray()
     turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
     span = clip_span(args.clip_len, args.frame_stride or 1) if args.clip_len else _span_of(mypath.DEFAULT_MODEL)
-    with contextlib.redirect_stdout(sys.stderr):  # notes on the way, which would spoil the JSON
+    with contextlib.redirect_stdout(sys.stderr):  # notes would spoil the JSON
         audit = audit_source(source, args.split, args.val, span, args.decode, args.workers)
 
     if args.json != "-":
@@ -47,18 +47,22 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
-    parser.add_argument("--frames", help="where its frames lie (default: as mypath.py says, or FOLDER-frames)")
-    parser.add_argument("--split", choices=SPLITS, help="the split to look at (default: 1, given or random)")
-    parser.add_argument("--val", choices=("auto", "none"), default="auto", help="as for train.py (default: auto)")
-    parser.add_argument("--json", metavar="FILE", help="write everything as JSON; - for standard output")
-    parser.add_argument("--decode", action="store_true", help="decode every frame: slow, and counts what is there")
-    parser.add_argument("--clip-len", type=positive, help="frames of a clip (default: the model's of mypath.py)")
-    parser.add_argument("--frame-stride", type=positive, help="their distance, with --clip-len (default: 1)")
+    parser.add_argument("--frames", help="folder of its frames (default: as in mypath.py, or FOLDER-frames)")
+    parser.add_argument("--split", choices=SPLITS, help="split to check (default: 1, given or random)")
+    parser.add_argument(
+        "--val", choices=("auto", "none"), default="auto", help="validation as for train.py (default: auto)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
+    parser.add_argument("--decode", action="store_true", help="decode every frame, for exact counts; slow")
+    parser.add_argument("--clip-len", type=positive, help="frames per clip (default: of mypath.py's model)")
+    parser.add_argument(
+        "--frame-stride", type=positive, help="step between a clip's frames, with --clip-len (default: 1)"
+    )
     parser.add_argument("--all", action="store_true", help="print every class and every finding")
-    parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
+    parser.add_argument("--workers", type=positive, default=None, help="worker processes (default: one per processor)")
     args = parser.parse_args(argv)
     if args.frame_stride and not args.clip_len:
-        parser.error("--frame-stride says how far apart the frames of --clip-len are; give that, too")
+        parser.error("--frame-stride goes with --clip-len; give that, too")
     if args.json and not Path(args.json).parent.is_dir():
         parser.error(f"--json {args.json}: there is no folder {Path(args.json).parent}")
     return args

@@ -195,7 +195,8 @@ def _empty_classes(source: DataSource) -> Iterator[Finding]:
 
 
 def _missing_parts(split: Split, videos: Iterable[Video]) -> Iterator[Finding]:
-    """A part that the whole split lacks is said once, not of each class."""
+    """Classes without training or test videos. A part that the whole split lacks is reported once, not for each
+    class."""
     there = set(split.parts.values())
     if set(PARTS) - there:
         missing = ", ".join(part for part in PARTS if part not in there)
@@ -218,7 +219,7 @@ def _case_only(labels: Iterable[str]) -> Iterator[Finding]:
 
 
 def _ignored(source: DataSource) -> Iterator[Finding]:
-    """What lies beside the class folders or in folders inside of them; a list says itself what it names."""
+    """Videos beside the class folders or in folders inside of them. A list names its own videos."""
     if source.list is not None or not source.videos.is_dir():
         return
     classes = [folder for _, folder in class_folders(source.videos)]

@@ -157,8 +157,8 @@ def _size_of(path: Path) -> int:
 
 
 def _read_packets(path: Path) -> tuple[list[int], list[int], int, int]:
-    """-> (time stamps of the packets, as far as they have any; their sizes in bytes; damaged places; frames as the
-    header has them)"""
+    """Returns the time stamps of the packets, as far as they have any, their sizes in bytes, the number of damaged
+    places, and the number of frames in the header."""
     times, sizes, damaged = [], [], 0
     with VideoReader(path) as reader:
         for packet in reader.packets():
@@ -173,7 +173,8 @@ def _read_packets(path: Path) -> tuple[list[int], list[int], int, int]:
 
 
 def _header_frames(reader: VideoReader) -> int:
-    """Matroska and WebM state a duration instead, which is the video's own where there is no sound."""
+    """Number of frames that the header claims. Matroska and WebM state a duration instead, which is the video's own
+    where it has no sound."""
     container = reader.container
     if reader.stream.frames > 0 or "matroska" not in container.format.name or len(container.streams) > 1:
         return max(reader.stream.frames, 0)
@@ -194,7 +195,7 @@ def _may_be_still(sizes: list[int], num_pixels: int) -> bool:
 
 
 def _watch(first: av.VideoFrame, rest: Iterable[av.VideoFrame], to_the_end: bool) -> tuple[str, int]:
-    """-> ("black", "frozen" or "", number of frames seen). Ends at the first movement, unless asked not to."""
+    """Returns ("black", "frozen" or "", number of frames seen). Ends at the first movement, unless to_the_end."""
     reference = _thumbnail(first)
     black, moving, num_frames = reference.max() <= BLACK_LEVEL, False, 1
     for frame in rest:
@@ -209,7 +210,8 @@ def _watch(first: av.VideoFrame, rest: Iterable[av.VideoFrame], to_the_end: bool
 
 
 def _thumbnail(frame: av.VideoFrame) -> np.ndarray:
-    """-> (48, 64) int16, 0 to 255: each pixel the mean brightness of a patch, so that a small movement shows."""
+    """Returns (48, 64) int16, 0 to 255: each pixel is the mean brightness of a patch, so that a small movement
+    shows."""
     return frame.reformat(*THUMBNAIL, format="gray").to_ndarray().astype(np.int16)
 
 

@@ -73,7 +73,7 @@ def _how_counted(audit: Audit) -> str:
 
 
 def _class_table(audit: Audit, everything: bool) -> list[str]:
-    """Where classes are many: those with the fewest videos and those with the most."""
+    """The table of classes; of many classes, those with the fewest and the most videos."""
     classes = _classes(audit)
     head = f"{'Class':<26}{'Videos':>7}{'Recordings':>11}" + "".join(f"{part:>7}" for part in PART_NAMES)
     head += f"{'Frames':>11}{'Seconds':>9}"
@@ -224,7 +224,7 @@ def _classes(audit: Audit) -> list[dict]:
 
 
 def _imbalance(audit: Audit) -> dict:
-    """By usable videos; ratio: None where a class has none."""
+    """Largest and smallest class by usable videos; ratio is None where a class has none."""
     rows = _classes(audit)
     largest, smallest = max(rows, key=lambda row: row["usable"]), min(rows, key=lambda row: row["usable"])
     return {

@@ -84,7 +84,8 @@ def _frames_folder(source: DataSource) -> Path | None:
 
 
 def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:
-    """Where the videos are there, frames without a manifest, or with a damaged one, have nothing to add."""
+    """Rows of the frames' manifest. Where the videos exist, frames without a manifest or with a damaged one are
+    ignored."""
     try:
         if (frames / manifest.NAME).is_file():
             return manifest.read_manifest(frames)

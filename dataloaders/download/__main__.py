@@ -3,8 +3,8 @@
     python -m dataloaders.download ucf101
     python -m dataloaders.download hmdb51 --to /data
 
-Stopped at any moment, the same command goes on where it was; archives that were fetched by hand into the folder are
-taken as they are. Whatever an archive comes from, its SHA-256 is checked before it is unpacked.
+After an interruption, the same command continues; archives that were fetched by hand into the folder are
+taken as they are. The SHA-256 of every archive is checked before it is unpacked.
 """
 
 import argparse
@@ -35,17 +35,19 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
-    parser.add_argument("name", choices=DOWNLOADS, help="which data set")
-    parser.add_argument("--to", metavar="DIR", help="where archives and videos go (default: data, in the project)")
+    parser.add_argument("name", choices=DOWNLOADS, help="data set to fetch")
+    parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data, in the project)")
     parser.add_argument(
         "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
     )
-    parser.add_argument("--lists-only", action="store_true", help="only the official lists, for videos that you have")
+    parser.add_argument(
+        "--lists-only", action="store_true", help="fetch the official lists only, for videos that you have"
+    )
     parser.add_argument(
         "--check-certificate",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="that the server is who it says; without it, the archives' SHA-256 alone vouches for them",
+        help="check the server's certificate; the archives' SHA-256 is checked in any case",
     )
     return parser.parse_args(argv)
 

@@ -74,7 +74,7 @@ class Refused(Exception):
 
 
 def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext) -> None:
-    """All bytes of a file, over as many connections as it takes, as long as each brings some."""
+    """Fetches a whole file over as many connections as it takes, as long as each of them gains some bytes."""
     fails = 0  # in a row, without a byte gained
     while True:
         before = num_bytes_there(path)

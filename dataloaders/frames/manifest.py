@@ -76,7 +76,7 @@ class VideoRow:
 
     @property
     def settings(self) -> Settings:
-        """What its frames were made with. Only for rows that preprocessing made (quality is not 0)."""
+        """Settings of the frames. Only for rows that preprocessing made (quality is not 0)."""
         size = read_size(self.size) if self.size else (self.width, self.height)
         return Settings(size, self.every, self.quality, self.resampled or None)
 
@@ -142,7 +142,7 @@ def salvage(frames: Path, name: str = NAME) -> tuple[list[VideoRow], list[str]]:
 
 
 def _checked_rows(content: bytes) -> Iterator[tuple[int, VideoRow | None, int]]:
-    """(line, row, the number of rows that it says there are); the row is None where its CRC-32 is another."""
+    """Yields (line, row, number of rows that the row claims); the row is None where its CRC-32 is wrong."""
     lines = content.split(b"\n")
     if not lines[-1]:
         lines.pop()

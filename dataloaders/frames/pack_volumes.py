@@ -32,7 +32,7 @@ class Volume:
 
 
 def plan_volumes(rows: Sequence[VideoRow], sizes: Sequence[np.ndarray], volume_gb: float) -> list[Volume]:
-    """Which videos go into which file, in the manifest's order, each whole. The same frames give the same plan."""
+    """Distributes videos over files, in the manifest's order, each whole. The same frames give the same plan."""
     rooms = [_padded(lengths) + _header_lengths(row) for row, lengths in zip(rows, sizes, strict=True)]
     needs = [int(room.sum()) for room in rooms]
     most = max(volume_gb * 1e9, sum(needs) / (MOST_VOLUMES - 1) + max(needs))
@@ -70,7 +70,7 @@ def _header_lengths(row: VideoRow) -> np.ndarray | int:
 
 
 def _header(row: VideoRow, index: int, length: int) -> bytes:
-    """What tar has in front of a file: the same for the same frame, whoever packs it and when."""
+    """The tar header of a frame, which depends on the frame alone, not on the user or the time."""
     info = tarfile.TarInfo(f"{row.folder}/{row.frame_name(index)}")
     info.size = length
     return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")

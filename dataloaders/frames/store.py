@@ -1,4 +1,4 @@
-"""Where JPEG frames come from: a folder a video, or a few large tar files with an index (python -m dataloaders.pack).
+"""Sources of JPEG frames: a folder for each video, or a few large tar files with an index (python -m dataloaders.pack).
 
 Both give the same bytes. Nothing here has a place in a file that threads would share: any number of them may read.
 """
@@ -59,7 +59,7 @@ def is_packed(frames: Path) -> bool:
 
 
 def read_frames(store: FrameStore, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """-> each (H, W, 3) uint8 RGB as it is stored. Raises UserError that names a frame which is missing or damaged."""
+    """Yields each frame as stored, (H, W, 3) uint8 RGB. Raises UserError that names a missing or damaged frame."""
     for index, content in zip(indices, store.read(row, indices), strict=True):
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) if len(content) else None
         if image is None:

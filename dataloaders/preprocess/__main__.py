@@ -1,9 +1,9 @@
-"""Videos -> folders of JPEG frames and a manifest.
+"""Extracts videos into folders of JPEG frames, with a manifest.
 
     python -m dataloaders.preprocess --dataset ucf101
     python -m dataloaders.preprocess --dataset my/videos --size 80x60 --workers 8
 
-A video's folder appears whole or not at all. Stopped at any moment, the same command goes on where it was.
+A video's folder appears whole or not at all. After an interruption, the same command continues.
 """
 
 import argparse
@@ -34,20 +34,23 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.preprocess", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
-    parser.add_argument("--frames", help="where the frames go (default: as mypath.py says, or FOLDER-frames)")
-    parser.add_argument("--split", choices=SPLITS, help="the split that the folders show (default: 1, given or random)")
-    parser.add_argument("--workers", type=positive, default=None, help="processes (default: one a processor)")
+    parser.add_argument("--frames", help="folder for the frames (default: as in mypath.py, or FOLDER-frames)")
+    parser.add_argument("--split", choices=SPLITS, help="split to arrange the folders by (default: 1, given or random)")
+    parser.add_argument("--workers", type=positive, default=None, help="worker processes (default: one per processor)")
     parser.add_argument(
         "--size",
         type=parse_size,
         default=DEFAULT_SIZE,
-        help="of stored frames: 171x128 (width x height, the default), or short:256 (shorter side, aspect kept)",
+        help="size of stored frames: 171x128 (width x height, default), or short:256 (shorter side, aspect kept)",
     )
-    parser.add_argument("--every", type=positive, default=1, help="keep each k-th frame (default: 1, all)")
-    parser.add_argument("--fps", type=rate, help="resample to this many frames a second, by time (default: as it is)")
-    parser.add_argument("--quality", type=percent, default=95, help="of the JPEGs, 1 to 100 (default: 95)")
+    parser.add_argument("--every", type=positive, default=1, help="store every N-th frame (default: 1, all)")
+    parser.add_argument("--fps", type=rate, help="resample to this frame rate (default: the video's own)")
+    parser.add_argument("--quality", type=percent, default=95, help="JPEG quality, 1 to 100 (default: 95)")
     parser.add_argument(
-        "--shard", type=read_shard, metavar="K/N", help="only the K-th of N parts, for N machines that share the folder"
+        "--shard",
+        type=read_shard,
+        metavar="K/N",
+        help="extract the K-th of N parts, for N machines that share the folder",
     )
     return parser.parse_args(argv)
 

@@ -83,8 +83,8 @@ def _is_damaged(frames: Path) -> bool:
 
 
 def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str | None) -> None:
-    """What preprocessing does where the manifest is gone or damaged; index_frames where the frames were made
-    elsewhere."""
+    """Rebuilds a missing or damaged manifest: by preprocessing, or by index_frames where another program made the
+    frames."""
     rows, problems = manifest.salvage(frames) if (frames / manifest.NAME).is_file() else ([], ["it is gone"])
     if not (frames / LOCK).exists() and not any(row.quality for row in rows):
         print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is made anew from the folders.")

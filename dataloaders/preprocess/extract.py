@@ -33,7 +33,8 @@ END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came of a video. refused: why it cannot be used, else ""; note: damage that it was usable in spite of."""
+    """The result of a video. refused: the reason why it cannot be used, else ""; note: damage that did not prevent its
+    use."""
 
     num_frames: int = 0
     num_bytes: int = 0
@@ -102,8 +103,8 @@ class NewFolder:
 
 
 class KnownFolder:
-    """Frames are compared with what is there: the first two byte by byte, which shows whether size, rate and quality
-    are the same; of the others, that they are there and have an end."""
+    """Compares frames with those in a folder: the first two byte by byte, which shows whether size, rate and quality
+    are the same; of the others, that the files exist and are complete."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -208,8 +209,8 @@ Way = Callable[[VideoReader, Callable[[], None]], Iterator[av.VideoFrame]]
 
 
 def _ways(video: Path, every: int, fps: float | None) -> list[Way]:
-    """How to come by the frames that are stored, the best way first. One that raises Irregular gives way to the next;
-    the last never does. All give the same frames, except that only time stamps tell a changing frame rate."""
+    """Ways to decode the frames that are stored, the best first. One that raises Irregular gives way to the next; the
+    last never raises it. All give the same frames, except that only time stamps tell a changing frame rate."""
     rate = Fraction(1, every)
     ways: list[Way] = []
     if fps:

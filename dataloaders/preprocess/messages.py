@@ -15,8 +15,8 @@ SHOWN_REFUSALS = 20
 
 @dataclass
 class Outcome:
-    """What came of a run's videos: rows of those that were extracted, refused or confirmed; which were confirmed, that
-    is, had their frames already; bytes written; seconds."""
+    """The result of a run: rows of videos that were extracted, refused or confirmed; the confirmed ones, whose frames
+    existed already; bytes written; seconds."""
 
     rows: list[VideoRow] = field(default_factory=list)
     confirmed: set[str] = field(default_factory=set)
@@ -24,30 +24,30 @@ class Outcome:
     seconds: float = 0.0
 
 
-def say_split(shown: str, split: str) -> None:
+def print_split(shown: str, split: str) -> None:
     print(
         f"The folders go on showing split {shown}. Training on split {split} picks its videos from the manifest; "
         "nothing needs to be extracted again."
     )
 
 
-def say_gone(gone: Sequence[VideoRow], videos: Path) -> None:
-    if gone:
+def print_removed(rows: Sequence[VideoRow], videos: Path) -> None:
+    if rows:
         print(
-            f"No longer in {videos} and therefore out of the manifest: {plural(len(gone), 'video')} "
-            f"(first: {printable(gone[0].video)})."
+            f"No longer in {videos} and therefore out of the manifest: {plural(len(rows), 'video')} "
+            f"(first: {printable(rows[0].video)})."
         )
 
 
-def say_lost(lost: Sequence[str]) -> None:
-    if lost:
+def print_missing(videos: Sequence[str]) -> None:
+    if videos:
         print(
             f"Frames that the manifest lists are not there as it says, and are extracted again: "
-            f"{plural(len(lost), 'video')} (first: {printable(lost[0])})."
+            f"{plural(len(videos), 'video')} (first: {printable(videos[0])})."
         )
 
 
-def say_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
+def print_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
     others = f", and {plural(len(problems) - 1, 'other fault')}" if len(problems) > 1 else ""
     print(
         f"{path} is damaged: {problems[0]}{others}. {plural(num_trusted, 'row')} can be trusted; the rest is rebuilt "
@@ -55,13 +55,13 @@ def say_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
     )
 
 
-def say_nothing_to_do(frames: Path, rows: Sequence[VideoRow]) -> None:
+def print_nothing_to_do(frames: Path, rows: Sequence[VideoRow]) -> None:
     refused = sum(row.status == "refused" for row in rows)
     also = f" ({refused} refused, see {frames / manifest.NAME})" if refused else ""
     print(f"Nothing to do: {plural(len(rows) - refused, 'video')} extracted in {frames}{also}.")
 
 
-def say_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> None:
+def print_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> None:
     """rows: of all the run's videos, those that were done before too."""
     if outcome.confirmed:
         print(

@@ -1,5 +1,5 @@
-"""What the headers of MPEG-4 part 2 pictures say (ISO/IEC 14496-2, 6.2): enough to know, without decoding it, that a
-picture will come out and where."""
+"""Headers of MPEG-4 part 2 pictures (ISO/IEC 14496-2, 6.2): enough to know, without decoding a picture, whether and
+when it is shown."""
 
 from collections.abc import Iterable, Iterator
 
@@ -50,8 +50,8 @@ def read_kinds(setup: bytes, packets: Iterable[bytes]) -> list[int]:
 
 
 def _read_headers(content: bytes, layer: bytes | None, base: int) -> tuple[bytes | None, int]:
-    """What stands before a picture -> (header of the video object layer, time base in whole seconds), as given where it
-    says neither."""
+    """Reads the headers before a picture; returns the header of the video object layer and the time base in whole
+    seconds, unchanged where neither is found."""
     for code, header in _headers(content):
         if code in LAYERS:
             if layer not in (None, header):
@@ -68,7 +68,8 @@ def _read_headers(content: bytes, layer: bytes | None, base: int) -> tuple[bytes
 
 
 def _read_picture(content: bytes, resolution: int) -> tuple[int, int, int, bool]:
-    """What follows a picture's start code -> (kind, whole seconds since the last time base, ticks, whether it is coded)
+    """Reads the bytes after a picture's start code; returns (kind, whole seconds since the last time base, ticks,
+    whether it is coded).
 
     kind 2 bits, a 1 for each second, 0, marker, ticks, marker, whether it is coded
     """

@@ -21,7 +21,7 @@ from dataloaders.sources.find import still_valid
 
 @dataclass(frozen=True)
 class ExistingFrames:
-    """What is in the frames folder: rows by video, the split that its folders show, and whether a manifest was
+    """Contents of a frames folder: rows by video, the split that its folders show, and whether its manifest was
     damaged."""
 
     rows: dict[str, VideoRow]
@@ -49,7 +49,7 @@ def read_existing_frames(frames: Path, settings: Settings) -> ExistingFrames:
         found, problems = manifest.salvage(frames, name)
         if problems:
             is_damaged = True
-            messages.say_damage(frames / name, problems, len(found))
+            messages.print_damage(frames / name, problems, len(found))
         rows.update({row.video: row for row in found})
     for row in rows.values():
         if not row.quality:
@@ -64,9 +64,9 @@ def read_existing_frames(frames: Path, settings: Settings) -> ExistingFrames:
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """done: rows that stay as they are; jobs: what is to be extracted, or confirmed where its folder is there; videos,
-    folders and sizes by the name of the video; gone: rows of videos that are no longer there; lost: videos whose frames
-    are no longer there; is_done: nothing is to be done for any shard."""
+    """done: rows that stay as they are; jobs: videos to extract, or to confirm where their folder exists; videos,
+    folders and sizes by the name of the video; gone: rows of videos that were removed; lost: videos whose frames were
+    removed; is_done: nothing is left for any shard."""
 
     done: list[VideoRow]
     jobs: list[Job]
@@ -82,18 +82,18 @@ def make_plan(
     source: DataSource,
     videos: Sequence[SourceVideo],
     parts: dict[str, str],
-    there: ExistingFrames,
+    existing: ExistingFrames,
     frames: Path,
     shard: Shard | None,
 ) -> ExtractionPlan:
     folders = _folders(videos, parts)
     sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
-    valid = still_valid(there.rows.values(), videos, sizes)
+    valid = still_valid(existing.rows.values(), videos, sizes)
     done, jobs, lost, num_open = [], [], [], 0
     for video in videos:
         name, row = video.video, valid.get(video.video)
         is_done = row is not None and _has_frames(frames, row)
-        num_open += not is_done or row != there.rows[name]
+        num_open += not is_done or row != existing.rows[name]
         if shard is not None and not shard.takes(name):
             continue
         if is_done:
@@ -102,8 +102,8 @@ def make_plan(
         if row is not None:
             lost.append(name)
         folder = frames / folders[name]
-        jobs.append(Job(name, folder if name not in there.rows and folder.is_dir() else None))
-    gone = [row for row in there.rows.values() if row.video not in sizes]
+        jobs.append(Job(name, folder if name not in existing.rows and folder.is_dir() else None))
+    gone = [row for row in existing.rows.values() if row.video not in sizes]
     return ExtractionPlan(
         done=done,
         jobs=jobs,
@@ -112,7 +112,7 @@ def make_plan(
         sizes=sizes,
         gone=[row for row in gone if shard is None or shard.takes(row.video)],
         lost=lost,
-        is_done=not num_open and not gone and not there.is_damaged,
+        is_done=not num_open and not gone and not existing.is_damaged,
     )
 
 

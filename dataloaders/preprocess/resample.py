@@ -15,7 +15,8 @@ class Irregular(Exception):
 
 
 def copies(index: int, rate: Fraction) -> int:
-    """How often frame `index` of the video, counted from 0, is stored where `rate` frames are stored for each of its.
+    """Number of times that frame `index` of the video, counted from 0, is stored where `rate` frames are stored for
+    each of its frames.
 
     Stored frame j is frame floor(j / rate): of a video at a constant frame rate, the one that a player shows when
     stored frame j begins.
@@ -46,8 +47,8 @@ def resampled(frames: Iterable[tuple[Fraction, T]], fps: Fraction, last: Fractio
 
 
 def has_constant_rate(path: Path, fps: Fraction) -> bool:
-    """Whether each frame is shown when a clock of fps frames a second says, give or take half a frame; also where the
-    file does not say when they are shown (packets without time stamps, or two with the same one)."""
+    """Whether each frame is shown at the time of a clock of fps frames a second, give or take half a frame; also where
+    the file states no times (packets without time stamps, or two with the same one)."""
     with VideoReader(path) as reader:
         stamps = [packet.pts for packet in reader.packets() if packet.size]
         base = reader.stream.time_base

@@ -62,19 +62,19 @@ def preprocess(
         manifest.clear_merged(frames)
         if shard:
             check_division(frames, shard)
-        there = read_existing_frames(frames, settings)
-        if there.split not in ("", shown.name):
-            messages.say_split(there.split, shown.name)
-            shown = split_videos(source, videos, there.split)
-        plan = make_plan(source, videos, shown.parts, there, frames, shard)
-        messages.say_gone(plan.gone, source.videos)
-        messages.say_lost(plan.lost)
+        existing = read_existing_frames(frames, settings)
+        if existing.split not in ("", shown.name):
+            messages.print_split(existing.split, shown.name)
+            shown = split_videos(source, videos, existing.split)
+        plan = make_plan(source, videos, shown.parts, existing, frames, shard)
+        messages.print_removed(plan.gone, source.videos)
+        messages.print_missing(plan.lost)
         if plan.is_done and manifest.is_complete(frames):
             (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
-            messages.say_nothing_to_do(frames, plan.done)
+            messages.print_nothing_to_do(frames, plan.done)
             return plan.done
 
-        outcome = _extract(source, settings, shown.name, workers, limits, frames, plan, there, shard)
+        outcome = _extract(source, settings, shown.name, workers, limits, frames, plan, existing, shard)
         rows = sorted([*plan.done, *outcome.rows], key=lambda row: row.video)
         if shard is None:
             manifest.replace_all(frames, rows)
@@ -84,9 +84,9 @@ def preprocess(
         if shard is not None:
             _merge_or_say_what_is_missing(frames, videos)
         if plan.jobs:
-            messages.say_summary(frames, rows, outcome)
+            messages.print_summary(frames, rows, outcome)
         else:
-            messages.say_nothing_to_do(frames, rows)
+            messages.print_nothing_to_do(frames, rows)
         return rows
 
 
@@ -98,7 +98,7 @@ def _extract(
     limits: Limits | None,
     frames: Path,
     plan: ExtractionPlan,
-    there: ExistingFrames,
+    existing: ExistingFrames,
     shard: Shard | None,
 ) -> messages.Outcome:
     """Does the plan's jobs."""
@@ -112,7 +112,7 @@ def _extract(
             shutil.rmtree(path, ignore_errors=True)
     partial = manifest.PartialManifest(frames, plan.done, shard.partial_name if shard else manifest.PARTIAL_NAME)
     start, outcome = time.monotonic(), messages.Outcome()
-    settings_known = bool(there.rows) or not there.is_damaged
+    settings_known = bool(existing.rows) or not existing.is_damaged
     # a name of its own: the workers of a run that was killed may still be writing for a moment
     temporary = temporary_root / secrets.token_hex(4)
     results = extract_all(source.videos, plan.jobs, temporary, asdict(settings), workers, limits)
@@ -139,7 +139,7 @@ def _extract(
     except OSError as error:
         raise _explain(error, frames, len(plan.jobs), len(outcome.rows), outcome.num_bytes) from error
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from there.")
+        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from existing.")
         raise
     finally:
         results.close()  # ends the workers, which would go on writing

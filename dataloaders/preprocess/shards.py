@@ -59,7 +59,7 @@ def read_shard(text: str) -> Shard:
 
 @dataclass(frozen=True)
 class ShardState:
-    """What shards have left in a frames folder: how many they are in all, which are done, and which have begun."""
+    """State of the shards in a frames folder: their number, the finished ones, and the unfinished ones."""
 
     total: int
     done: frozenset[int]
@@ -104,7 +104,8 @@ def check_division(frames: Path, shard: Shard) -> None:
 
 
 def merge_shards(frames: Path) -> list[VideoRow] | None:
-    """Makes manifest.csv of the shards' where all are there; None where some are missing. The folder must be held."""
+    """Merges the shards' manifests into manifest.csv; returns None where some are missing. The folder must be
+    locked."""
     manifest.clear_merged(frames)
     state = shard_state(frames)
     if state is None or state.missing:

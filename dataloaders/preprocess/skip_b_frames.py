@@ -118,7 +118,8 @@ def _is_b_frame(content: bytes) -> bool:
 
 
 def _places_shown(kinds: Sequence[int]) -> list[int]:
-    """Where each picture comes in the order shown. A B-frame is shown at once, any other when the next other one comes.
+    """The position of each picture in display order. A B-frame is shown at once, any other picture when the next such
+    picture comes.
 
     stored  I0 P3 B1 B2 - P5 B4      places   0 3 1 2 -1 5 4
     """
@@ -140,8 +141,8 @@ def _places_shown(kinds: Sequence[int]) -> list[int]:
 
 
 def _needed(kinds: Sequence[int], is_wanted: Sequence[bool]) -> list[bool]:
-    """Which pictures must be decoded, in the order stored: the wanted ones, and what those refer to. A B-frame refers
-    to the last two pictures that are no B-frames, a P-frame to the last one.
+    """The pictures that must be decoded, in stored order: the wanted ones and those that they refer to. A B-frame
+    refers to the last two pictures that are no B-frames, a P-frame to the last one.
 
     stored  I P P P I P P      wanted  x x . . . x .      needed  x x . . x x .
     """

@@ -114,7 +114,7 @@ def render_video(class_name: str, group: int, clip: int, seed: int = 0) -> np.nd
 
 
 def object_states(class_name: str, group: int, clip: int, seed: int = 0) -> np.ndarray:
-    """Where the object is in each frame: (T, 4) float64 of centre x, centre y, log radius, angle (see MIDDLE)."""
+    """State of the object in each frame: (T, 4) float64 of centre x, centre y, log radius, angle (see MIDDLE)."""
     _check_video(class_name, group, clip, seed)
     paths, moment = draw_paths(group, clip, seed)
     axis, direction = MOTIONS[class_name]

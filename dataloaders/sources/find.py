@@ -135,8 +135,8 @@ def detect_layout(videos: Path) -> str:
 
 
 def with_lists(source: DataSource) -> DataSource:
-    """The same data set with the folder that holds its official lists: the given one or a folder in it. Where none is
-    given and the layout needs lists (HMDB51): a folder among the videos, beside them or beside the frames."""
+    """Sets the folder that holds the official lists: the given one or a folder in it. Where none is given and the
+    layout needs lists (HMDB51): a folder among the videos, beside them or beside the frames."""
     kind = source.kind
     if kind.list_files is None:
         return source
@@ -253,7 +253,7 @@ def with_frames(source: DataSource, frames: str | None) -> DataSource:
 
 
 def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: dict[str, int]) -> dict[str, VideoRow]:
-    """Rows of earlier runs whose videos are there with the same number of bytes and the same class, by path; with the
+    """Rows of earlier runs, by path, whose videos still have the same number of bytes and the same class; with the
     group and the part that a list gives them now."""
     now = {video.video: video for video in videos}
     valid = {}

@@ -91,7 +91,8 @@ def holds_lists_only(folder: Path) -> bool:
 
 
 def why_no_videos(folder: Path, root: Path) -> str:
-    """What is in a folder instead of videos, and what to do; "" where it is not to be said. `root` is the data set."""
+    """A sentence on what a folder holds instead of videos, and what to do; "" where nothing is known. `root` is the
+    data set."""
     image = next((path for path in _below(folder, 3) if path.suffix.lower() in IMAGE_SUFFIXES), None)
     if image is not None:
         return (

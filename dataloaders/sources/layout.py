@@ -48,7 +48,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Download:
-    """Where a data set is fetched, and how many videos, classes and lists a complete copy has."""
+    """Addresses of a data set, and the numbers of videos, classes and lists of a complete copy."""
 
     page: str
     videos: Archive
@@ -112,7 +112,7 @@ def register_layout(layout: type[Layout]) -> type[Layout]:
 
 
 def layouts() -> dict[str, Layout]:
-    """All layouts by name, "folder" included."""
+    """Returns all layouts by name, "folder" included."""
     _import_layouts()
     return LAYOUTS
 

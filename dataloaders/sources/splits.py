@@ -34,7 +34,7 @@ class Split:
 
 
 def default_split(source: DataSource, videos: Iterable[Video]) -> str:
-    """The first official split where there is one; else the one that folders or list give, else random."""
+    """The first official split; without one, the split that folders or a list give; else random."""
     if source.kind.splits:
         return source.kind.splits[0]
     return "given" if any(video.given for video in videos) else "random"
@@ -113,7 +113,7 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
     groups_left = Counter(label for its_videos in members.values() for label in {video.label for video in its_videos})
 
     def count_labels(group: str) -> dict[str, int]:
-        """Its videos in each class: mostly one class."""
+        """Number of a group's videos in each class; most groups have one class."""
         labels: dict[str, int] = {}
         for video in sorted(members[group], key=lambda video: video.video):
             labels[video.label] = labels.get(video.label, 0) + 1

@@ -47,7 +47,7 @@ SPLIT_NAMES = PARTS | {"testing": "test", "validate": "val", "unused": "", "": "
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A line: the video's path as the list has it (tidied), its class, group ("": not said) and part ("": unused)."""
+    """A line of a list: the video's path (normalised), its class, group ("": not given) and part ("": unused)."""
 
     line: int
     video: str
@@ -161,7 +161,8 @@ def _cells(line: str, sign: str) -> list[str]:
 
 
 def _columns(path: Path, rows: Rows, notes: list[str]) -> dict[str, int]:
-    """{"path": 0, "label": 1, ...}; under "header" whether the first line says so, under "width" how many there are."""
+    """Positions of the columns, {"path": 0, "label": 1, ...}; "header": whether the first line names them, "width":
+    their number."""
     first = [cell.lower() for cell in rows[0][1]]
     names = {
         kind: next((first.index(name) for name in names if name in first), None) for kind, names in COLUMNS.items()

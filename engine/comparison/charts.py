@@ -149,16 +149,16 @@ def _label(axes: "Axes", group: Group, runs: Sequence[RunResult], points: list[t
         )
 
 
-def _apart(places: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _apart(positions: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Places (x, y down, in pixels) with those that lie beside each other moved down until labels do not overlap."""
     moved: dict[int, tuple[float, float]] = {}
-    for number in sorted(range(len(places)), key=lambda number: places[number][1]):
-        left, down = places[number]
+    for number in sorted(range(len(positions)), key=lambda number: positions[number][1]):
+        left, down = positions[number]
         for other, height in sorted(moved.values(), key=lambda place: place[1]):
             if abs(other - left) < 22 and abs(height - down) < LABEL_GAP:
                 down = height + LABEL_GAP
         moved[number] = (left, down)
-    return [moved[number] for number in range(len(places))]
+    return [moved[number] for number in range(len(positions))]
 
 
 def _colour(group: Group, run: RunResult) -> str:

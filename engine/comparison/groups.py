@@ -86,7 +86,7 @@ class Group:
         return found
 
     def on_same_videos(self) -> list[RunResult]:
-        """The tested runs, where there are at least two and each has the answer to the same videos; else none."""
+        """The tested runs, if at least two have answers to the same videos; else an empty list."""
         runs = [run for run in self.tested() if run.test.videos and not run.test.leak]
         same = len({frozenset(video.video for video in run.test.videos) for run in runs}) == 1
         return runs if same and len(runs) > 1 else []

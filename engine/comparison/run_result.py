@@ -126,7 +126,7 @@ def read_run(run_dir: Path, name: str) -> RunResult:
 
 
 def _read_records(run_dir: Path, notes: list[str]) -> list[dict]:
-    """The lines of metrics.jsonl, one an epoch; of an epoch that is there twice, the later."""
+    """The lines of metrics.jsonl, one per epoch; of an epoch with two lines, the later."""
     path = run_dir / "metrics.jsonl"
     try:
         records = read_metrics(run_dir)

@@ -57,7 +57,7 @@ def evaluate(
     label: str = "Evaluating",
     videos: np.ndarray | None = None,
 ) -> Evaluation | None:
-    """Runs every clip of an EvalDataset through the network. None if `stop` says so between two batches.
+    """Runs every clip of an EvalDataset through the network. Returns None where `stop` ends it between two batches.
 
     An item of a WindowDataset is one window: `videos` (I,) then says which video each item belongs to, and a video's
     answer is the mean over all its clips. Where several processes work together, each runs its loader's share, and all
@@ -109,8 +109,8 @@ def evaluate_answers(
 def by_video(
     probs: torch.Tensor, labels: torch.Tensor, videos: torch.Tensor, hits: torch.Tensor, losses: torch.Tensor
 ) -> Evaluation:
-    """Of I items: (I, K) softmax, (I,) ids, (I,) numbers of their videos from 0 to V - 1, (I, N) and (I, N) of their
-    clips -> the accuracies. All items have equally many clips."""
+    """Accuracies from I items: (I, K) softmax, (I,) ids, (I,) numbers of their videos from 0 to V - 1, and (I, N) hits
+    and (I, N) losses of their clips. All items have equally many clips."""
     clip_top1, loss = 100 * hits.double().mean().item(), losses.double().mean().item()
     items_of = videos.bincount()  # (V,)
     num_videos = len(items_of)

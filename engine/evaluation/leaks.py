@@ -9,7 +9,7 @@ def knows_its_training(checkpoint: dict) -> bool:
 
 
 def names_recordings(source: DataSource) -> bool:
-    """Whether a video's name says which recording it was cut from; else each is taken for its own, by its name."""
+    """Whether a video's name tells its recording; otherwise each video counts as a recording, by its name."""
     return source.kind.same_groups or source.groups is not None
 
 

@@ -42,8 +42,8 @@ METRICS = {"top1": "video top-1", "top5": "video top-5", "clip_top1": "clip top-
 
 
 def official_name(frame_set: FrameSet) -> str | None:
-    """UCF101 or HMDB51 where all its classes and as good as all test videos of an official split are there: not a
-    selection of classes, not other videos named alike."""
+    """UCF101 or HMDB51, where all its classes and nearly all test videos of an official split are present; None for a
+    selection of classes and for other videos named alike."""
     for name, (num_classes, tested) in DATASETS.items():
         wanted = tested.get(frame_set.split.name)
         if frame_set.source.layout == name.lower() and len(frame_set.classes) == num_classes and wanted:

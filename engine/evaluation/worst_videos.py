@@ -33,7 +33,7 @@ def worst_videos(probs: np.ndarray, labels: np.ndarray, groups: Sequence[str], n
 def draw_worst(
     frame_set: FrameSet, rows: Sequence[VideoRow], probs: np.ndarray, labels: np.ndarray, title: str, number: int = 20
 ) -> np.ndarray:
-    """-> (H, W, 3) uint8 RGB: of each of the worst videos five frames, its class, and what it was taken for."""
+    """Draws five frames of each of the worst videos with its class and its prediction, (H, W, 3) uint8 RGB."""
     worst = worst_videos(probs, labels, [row.group for row in rows], number)
     strips = [_strip(frame_set, rows[position]) for position in worst]
     width = max(strip.shape[1] for strip in strips)
@@ -60,7 +60,7 @@ def _describe(
     label: int,
     classes: Sequence[str],
 ) -> None:
-    """Two lines: true class with its probability, and the video; then what the network says instead."""
+    """Two lines: true class with its probability, and the video; then the predicted class."""
     left, top = place
     predicted = int(probs.argmax())
     own = f"{classes[label]} {100 * probs[label]:.1f} %"

@@ -53,7 +53,7 @@ class Metadata:
 
     @property
     def spec(self) -> WholeFrameSpec:
-        """What is to be handed to the file: frames with all that the network sees of them."""
+        """The input of the file: whole frames, with the clip of the network."""
         return WholeFrameSpec.from_dict(self.input_spec)
 
     def checkpoint(self) -> dict:

@@ -1,5 +1,5 @@
-"""A .pt2 archive looked at before torch loads it: torch would unpickle, and so run, what somebody has put there, and
-evaluate what stands in its graph as Python."""
+"""Checks a .pt2 archive before torch loads it: torch would unpickle, and so run, foreign code in it, and evaluate
+strings of its graph as Python."""
 
 import io
 import json
@@ -70,7 +70,7 @@ def _check_content(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _check_strings(path: Path, value: object, key: str = "") -> None:
-    """Those that torch evaluates are of the kind that it writes, and no other could be a call."""
+    """Checks that the strings which torch evaluates have the form that torch writes; no other could be a call."""
     if isinstance(value, dict):
         for name, item in value.items():
             _check_strings(path, name)

@@ -102,12 +102,12 @@ class TorchProgram:
         return self.module(torch.from_numpy(frames).to(self.device)).cpu().numpy()
 
 
-def optional(package: str, what_for: str) -> ModuleType:
+def optional(package: str, purpose: str) -> ModuleType:
     """A package that only exported files need. Raises UserError with the line that installs it."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise UserError(f"{what_for} needs {package}, which is not installed: {INSTALL}") from error
+        raise UserError(f"{purpose} needs {package}, which is not installed: {INSTALL}") from error
 
 
 def _has_cuda(runtime: ModuleType, device: str) -> bool:

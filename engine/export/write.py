@@ -31,8 +31,8 @@ def half_of(suffix: str) -> torch.dtype:
 
 
 def build_program(trained: TrainedModel, dtype: torch.dtype = torch.float32) -> FrameProgram:
-    """What goes into the file. Below float32 batch norms are folded into the convolutions first, in float32, so that
-    their small variances are not rounded."""
+    """Builds the program of the file. Below float32, batch norms are folded into the convolutions first, in float32, so
+    that their small variances are not rounded."""
     network, spec = trained.model, trained.input_spec
     if dtype != torch.float32:
         example = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)

@@ -21,7 +21,7 @@ from network import InputSpec
 
 @dataclass
 class Pending:
-    """A video whose windows are on their way. is_read: there are no more than num_windows of them."""
+    """A video whose windows are being computed. is_read: all its num_windows windows have been read."""
 
     entry: FeatureEntry
     rows: list[np.ndarray] = field(default_factory=list)  # (D,) each

@@ -98,8 +98,8 @@ def all_reduce_sum(values: list[float]) -> list[float]:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """What makes files that the others then find: the first process, then the first one of each other machine, then
-    the rest."""
+    """Runs code that makes files for the others: on rank zero first, then on the first rank of each other machine, then
+    on the rest."""
     turn = 0 if is_rank_zero() else 1 if local_rank() == 0 else 2
     for _ in range(turn):
         all_reduce_max(0)

@@ -9,8 +9,8 @@ from engine.inference.prediction import Prediction
 
 
 class AnswerTable:
-    """Rows into a file that appears whole with close(); until then what there is lies under the temporary name, so that
-    an interruption of many hours of work leaves it. Raises UserError where it cannot be written."""
+    """Writes rows into a file that appears whole with close(). Until then they are under a temporary name, where an
+    interruption leaves them. Raises UserError where the file cannot be written."""
 
     def __init__(self, path: Path, top: int, threshold: float):
         self.path, self.temporary = path, temporary_name(path)

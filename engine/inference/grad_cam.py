@@ -128,7 +128,7 @@ class HeatOverVideo:
             self.counts[frame] += 1
 
     def explanation(self, label: str, num_frames: int) -> Explanation:
-        """Of a video of num_frames; those after the last window have nothing."""
+        """The explanation of a video of num_frames frames; frames after the last window have no heat."""
         empty = np.zeros_like(self.heat[0])
         counts = np.maximum(self.counts, 1)
         heat = np.stack([*self.heat, *[empty] * (num_frames - len(self.heat))])

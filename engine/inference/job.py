@@ -48,10 +48,8 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
 
 
 def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoint: Path | None) -> list[Path | None]:
-    """Where each source's annotated video goes. Refuses, before any work is done, what could not be written in the
-    end and what would be written over a file that is read here (checkpoint: the one that is named). Folders that are
-    not there yet are made.
-    """
+    """The path of each source's annotated video. Refuses, before any work is done, outputs that cannot be written and
+    those that would overwrite an input (checkpoint: the file of --checkpoint). Makes missing folders."""
     check_options(args, sources)
     if args.output and sources.live:
         outputs = [Path(args.output).expanduser()]

@@ -42,7 +42,7 @@ class LivePicture:
 
 
 class LiveRecognition:
-    """Runs a source; iterating gives LivePictures until it ends, `stop()` says so, or `duration` seconds are over.
+    """Runs a source; iterating gives LivePictures until it ends, `stop()` is true, or `duration` seconds are over.
 
     name      camera number or address
     predict   (1, T, S, S, 3) uint8 -> (1, num_classes) probabilities

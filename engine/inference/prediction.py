@@ -149,13 +149,13 @@ def assemble(
     num_frames: int,
     num_damaged: int,
     classes: list[str],
-    places: Sequence[tuple[int, int]],
+    positions: Sequence[tuple[int, int]],
     probabilities: Sequence[np.ndarray],
 ) -> Prediction:
-    """The answer from the (first_frame, last_frame) of each window and what the network says of it, (num_classes,)."""
+    """The prediction from the (first_frame, last_frame) of each window and its probabilities (num_classes,)."""
     windows = [
         Window(first, last, frame_time(first, fps, times), frame_time(last + 1, fps, times), p)
-        for (first, last), p in zip(places, probabilities, strict=True)
+        for (first, last), p in zip(positions, probabilities, strict=True)
     ]
     mean = np.mean(probabilities, axis=0, dtype=np.float64)
     return Prediction(video, fps, num_frames, num_damaged, classes, mean, windows, times)

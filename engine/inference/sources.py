@@ -100,5 +100,5 @@ def expected_frames(reader: VideoReader) -> int:
     return reader.stream.frames or int((reader.container.duration or 0) / 1e6 * (reader.fps or 0))
 
 
-def watch(frames: Iterable[av.VideoFrame], total: int, what: str, show_progress: bool) -> Iterable[av.VideoFrame]:
-    return progress(frames, total, what, "frames") if show_progress else frames
+def watch(frames: Iterable[av.VideoFrame], total: int, label: str, show_progress: bool) -> Iterable[av.VideoFrame]:
+    return progress(frames, total, label, "frames") if show_progress else frames

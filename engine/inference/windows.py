@@ -132,18 +132,18 @@ def read_frames(video: Path, spec: "InputSpec", wanted: set[int]) -> dict[int, n
 
 @contextmanager
 def sliding_clips(
-    video: Path, spec: "InputSpec", stride: int, what: str = "Recognising", show_progress: bool = False
+    video: Path, spec: "InputSpec", stride: int, label: str = "Recognising", show_progress: bool = False
 ) -> Iterator[tuple[SlidingClips, Clock]]:
     """The windows of an open video, and the clock that knows its length and times when they are through."""
     with open_video(video) as reader:
-        frames = watch(reader, expected_frames(reader), f"{what} {video.name}", show_progress)
+        frames = watch(reader, expected_frames(reader), f"{label} {video.name}", show_progress)
         yield slide_over(reader, frames, spec, stride)
 
 
 def slide_over(
     reader: VideoReader, frames: Iterable[av.VideoFrame], spec: "InputSpec", stride: int
 ) -> tuple[SlidingClips, Clock]:
-    """The same for frames that come from a reader by way of something that looks at them."""
+    """Slides windows over frames that come from a reader through another iterator."""
     clock = Clock(reader, frames)
     step = clip_step(spec.frame_stride, 1, spec.fps, reader.fps)
     return SlidingClips(clock, lambda frame: prepare_frame(frame, spec), spec.read_len, step, stride), clock

@@ -114,7 +114,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
     @app.exception_handler(UserError)
     async def refused(request: Request, error: UserError) -> Response:
-        """What is wrong with the request; an error without a status is one of the network."""
+        """The answer to a request that is refused; an error without a status is the network's."""
         status = error.status if isinstance(error, Refused) else 500
         retry = getattr(error, "retry_after", None)
         return problem(request, status, str(error), {"Retry-After": str(retry)} if retry else None)
@@ -161,7 +161,7 @@ def path_of(request: Request) -> str:
 
 
 async def finished(job: Job, body: Body) -> bytes:
-    """The answer; the work ends when the client goes away. Not before nobody reads the file any more."""
+    """Waits for the answer; the work ends when the client disconnects, but not before the file is closed."""
     gone, answer = asyncio.ensure_future(body.gone()), asyncio.wrap_future(job.answer)
     try:
         await asyncio.wait({gone, answer}, return_when=asyncio.FIRST_COMPLETED)

@@ -60,7 +60,7 @@ class Batcher:
                 return
 
     def _next_batch(self) -> tuple[list[tuple[np.ndarray, Future]], bool]:
-        """Windows that somebody still waits for, at least one unless the end has come; and whether it has."""
+        """Windows whose clients still wait, at least one unless the end has come; and whether it has."""
         batch: list[tuple[np.ndarray, Future]] = []
         deadline = 0.0
         while len(batch) < self.batch_size:

@@ -45,7 +45,7 @@ class Decoder:
             self.worker.start()
 
     def windows(self, path: Path, stride: int, pictures: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
-        """(first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; then .facts are there.
+        """Yields (first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; .facts are set after the last.
 
         Raises Refused for what is wrong with the video, WorkerDied where the process was killed or has a bug. Left
         before its end, it kills the process: what is still in the pipe belongs to nobody.

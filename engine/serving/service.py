@@ -69,9 +69,9 @@ class Job:
             else:
                 self.answer.set_result(answer)
 
-    def stop(self, why: Exception) -> None:
+    def stop(self, reason: Exception) -> None:
         """Ends it at once, wherever it is; nothing where it has its answer."""
-        self.finish(why)
+        self.finish(reason)
         with self._lock:
             if self._decoder is not None:
                 self._decoder.kill()

@@ -98,7 +98,7 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
 
 
 def build_whole(
-    model_name: str, weights: LoadedWeights, classes: list[str] | None = None, whose: str = "the list"
+    model_name: str, weights: LoadedWeights, classes: list[str] | None = None, owner: str = "the list"
 ) -> tuple[nn.Module, InputSpec, list[str], KeyReport]:
     """Builds a network whose every parameter comes from the weights -> network, input, class names and report.
 
@@ -116,7 +116,7 @@ def build_whole(
         )
     if len(classes) != num_classes:
         raise UserError(
-            f"{weights.origin} has {plural(num_classes, 'class')}, and {whose} has {plural(len(classes), 'name')}."
+            f"{weights.origin} has {plural(num_classes, 'class')}, and {owner} has {plural(len(classes), 'name')}."
         )
 
     model = create_model(model_name, num_classes, **weights.options)

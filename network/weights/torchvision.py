@@ -43,7 +43,7 @@ def read_imagenet(model_name: str) -> LoadedWeights:
     )
 
 
-def fetch(weights, what: str) -> dict[str, torch.Tensor]:
+def fetch(weights, label: str) -> dict[str, torch.Tensor]:
     """The state dict of an entry of torchvision's enums, from torch's cache or the network, its hash checked."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
@@ -52,13 +52,13 @@ def fetch(weights, what: str) -> dict[str, torch.Tensor]:
         )
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"Could not fetch the {what} ({getattr(error, 'reason', error)}). "
+            f"Could not fetch the {label} ({getattr(error, 'reason', error)}). "
             f"Fetch {weights.url} on a computer that can, and put {path.name} into {path.parent}."
         ) from None
     except (RuntimeError, UnpicklingError, EOFError):
         # a download is moved to its place only when its hash fits, so a damaged file here came another way
         place = f"{path} is damaged. Delete it" if path.exists() else f"{weights.url} arrived damaged. Start again"
-        raise UserError(f"{place}; then the {what} are fetched anew.") from None
+        raise UserError(f"{place}; then the {label} are fetched anew.") from None
     return dict(state)
 
 
