@@ -139,7 +139,7 @@ def _extract(
     except OSError as error:
         raise _explain(error, frames, len(plan.jobs), len(outcome.rows), outcome.num_bytes) from error
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from existing.")
+        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from there.")
         raise
     finally:
         results.close()  # ends the workers, which would go on writing

@@ -300,7 +300,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "unknown model": ([video, "--model", "r3d_17", "--weights", "x.pth"], 2, "Did you mean 'r3d_18'"),
         "labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "labels.txt"], 1, "6 classes, and --labels"),
         "no labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "no.txt"], 1, "no.txt cannot be read"),
-        "latin": ([video, *foreign, checkpoint, "--labels", tmp_path / "latin.txt"], 1, "is no UTF-8 text"),
+        "latin": ([video, *foreign, checkpoint, "--labels", tmp_path / "latin.txt"], 1, "is not UTF-8 text"),
         "no names": ([video, *foreign, checkpoint, "--labels", tmp_path / "file"], 1, "file is empty"),
         "itself": ([video, *use, "--output", video], 2, "would be written over"),
         "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
