@@ -59,3 +59,10 @@ def plural(number: int, noun: str) -> str:
 def gigabytes(num_bytes: float) -> str:
     """1.2 GB, 35 MB"""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+
+
+def table_line(cells: Iterable[str], widths: list[int]) -> str:
+    """One row: the first and the last cell are aligned left, those between them right."""
+    first, *middle, last = cells
+    middle = [cell.rjust(width) for cell, width in zip(middle, widths[1:], strict=True)]
+    return "  ".join([first.ljust(widths[0]), *middle, last]).rstrip()

@@ -10,7 +10,8 @@ input_channels   first convolutions for another number of channels
 fuse_batch_norm  batch norms folded into convolutions
 flags            flags that name a network: --model, --weights, --device
 optional         torchvision, imported where it is needed
-cost             parameters, multiply-adds and the tables of `python -m network`
+cost             parameters, multiply-adds, layers
+table            the table of `python -m network`
 weights/         pretrained weights
 __main__         `python -m network`: show, convert, check
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 from common.cli import Parser, run_cli
 from common.errors import UsageError, UserError
 from network.registry import check_model_name
+from network.table import print_models
 
 # Sports-1M's number of classes, and the class ("sandboarding") that the published C3D gives a clip of zeros
 SPORTS1M_CLASSES = 487
@@ -26,13 +27,12 @@ def main(argv: Sequence[str]) -> int:
         convert(args.source, args.output, args.model, args.labels)
     elif args.command == "check":
         return check(args.file, args.model)
-    else:
-        from network import cost
+    elif args.command == "show":
+        from network.cost import print_layers
 
-        if args.command == "show":
-            cost.print_layers(args.model)
-        else:
-            cost.print_models()
+        print_layers(args.model)
+    else:
+        print_models()
     return 0
 
 

@@ -1,21 +1,17 @@
-"""What a network costs, and the tables of `python -m network`.
+"""The cost of a network in parameters and multiply-adds, and the layers of `python -m network show`.
 
 A model and a clip on the meta device have shapes and no values, so nothing is computed or allocated.
 """
-
-from collections.abc import Iterable
 
 import torch
 import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.errors import UserError
-from network import InputSpec, create_model, list_models, model_entry
+from common.console import table_line
+from network import InputSpec, create_model, model_entry
 from network.weights.known import known_weights
 
 TABLE_CLASSES = 101  # UCF101's
-
-HEADER = ("model", "parameters", "GMACs", "input, THW", "stride", "weights")
 
 
 def without_values(name: str, num_classes: int, spec: InputSpec, **options: object) -> tuple[nn.Module, torch.Tensor]:
@@ -36,49 +32,16 @@ def count_macs(model: nn.Module, x: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-# --- python -m network
-
-
-def print_models() -> None:
-    """Prints a row for each model as soon as it is counted. A model that cannot be built here, because torchvision is
-    missing or broken, keeps its row, and the reason follows below the table.
-    """
-    names, reasons = list_models(), {}
-    widths = [max(map(len, names)), 10, 6, 10, 6]
-    print(_line(HEADER, widths))
-    for name in names:
-        try:
-            row = describe_model(name)
-        except UserError as error:
-            row = (name, "-", "-", *_describe_input(model_entry(name).input_spec), "cannot be built, see below")
-            reasons[str(error)] = None
-        print(_line(row, widths), flush=True)
-    for reason in reasons:
-        print(reason)
-
-
 def describe_model(name: str) -> tuple[str, ...]:
-    """Name, parameters, GMACs of a clip, clip, frame stride and the names of known weights."""
+    """A row of the table: name, parameters, GMACs of a clip, clip, frame stride and the names of known weights."""
     spec = model_entry(name).input_spec
     model, clip = without_values(name, TABLE_CLASSES, spec)
-    return (
-        name,
-        f"{num_parameters(model):,}",
-        f"{count_macs(model, clip) / 1e9:.2f}",
-        *_describe_input(spec),
-        ", ".join(known_weights(name)) or "-",
-    )
+    cost = f"{num_parameters(model):,}", f"{count_macs(model, clip) / 1e9:.2f}"
+    return name, *cost, *describe_input(spec), ", ".join(known_weights(name)) or "-"
 
 
-def _describe_input(spec: InputSpec) -> tuple[str, str]:
+def describe_input(spec: InputSpec) -> tuple[str, str]:
     return f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}", str(spec.frame_stride)
-
-
-def _line(cells: Iterable[str], widths: list[int]) -> str:
-    """One row: the first and the last cell are aligned left, those between them right."""
-    first, *middle, last = cells
-    middle = [cell.rjust(width) for cell, width in zip(middle, widths[1:], strict=True)]
-    return "  ".join([first.ljust(widths[0]), *middle, last]).rstrip()
 
 
 # --- python -m network show
@@ -88,7 +51,7 @@ def print_layers(name: str) -> None:
     rows = list_layers(name)
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
     for row in rows:
-        print(_line(row, widths))
+        print(table_line(row, widths))
 
 
 def list_layers(name: str) -> list[tuple[str, ...]]:

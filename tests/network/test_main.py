@@ -11,9 +11,9 @@ import torch
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from engine.runs.checkpoint import load_model
-from network import cost
+from network import table
 from network.__main__ import main
-from network.cost import list_layers
+from network.cost import describe_model, list_layers
 from network.weights.read import read_weights
 from tests.helpers.weights import hollow_c3d, labels_file, random_blobs, small_widths, vmz_forward
 
@@ -122,9 +122,16 @@ def test_show_of_an_unknown_model_names_the_nearest():
         main(["show", "r3d18"])
 
 
-def test_the_table_has_a_line_for_every_model(capsys, monkeypatch):
-    names = ["c3d", "r3d_18", "swin3d_t"]  # the README's table is compared for all of them
-    monkeypatch.setattr(cost, "list_models", lambda: names)
+@pytest.fixture
+def three_models(monkeypatch, tmp_path) -> list[str]:
+    names = ["c3d", "r3d_18", "swin3d_t"]  # the table of docs/networks.md is compared for all of them
+    monkeypatch.setattr(table, "list_models", lambda: names)
+    monkeypatch.setattr(table, "CACHE", tmp_path / "cache" / "network.json")
+    return names
+
+
+def test_the_table_has_a_line_for_every_model(capsys, three_models):
+    names = three_models
     main([])
     header, *lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == names
@@ -132,6 +139,22 @@ def test_the_table_has_a_line_for_every_model(capsys, monkeypatch):
     assert by_name["c3d"][1:] == ["78,409,573", "38.55", "16x112x112", "1", "-"]
     assert by_name["r3d_18"][1:] == ["33,218,085", "40.70", "16x112x112", "2", "kinetics400"]
     assert header.startswith("model")
+
+
+def test_the_table_is_counted_once_and_again_when_something_changed(capsys, monkeypatch, three_models):
+    main([])
+    counted = capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "_count", lambda name: pytest.fail(f"{name} is counted again"))
+        main([])
+    assert capsys.readouterr().out == counted
+
+    again = []
+    monkeypatch.setattr(table, "_key", lambda: "a file has changed")
+    monkeypatch.setattr(table, "_count", lambda name: again.append(name) or describe_model(name))
+    table.CACHE.write_text(table.CACHE.read_text()[:-5])  # damaged counts as changed
+    main([])
+    assert again == three_models and capsys.readouterr().out == counted
 
 
 @pytest.mark.parametrize("name", ["cnn_lstm", "mvit_v2_s", "swin3d_t", "s3d", "r3d_18"])
