@@ -31,7 +31,6 @@ from benchmarks.machine import processor
 from common.input_spec import InputSpec
 from dataloaders.dataset import TrainDataset
 from dataloaders.frame_set import FrameSet, open_frames
-from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.loader import ClipLoader
 from dataloaders.pack import pack
@@ -272,9 +271,9 @@ class Texture:
 
 
 def make_frames(frames: Path, num_videos: int, num_frames: int) -> None:
-    """Two classes of generated videos, each a window that wanders over a texture, as preprocess would store them."""
+    """Frames of generated videos in two classes, each a window that wanders over a texture; indexed when opened."""
     rng = np.random.default_rng(0)
-    rows, num_bytes = [], 0
+    num_bytes = 0
     for number in range(num_videos):
         texture = Texture.draw(rng).pixels
         folder = f"train/class{number % 2}/video{number:05d}"
@@ -285,33 +284,8 @@ def make_frames(frames: Path, num_videos: int, num_frames: int) -> None:
             picture = np.ascontiguousarray(texture[top : top + 128, left : left + 171])
             cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
             num_bytes += path.stat().st_size
-        rows.append(row_of(f"class{number % 2}/video{number:05d}.avi", folder, num_frames))
-    manifest.write_manifest(frames, rows)
     print(
         f"Made {num_videos} videos of {num_frames} frames, {num_bytes / num_videos / num_frames / 1000:.1f} kB a frame"
-    )
-
-
-def row_of(video: str, folder: str, num_frames: int, given: str = "") -> VideoRow:
-    return VideoRow(
-        video=video,
-        label=video.split("/")[0],
-        group=video.rpartition(".")[0],
-        folder=folder,
-        num_frames=num_frames,
-        every=1,
-        quality=95,
-        width=171,
-        height=128,
-        fps=25.0,
-        source_width=320,
-        source_height=240,
-        source_bytes=500_000,
-        status="ok",
-        reason="",
-        given=given,
-        split="random",
-        size="171x128",
     )
 
 

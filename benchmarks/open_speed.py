@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.loader_speed import SPEC, row_of
+from benchmarks.loader_speed import SPEC
 from benchmarks.machine import processor
 from dataloaders.dataset import EvalDataset, TrainDataset
 from dataloaders.frame_set import open_frames
@@ -90,3 +90,26 @@ def kinetics_rows(*parts: str) -> list[VideoRow]:
 
 if __name__ == "__main__":
     main()
+
+
+def row_of(video: str, folder: str, num_frames: int, given: str = "") -> VideoRow:
+    return VideoRow(
+        video=video,
+        label=video.split("/")[0],
+        group=video.rpartition(".")[0],
+        folder=folder,
+        num_frames=num_frames,
+        every=1,
+        quality=95,
+        width=171,
+        height=128,
+        fps=25.0,
+        source_width=320,
+        source_height=240,
+        source_bytes=500_000,
+        status="ok",
+        reason="",
+        given=given,
+        split="random",
+        size="171x128",
+    )
