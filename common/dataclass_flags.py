@@ -13,13 +13,13 @@ WIDTH = 120  # columns of --help
 LARGEST = 2**63  # what torch and numpy take as a seed or a size
 
 
-def flag(default: object, help_text: str, **options: object):
+def flag(default: object, help_text: str, group: str, **options: object):
     """A field that is a flag.
 
-    options: group, the heading under which --help shows it; choices; metavar; several: the command line takes one or
+    group: the heading under which --help shows it. options: choices; metavar; several: the command line takes one or
     more values; at_least, above, at_most, below: bounds of a number.
     """
-    return field(default=default, metadata={"help": help_text, **options})
+    return field(default=default, metadata={"help": help_text, "group": group, **options})
 
 
 def flag_name(name: str) -> str:

@@ -23,144 +23,116 @@ class TrainConfig:
     """
 
     dataset: str | None = flag(
-        None,
-        "name in mypath.py, a folder of class folders, or a list (.csv, .txt)",
-        metavar="NAME|FOLDER|LIST",
-        group=DATA,
+        None, "name in mypath.py, a folder of class folders, or a list (.csv, .txt)", DATA, metavar="NAME|FOLDER|LIST"
     )
     frames: str | None = flag(
-        None, "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)", metavar="DIR", group=DATA
+        None, "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)", DATA, metavar="DIR"
     )
     split: str | None = flag(
-        None, "division into training and test videos", choices=("1", "2", "3", "given", "random"), group=DATA
+        None, "division into training and test videos", DATA, choices=("1", "2", "3", "given", "random")
     )
     val: str = flag(
-        "auto", "auto: hold out recordings for validation; none: hold out none", choices=("auto", "none"), group=DATA
+        "auto", "auto: hold out recordings for validation; none: hold out none", DATA, choices=("auto", "none")
     )
-    flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", group=DATA)
+    flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", DATA)
     workers: int | None = flag(
-        None, "threads that read clips (default: one per processor, at most 8)", at_least=0, group=DATA
+        None, "threads that read clips (default: one per processor, at most 8)", DATA, at_least=0
     )
     cache: str | None = flag(
-        None, "ram: keep decoded frames in memory, so each is decoded once", choices=("ram", "none"), group=DATA
+        None, "ram: keep decoded frames in memory, so each is decoded once", DATA, choices=("ram", "none")
     )
     model: str | None = flag(
-        None, "network, or several for a run each; `python -m network` lists them", several=True, group=NETWORK
+        None, "network, or several for a run each; `python -m network` lists them", NETWORK, several=True
     )
     weights: str | None = flag(
-        None, "pretrained weights: a file, a run, or a name such as kinetics400", metavar="NAME|FILE", group=NETWORK
+        None, "pretrained weights: a file, a run, or a name such as kinetics400", NETWORK, metavar="NAME|FILE"
     )
-    freeze: str = flag(
-        "none", "part that keeps the weights of --weights", choices=("none", "stem", "trunk"), group=NETWORK
-    )
-    dropout: float | None = flag(None, "dropout before the last layer", at_least=0, below=1, group=NETWORK)
+    freeze: str = flag("none", "part that keeps the weights of --weights", NETWORK, choices=("none", "stem", "trunk"))
+    dropout: float | None = flag(None, "dropout before the last layer", NETWORK, at_least=0, below=1)
     pool5: str | None = flag(
-        None, "padding of C3D's pool5: ceil as in Caffe, or symmetric", choices=("ceil", "symmetric"), group=NETWORK
+        None, "padding of C3D's pool5: ceil as in Caffe, or symmetric", NETWORK, choices=("ceil", "symmetric")
     )
     model_options: str | None = flag(
         None,
         "further options of the model, such as pool=last,hidden=256 for cnn_lstm",
+        NETWORK,
         metavar="NAME=VALUE,...",
-        group=NETWORK,
     )
-    input: str | None = flag(None, "frames, differences of neighbouring frames, or both", choices=INPUTS, group=NETWORK)
-    clip_len: int | None = flag(None, "frames per clip", at_least=1, group=NETWORK)
-    frame_stride: int | None = flag(None, "step between a clip's frames, in source frames", at_least=1, group=NETWORK)
-    crop_size: int | None = flag(None, "side of the square crop, in pixels", at_least=1, group=NETWORK)
-    epochs: int | None = flag(None, "passes over the training videos", at_least=1, group=OPTIMISATION)
-    batch_size: int | None = flag(None, "clips per batch, on each GPU", at_least=1, group=OPTIMISATION)
-    accumulate: int = flag(1, "batches per optimiser step, in the memory of one batch", at_least=1, group=OPTIMISATION)
+    input: str | None = flag(None, "frames, differences of neighbouring frames, or both", NETWORK, choices=INPUTS)
+    clip_len: int | None = flag(None, "frames per clip", NETWORK, at_least=1)
+    frame_stride: int | None = flag(None, "step between a clip's frames, in source frames", NETWORK, at_least=1)
+    crop_size: int | None = flag(None, "side of the square crop, in pixels", NETWORK, at_least=1)
+    epochs: int | None = flag(None, "passes over the training videos", OPTIMISATION, at_least=1)
+    batch_size: int | None = flag(None, "clips per batch, on each GPU", OPTIMISATION, at_least=1)
+    accumulate: int = flag(1, "batches per optimiser step, in the memory of one batch", OPTIMISATION, at_least=1)
     optimizer: str | None = flag(
-        None, "optimiser (default: the model's)", choices=("sgd", "adam", "adamw"), group=OPTIMISATION
+        None, "optimiser (default: the model's)", OPTIMISATION, choices=("sgd", "adam", "adamw")
     )
     lr: float | None = flag(
-        None, "peak learning rate (default: the model's, scaled by the clips per step)", above=0, group=OPTIMISATION
+        None, "peak learning rate (default: the model's, scaled by the clips per step)", OPTIMISATION, above=0
     )
-    weight_decay: float | None = flag(
-        None, "weight decay; norm layers and biases have none", at_least=0, group=OPTIMISATION
-    )
+    weight_decay: float | None = flag(None, "weight decay; norm layers and biases have none", OPTIMISATION, at_least=0)
     schedule: str = flag(
         "cosine",
         "cosine to zero, or step: a tenth at 50 %% and 75 %% of the run",
+        OPTIMISATION,
         choices=("cosine", "step"),
-        group=OPTIMISATION,
     )
     warmup_epochs: float | None = flag(
-        None, "epochs over which the learning rate rises to --lr", at_least=0, group=OPTIMISATION
+        None, "epochs over which the learning rate rises to --lr", OPTIMISATION, at_least=0
     )
-    head_lr_scale: float = flag(10.0, "factor on --lr for layers that --weights lacks", at_least=0, group=OPTIMISATION)
+    head_lr_scale: float = flag(10.0, "factor on --lr for layers that --weights lacks", OPTIMISATION, at_least=0)
     clip_grad: float | None = flag(
-        None,
-        "scale gradients down to this norm where it is larger; 0: never",
-        metavar="NORM",
-        at_least=0,
-        group=OPTIMISATION,
+        None, "scale gradients down to this norm where it is larger; 0: never", OPTIMISATION, metavar="NORM", at_least=0
     )
     recipe: str = flag(
-        "plain", "defaults for flags not given; docs/training.md lists them", choices=tuple(RECIPES), group=RECIPE
+        "plain", "defaults for flags not given; docs/training.md lists them", RECIPE, choices=tuple(RECIPES)
     )
-    clips_per_video: int | None = flag(
-        None, "clips drawn from each video per epoch", metavar="K", at_least=1, group=RECIPE
-    )
+    clips_per_video: int | None = flag(None, "clips drawn from each video per epoch", RECIPE, metavar="K", at_least=1)
     stride_jitter: float | None = flag(
-        None, "vary the frame stride at random by up to this fraction, such as 0.3", at_least=0, below=1, group=RECIPE
+        None, "vary the frame stride at random by up to this fraction, such as 0.3", RECIPE, at_least=0, below=1
     )
     zoom: float | None = flag(
-        None,
-        "enlarge squares of at least this fraction of the crop, such as 0.6; 1: off",
-        above=0,
-        at_most=1,
-        group=RECIPE,
+        None, "enlarge squares of at least this fraction of the crop, such as 0.6; 1: off", RECIPE, above=0, at_most=1
     )
     colour_jitter: float | None = flag(
-        None, "vary brightness, contrast and saturation by up to this fraction", at_least=0, below=1, group=RECIPE
+        None, "vary brightness, contrast and saturation by up to this fraction", RECIPE, at_least=0, below=1
     )
     label_smoothing: float | None = flag(
-        None, "fraction of the target spread over all classes, such as 0.1", at_least=0, below=1, group=RECIPE
+        None, "fraction of the target spread over all classes, such as 0.1", RECIPE, at_least=0, below=1
     )
     class_weights: str | None = flag(
-        None, "balanced: weight the loss by inverse class frequency", choices=("none", "balanced"), group=RECIPE
+        None, "balanced: weight the loss by inverse class frequency", RECIPE, choices=("none", "balanced")
     )
     mixup: float | None = flag(
-        None,
-        "blend pairs of clips, weights from Beta(ALPHA, ALPHA), such as 0.2",
-        metavar="ALPHA",
-        at_least=0,
-        group=RECIPE,
+        None, "blend pairs of clips, weights from Beta(ALPHA, ALPHA), such as 0.2", RECIPE, metavar="ALPHA", at_least=0
     )
     cutmix: float | None = flag(
-        None, "paste a box of one clip into another, such as 1", metavar="ALPHA", at_least=0, group=RECIPE
+        None, "paste a box of one clip into another, such as 1", RECIPE, metavar="ALPHA", at_least=0
     )
     ema: float | None = flag(
         None,
         "also keep an exponential moving average of the weights, such as 0.999",
+        RECIPE,
         metavar="DECAY",
         at_least=0,
         below=1,
-        group=RECIPE,
     )
     early_stopping: int | None = flag(
-        None,
-        "stop after this many epochs without a better validation; 0: never",
-        metavar="EPOCHS",
-        at_least=0,
-        group=RECIPE,
+        None, "stop after this many epochs without a better validation; 0: never", RECIPE, metavar="EPOCHS", at_least=0
     )
-    device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto takes a GPU where there is one", group=MACHINE)
+    device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto takes a GPU where there is one", MACHINE)
     amp: str = flag(
-        "auto",
-        "mixed precision; auto: bf16 on GPUs that support it",
-        choices=("auto", "off", "bf16", "fp16"),
-        group=MACHINE,
+        "auto", "mixed precision; auto: bf16 on GPUs that support it", MACHINE, choices=("auto", "off", "bf16", "fp16")
     )
-    compile: bool = flag(False, "compile the network with torch.compile", group=MACHINE)
-    deterministic: bool = flag(False, "bit-identical results from run to run on a GPU too; slower", group=MACHINE)
-    name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", group=RUN)
-    seed: int = flag(0, "random seed of weights, clips and their order", at_least=0, group=RUN)
-    val_clips: int = flag(3, "clips per video in the validation after each epoch", at_least=1, group=RUN)
-    resume: str | None = flag(None, "continue this run; takes no other settings", metavar="RUN", group=RUN)
+    compile: bool = flag(False, "compile the network with torch.compile", MACHINE)
+    deterministic: bool = flag(False, "bit-identical results from run to run on a GPU too; slower", MACHINE)
+    name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", RUN)
+    seed: int = flag(0, "random seed of weights, clips and their order", RUN, at_least=0)
+    val_clips: int = flag(3, "clips per video in the validation after each epoch", RUN, at_least=1)
+    resume: str | None = flag(None, "continue this run; takes no other settings", RUN, metavar="RUN")
     save_every: float = flag(
-        10.0, "also write last.pth during an epoch; 0: at its end only", metavar="MINUTES", at_least=0, group=RUN
+        10.0, "also write last.pth during an epoch; 0: at its end only", RUN, metavar="MINUTES", at_least=0
     )
 
     def __post_init__(self) -> None:
