@@ -233,6 +233,7 @@ def test_a_broken_torchvision_stops_its_own_networks_alone(broken_torchvision):
     assert done.stdout.split() == sorted(FROM_TORCHVISION)
 
 
+@pytest.mark.slow
 def test_the_table_says_which_networks_cannot_be_built_and_why(broken_torchvision):
     done = subprocess.run(
         [sys.executable, "-m", "network"], env=broken_torchvision, capture_output=True, text=True, check=False

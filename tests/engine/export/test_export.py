@@ -324,6 +324,7 @@ def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
     """Each compares and renames the file that it has written itself, and the last one stays."""
     trained, output = load_model(toy_export.checkpoint), tmp_path / "a.pt2"

@@ -41,6 +41,7 @@ def test_the_version_of_cudnn_is_a_number_that_torch_gives():
     assert version == torch.backends.cudnn.version() if torch.cuda.is_available() else version is None
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):
     code = (
         "import torch\nfrom engine.hardware.device import check_compiler\nfrom common.cli import run_cli\n"
