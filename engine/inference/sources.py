@@ -32,7 +32,7 @@ def find_sources(names: Sequence[str]) -> Sources:
     """
     live = [name for name in names if is_live(name)]
     if live and len(names) > 1:
-        raise UsageError(f"{live[0]} is a live source, and such a one is alone: give the other sources another run.")
+        raise UsageError(f"{live[0]} is a live source, which has to be the only source. Run the others separately.")
     if live:
         return Sources([], live=live[0])
 

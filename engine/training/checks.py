@@ -31,16 +31,18 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     if not frame_set.part("train"):
         raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no training videos.")
     if len(frame_set.classes) < 2:
-        raise UserError(f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. It takes two to learn.")
+        raise UserError(
+            f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. Training needs two or more."
+        )
     rows, source = frame_set.rows, frame_set.source
     if frame_set.split.name == "random" and not source.groups and len({row.group for row in rows}) == len(rows):
         print(
-            "Note: each video counts as a recording of its own. Where several were cut from one, training and test "
-            "share it: say 'groups' in mypath.py, or give a list with a column for it."
+            "Note: each video counts as a recording of its own. Where several were cut from one recording, training "
+            "and test share it: set 'groups' in mypath.py, or give a list with a column for the group."
         )
     if not frame_set.part("test"):
         print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
-    training = TrainDataset(frame_set, spec)  # says so where the stored frames do not give the clips that are asked for
+    training = TrainDataset(frame_set, spec)  # raises where the stored frames do not give these clips
     short = [span for row, span in zip(training.rows, training.spans, strict=True) if row.num_frames < span]
     if 10 * len(short) >= len(training):  # a few short ones are usual, and python -m dataloaders.audit names them
         print(
@@ -50,8 +52,9 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     unknown = [row.video for row in frame_set.rows if not row.fps]
     if spec.fps and unknown:
         print(
-            f"WARNING: this model wants {spec.fps:g} frames a second, and of {plural(len(unknown), 'video')} nobody "
-            f"knows how many they have (first: {unknown[0]}). They give frames at stride {spec.frame_stride} instead."
+            f"WARNING: this model expects {spec.fps:g} frames a second, and the frame rate of "
+            f"{plural(len(unknown), 'video')} is unknown (first: {unknown[0]}). Their clips have stride "
+            f"{spec.frame_stride} instead."
         )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
@@ -71,6 +74,7 @@ def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
 
 
 def pick_flip(config: TrainConfig, source: DataSource) -> bool:
+    """Whether training mirrors clips: --flip, else the data set's setting, else no, with a note."""
     if config.flip is not None:
         return config.flip
     if source.flip is None:
@@ -176,7 +180,7 @@ def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str
     lost = [name for name in new if name.startswith(inside) and not name.endswith(BUFFERS)]
     if frozen and lost:
         raise UserError(
-            f"--freeze would keep {plural(len(lost), 'parameter')} at random values: {origin} does not bring "
+            f"--freeze would keep {plural(len(lost), 'parameter')} at random values: {origin} has no "
             f"{lost[0]}. Train without --freeze."
         )
 

@@ -375,11 +375,11 @@ def test_a_rate_that_nobody_knows_is_said_where_the_model_asks_for_one(tmp_path,
             cv2.imwrite(str(tmp_path / name / f"{index}.jpg"), frame_naming(index)[..., ::-1])
     frame_set = open_frames(DataSource("mine", tmp_path, tmp_path, frames_given=True), SPEC, "random")
     check_parts(frame_set, replace(SPEC, fps=15.0))
-    assert "wants 15 frames a second, and of 2 videos nobody knows" in capsys.readouterr().out
+    assert "expects 15 frames a second, and the frame rate of 2 videos is unknown" in capsys.readouterr().out
 
     check_parts(frame_set, SPEC)
     check_parts(toy_set, replace(SPEC, fps=15.0))
-    assert "nobody knows" not in capsys.readouterr().out
+    assert "is unknown" not in capsys.readouterr().out
 
 
 def test_frames_made_elsewhere_of_divided_folders_keep_equal_names_apart(tmp_path):
