@@ -35,10 +35,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from common.errors import Stopped, is_out_of_memory
+from common.errors import Stopped, UserError, is_out_of_memory
 from common.files import ROOT, relative_to_cwd
 from common.torchrun import is_rank_zero, world_size
-from dataloaders.loader import Batch
+from dataloaders.batch_reader import Batch, WorkerLost
 from dataloaders.prefetch import prefetch
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.evaluation.metrics import topk_correct
@@ -55,8 +55,17 @@ from engine.training.records import (
     log_step,
     print_end,
     print_epoch,
+    stage_shares,
 )
-from engine.training.run import Run, StepResult, model_input, out_of_patience, pool_means, write_checkpoint
+from engine.training.run import (
+    Run,
+    StepResult,
+    model_input,
+    out_of_patience,
+    pool_means,
+    shared_reader,
+    write_checkpoint,
+)
 from engine.training.setup import begin_run, resume_run
 from engine.training.several import train_each
 from engine.training.stop_request import StopRequest
@@ -99,23 +108,28 @@ def fit(run: Run, stop: StopRequest) -> None:
     again and loses nothing."""
     progress = run.progress
     try:
-        while progress.epoch < run.config.epochs and not out_of_patience(run.config, progress):
-            start = time.monotonic()
-            measured = train_one_epoch(run, stop)
-            validation = averaged = None
-            if run.val_loader is not None and not stop.vote().stop:
-                validation, averaged = validate(run, stop)
-            if signum := stop.vote().stop:
-                end_early(run, signum)
-            check_weights(run, validation)
-            progress.epoch += 1
-            pool_means(run)
-            result = EpochResult(validation, averaged, measured, time.monotonic() - start)
-            keep_if_best(run, result)
-            log_epoch(run, result)
-            print_epoch(run, result)
-            progress.begin_means(run.device)
-            write_checkpoint(run, "last.pth", for_resume=True)
+        with shared_reader(run):
+            while progress.epoch < run.config.epochs and not out_of_patience(run.config, progress):
+                start = time.monotonic()
+                measured = train_one_epoch(run, stop)
+                validation = averaged = None
+                if run.val_loader is not None and not stop.vote().stop:
+                    validation, averaged = validate(run, stop)
+                if signum := stop.vote().stop:
+                    end_early(run, signum)
+                check_weights(run, validation)
+                progress.epoch += 1
+                pool_means(run)
+                result = EpochResult(validation, averaged, measured, time.monotonic() - start)
+                keep_if_best(run, result)
+                log_epoch(run, result)
+                print_epoch(run, result)
+                progress.begin_means(run.device)
+                write_checkpoint(run, "last.pth", for_resume=True)
+    except WorkerLost as error:
+        if world_size() > 1:  # the other ranks wait in the next exchange of gradients, until the launcher ends them
+            raise
+        raise UserError(f"{error} Saved {save_unfinished(run)}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -133,7 +147,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     num_clips, start = 0, time.monotonic()
-    saved = start
+    saved, stages = start, replace(run.train_loader.seconds)
     batches = TimedBatches(prefetch(run.train_loader.batches(progress.epoch, sampler.first_batch(first)), run.device))
     with epoch_bar(run, first) as bar:
         for _ in range(first, sampler.num_steps):
@@ -159,6 +173,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
     measured = {}
     if num_clips:
         measured = {"time/clips_per_second": num_clips / seconds, "time/data_wait": batches.waited / seconds}
+        measured |= stage_shares(run, stages, seconds)
     if run.device.type == "cuda":
         measured["time/gpu_memory_gb"] = torch.cuda.max_memory_allocated(run.device) / 1e9
     return measured
@@ -177,9 +192,10 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
     run.optimizer.zero_grad(set_to_none=True)
 
     total = torch.zeros((), device=run.device)
-    for number in numbers:
-        clips, labels, mirrored = next(batches)  # (B, T, H, W, 3) uint8, (B,), (B,)
-        x, targets = model_input(run, number, (clips, labels, mirrored))  # (B, C, T, S, S), (B,) or (B, K)
+    # all are read before the first is used: where one cannot be read, the weights and norms are those of a whole step
+    for number, batch in [(number, next(batches)) for number in numbers]:
+        clips, labels, mirrored = batch  # (B, T, H, W, 3) uint8, (B,), (B,)
+        x, targets = model_input(run, number, batch)  # (B, C, T, S, S), (B,) or (B, K)
         if progress.step == 0 and number == 0:
             run.tracker.clips(x, run.spec, 0)
 
@@ -241,13 +257,14 @@ def validate(run: Run, stop: StopRequest) -> tuple[Evaluation | None, Evaluation
 
 def end_early(run: Run, signum: int) -> None:
     """Writes last.pth after a signal and raises Stopped."""
+    raise Stopped(signum, f"Stopped by {signal.Signals(signum).name} {save_unfinished(run)}")
+
+
+def save_unfinished(run: Run) -> str:
+    """Writes last.pth in the middle of an epoch; returns the end of a message, which tells how to go on."""
     check_weights(run)
     write_checkpoint(run, "last.pth", for_resume=True)
-    raise Stopped(
-        signum,
-        f"Stopped by {signal.Signals(signum).name} after step {run.progress.step}. "
-        f"To go on: python train.py --resume {relative_to_cwd(run.run_dir)}",
-    )
+    return f"after step {run.progress.step}. To go on: python train.py --resume {relative_to_cwd(run.run_dir)}"
 
 
 if __name__ == "__main__":

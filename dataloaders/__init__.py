@@ -11,7 +11,8 @@ clips          frames of a clip: integers in, integers out
 crops          squares of frames: integers in, integers out
 dataset        clips for training, evaluation and windows
 batch_sampler  positions of each batch and rank
-loader         batches, read by threads
+loader         loaders for one pass, or for all passes of a run
+batch_reader   worker processes that read and decode batches
 prefetch       batches copied to the GPU ahead of time
 transforms     uint8 clips -> network input, on the device
 augment        random colours and zoom, on the device

@@ -43,6 +43,11 @@ class ClipSource:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def read_seconds(self) -> float:
+        """Seconds that this process has spent on reading frames' files."""
+        return self.store.read_seconds
+
     def read_clips(self, number: int, views: Sequence[tuple[np.ndarray, tuple[int, int]]], out: np.ndarray) -> None:
         """Fills out (N, T, h, w, 3) uint8 RGB with N views of video `number`, each (frame indices, (top, left)); (w, h)
         is the spec's cut_size.

@@ -1,28 +1,12 @@
-"""Batches of clips, decoded by threads into one array each.
+"""Loaders of clips in batches, for one pass over a data set or for all passes of a run."""
 
-The JPEG decoder works outside Python's lock, so threads decode in parallel, write where the batch needs the pixels,
-and nothing is copied between processes. Errors arrive as they were raised.
-"""
-
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
-import numpy as np
-import torch
-
+from dataloaders.batch_reader import Batch, ClipDataset, StageSeconds, Task, read_batches
 from dataloaders.batch_sampler import EvalBatchSampler
-
-BATCHES_AHEAD = 3
-
-
-class ClipDataset(Protocol):
-    clip_shape: tuple[int, ...]
-
-    def __len__(self) -> int: ...
-
-    def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]: ...
 
 
 class BatchSampler(Protocol):
@@ -33,13 +17,13 @@ class BatchSampler(Protocol):
     def __getitem__(self, number: int) -> range: ...
 
 
-Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
 class ClipLoader:
     """Iterates over a data set in batches: clips (B, *clip_shape) uint8, labels (B,) int64, and the data set's second
     number (B,) int64. The last batch may be smaller; nothing is dropped and nothing comes twice. A batch
-    sampler gives other batches, such as the share of one rank."""
+    sampler gives other batches, such as the share of one rank.
+
+    num_workers: worker processes; 0 reads in this process
+    """
 
     def __init__(
         self,
@@ -49,8 +33,11 @@ class ClipLoader:
         pin_memory: bool = False,
         batch_sampler: BatchSampler | None = None,
     ):
-        self.dataset, self.batch_sampler = dataset, batch_sampler or EvalBatchSampler(len(dataset), batch_size)
+        self.dataset = dataset
+        self.batch_sampler = EvalBatchSampler(len(dataset), batch_size) if batch_sampler is None else batch_sampler
         self.num_workers, self.pin_memory = num_workers, pin_memory
+        self.seconds = StageSeconds()
+        self.shared: SharedReader | None = None
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -59,43 +46,52 @@ class ClipLoader:
         return self.batches()
 
     def batches(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number `first` on: a resumed run reads nothing that it has already used."""
-        if self.num_workers == 0:
-            for number in range(first, len(self)):
-                batch = self._allocate(number)
-                for place, position in enumerate(self.batch_sampler[number]):
-                    self._fill(batch, epoch, place, position)
-                yield batch
-            return
-
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="clips")
-        ahead: deque[tuple[Batch, list[Future]]] = deque()
-        try:
-            for number in range(first, len(self)):
-                batch = self._allocate(number)
-                places = enumerate(self.batch_sampler[number])
-                futures = [pool.submit(self._fill, batch, epoch, place, position) for place, position in places]
-                ahead.append((batch, futures))
-                if len(ahead) > BATCHES_AHEAD:
-                    yield _finished(*ahead.popleft())
-            while ahead:
-                yield _finished(*ahead.popleft())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _allocate(self, number: int) -> Batch:
-        size = len(self.batch_sampler[number])
-        clips = torch.empty((size, *self.dataset.clip_shape), dtype=torch.uint8, pin_memory=self.pin_memory)
-        numbers = torch.empty((2, size), dtype=torch.int64, pin_memory=self.pin_memory)
-        return clips, numbers[0], numbers[1]
-
-    def _fill(self, batch: Batch, epoch: int, index: int, position: int) -> None:
-        clips, labels, extras = batch
-        label, extra = self.dataset.load(epoch, position, clips[index].numpy())
-        labels[index], extras[index] = label, extra
+        """The batches of an epoch, from number `first` on: a resumed run reads nothing that it has already used.
+        Closing the iterator ends its workers."""
+        if self.shared is not None:
+            return self.shared.batches(self, epoch, first)
+        return _read_passes([self], [(self, epoch, first)], min(self.num_workers, max(len(self) - first, 0)))
 
 
-def _finished(batch: Batch, futures: list[Future]) -> Batch:
-    for future in futures:
-        future.result()  # raises what the thread raised
-    return batch
+Pass = tuple[ClipLoader, int, int]  # epoch, number of the first batch
+
+
+class SharedReader:
+    """One set of worker processes for all passes of a run, so that workers read the next pass's first batches while
+    this one ends: a short epoch pays no start-up.
+
+    Inside the `with`, batches() of the given loaders must be called in the order of `passes`.
+    """
+
+    def __init__(self, loaders: Sequence[ClipLoader], passes: Iterable[Pass]):
+        self.loaders = loaders
+        to_read, self._to_hand_out = itertools.tee(passes)
+        self._batches = _read_passes(loaders, to_read, loaders[0].num_workers)
+
+    def __enter__(self) -> "SharedReader":
+        for loader in self.loaders:
+            loader.shared = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batches.close()
+        for loader in self.loaders:
+            loader.shared = None
+
+    def batches(self, loader: ClipLoader, epoch: int, first: int) -> Iterator[Batch]:
+        expected, *rest = next(self._to_hand_out)
+        assert expected is loader and rest == [epoch, first], "passes are read in the order in which they were planned"
+        return (next(self._batches) for _ in range(first, len(loader)))
+
+
+def _read_passes(loaders: Sequence[ClipLoader], passes: Iterable[Pass], workers: int) -> Iterator[Batch]:
+    """The batches of all passes in order. The first loader counts the seconds and decides on pinned memory."""
+    numbers = {id(loader): number for number, loader in enumerate(loaders)}
+    tasks = (
+        Task(numbers[id(loader)], epoch, loader.batch_sampler[number])
+        for loader, epoch, first in passes
+        for number in range(first, len(loader))
+    )
+    sizes = [len(loader.batch_sampler[0]) * math.prod(loader.dataset.clip_shape) for loader in loaders if len(loader)]
+    datasets = [loader.dataset for loader in loaders]
+    return read_batches(datasets, tasks, max(sizes, default=0), workers, loaders[0].pin_memory, loaders[0].seconds)

@@ -6,4 +6,5 @@ store         FrameStore: folders and packs behind one interface
 pack_volumes  tar volumes of packs
 foreign       frames that other programs extracted
 memory_cache  decoded frames kept in memory (--cache ram)
+shared_memory memory shared with worker processes
 """

@@ -13,15 +13,16 @@ import numpy as np
 from common.console import gigabytes, plural
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.shared_memory import SharedBytes
 
 RESERVE = 1e9  # bytes left to the run itself
 
 
 class FrameCache:
-    """Room for all frames of the rows, in one piece. Memory is taken by the system where a frame is first written.
+    """Room for all frames of the rows, shared by the worker processes. A page takes memory once it is written to.
 
-    Threads may fill and read at once: a frame is written before it is said to be there, and two threads that decode
-    the same one write the same bytes.
+    Workers fill and read at once: a frame is written before it is marked as ready, and two workers that decode the same
+    one write the same bytes.
     """
 
     def __init__(self, rows: Sequence[VideoRow], sizes: Sequence[tuple[int, int]]):
@@ -30,24 +31,23 @@ class FrameCache:
         self.sizes = sizes
         self.first_frames = _starts(lengths)
         self.first_bytes = _starts(room)
-        self.ready = bytearray(sum(lengths))
-        self.pixels = np.empty(sum(room), np.uint8)
+        self.ready, self.pixels = SharedBytes(sum(lengths)), SharedBytes(sum(room))
 
     def missing(self, number: int, indices: Sequence[int]) -> list[int]:
         """The frames of row `number` that are not in the cache yet."""
-        first, ready = self.first_frames[number], self.ready
+        first, ready = self.first_frames[number], self.ready.array
         return [index for index in indices if not ready[first + index]]
 
     def put(self, number: int, index: int, image: np.ndarray) -> None:
         self.get(number, index)[:] = image
-        self.ready[self.first_frames[number] + index] = 1
+        self.ready.array[self.first_frames[number] + index] = 1
 
     def get(self, number: int, index: int) -> np.ndarray:
         """(H, W, 3) uint8, the frame's own memory."""
         width, height = self.sizes[number]
         size = width * height * 3
         start = self.first_bytes[number] + index * size
-        return self.pixels[start : start + size].reshape(height, width, 3)
+        return self.pixels.array[start : start + size].reshape(height, width, 3)
 
 
 def _starts(lengths: list[int]) -> list[int]:

@@ -1,12 +1,14 @@
 """Sources of JPEG frames: a folder for each video, or a few large tar files with an index (python -m dataloaders.pack).
 
-Both give the same bytes. Nothing here has a place in a file that threads would share: any number of them may read.
+Both give the same bytes. Nothing here has a place in a file that others would share: any number of threads and of
+forked processes may read.
 """
 
 import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +38,8 @@ GAP = 64 * 1024  # frames no farther apart in a volume are read in one go: a cli
 
 
 class FrameStore(Protocol):
+    read_seconds: float  # spent on reading files, not on decoding
+
     def read(self, row: VideoRow, indices: Sequence[int]) -> Iterator[bytes | memoryview]:
         """The JPEGs of stored frames `indices` (rising, each once), counted from 0."""
         ...
@@ -71,7 +75,7 @@ class FrameFolders:
     """<frames>/<folder of the video>/00001.jpg"""
 
     def __init__(self, frames: Path):
-        self.frames = frames
+        self.frames, self.read_seconds = frames, 0.0
 
     def advice(self, row: VideoRow) -> str:
         return redo(row)
@@ -79,7 +83,10 @@ class FrameFolders:
     def read(self, row: VideoRow, indices: Sequence[int]) -> Iterator[bytes]:
         folder = os.path.join(self.frames, row.folder)  # noqa: PTH118 (pathlib takes as long as reading does)
         for index in indices:
-            yield read_file(f"{folder}{os.sep}{row.frame_name(index)}", row)
+            start = time.perf_counter()
+            content = read_file(f"{folder}{os.sep}{row.frame_name(index)}", row)
+            self.read_seconds += time.perf_counter() - start
+            yield content
 
     def place(self, row: VideoRow, index: int) -> str:
         return str(self.frames / row.folder / row.frame_name(index))
@@ -113,7 +120,7 @@ class PackedFrames:
     """
 
     def __init__(self, frames: Path, rows: Sequence[VideoRow]):
-        self.frames = frames
+        self.frames, self.read_seconds = frames, 0.0
         self.pack = read_pack(frames)
         lengths = np.array([row.num_frames for row in rows], np.int64)
         starts = np.cumsum(lengths) - lengths
@@ -151,8 +158,9 @@ class PackedFrames:
             stop = done + 1
             while stop < len(begins) and volumes[stop] == volumes[done] and 0 <= begins[stop] - ends[stop - 1] <= GAP:
                 stop += 1
-            start = begins[done]
+            start, begun = begins[done], time.perf_counter()
             content = memoryview(self._read_at(row, indices[done], volumes[done], start, ends[stop - 1] - start))
+            self.read_seconds += time.perf_counter() - begun
             for number in range(done, stop):
                 member = content[begins[number] - start : ends[number] - start]
                 name = f"{row.folder}/{row.frame_name(indices[number])}".encode("utf-8", "surrogateescape")[:100]

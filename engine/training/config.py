@@ -36,7 +36,7 @@ class TrainConfig:
     )
     flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", DATA)
     workers: int | None = flag(
-        None, "threads that read clips (default: one per processor, at most 8)", DATA, at_least=0
+        None, "processes that read clips; 0: none (default: one per processor, at most 16)", DATA, at_least=0
     )
     cache: str | None = flag(
         None, "ram: keep decoded frames in memory, so each is decoded once", DATA, choices=("ram", "none")

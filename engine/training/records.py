@@ -10,11 +10,17 @@ from tqdm import tqdm
 from common.console import duration, plural
 from common.files import relative_to_cwd
 from common.torchrun import is_rank_zero
+from dataloaders.batch_reader import StageSeconds
 from engine.evaluation.evaluate import Evaluation
 from engine.hardware.distributed import all_reduce_sum
 from engine.training.run import Progress, Run, StepResult, write_checkpoint
 
 LOG_EVERY = 20  # steps between two readings of the device's numbers
+STAGE_ADVICE = {  # for a run that waits for data, by the stage that is busiest
+    "read": "a faster disk, or python -m dataloaders.pack",
+    "decode": "more --workers, or --cache ram",
+    "copy": "fewer --workers leave more memory bandwidth",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,16 @@ class EpochResult:
     def judged(self) -> Evaluation | None:
         """The validation that chooses the best epoch: the moving average's, which evaluation and inference use too."""
         return self.averaged or self.validation
+
+
+def stage_shares(run: Run, before: StageSeconds, seconds: float) -> dict[str, float]:
+    """The share of the last `seconds` that each stage of reading clips was busy. 1: the stage can give no more."""
+    now, workers = run.train_loader.seconds, max(run.config.workers, 1)
+    return {
+        "time/read": (now.read - before.read) / workers / seconds,
+        "time/decode": (now.decode - before.decode) / workers / seconds,
+        "time/copy": (now.copy - before.copy) / seconds,
+    }
 
 
 def epoch_bar(run: Run, first: int) -> tqdm:
@@ -104,10 +120,13 @@ def print_epoch(run: Run, result: EpochResult) -> None:
     val = f"val top1 {validation.top1:5.1f}{ema} (best {progress.best_top1:5.1f})" if validation else "no validation"
     top1 = "" if math.isnan(progress.top1.value()) else f"  top1 {progress.top1.value():5.1f}"
     left = result.seconds * (config.epochs - progress.epoch)
+    wait = measured.get("time/data_wait", 0)
+    stage = max(STAGE_ADVICE, key=lambda name: measured.get(f"time/{name}", 0))
+    advice = f" ({stage}: {STAGE_ADVICE[stage]})" if wait > 0.1 and measured.get(f"time/{stage}", 0) > 0.3 else ""
     print(
         f"epoch {progress.epoch:3}/{config.epochs}  loss {progress.loss.value():6.3f}{top1}  {val}  "
         f"{measured.get('time/clips_per_second', 0):6.1f} clips/s  "
-        f"data wait {100 * measured.get('time/data_wait', 0):2.0f} %  left {duration(left)}",
+        f"data wait {100 * wait:2.0f} %{advice}  left {duration(left)}",
         flush=True,
     )
 

@@ -1,7 +1,7 @@
 """A training run in memory, its model input, and the content of its checkpoints."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from common.console import plural
 from common.torchrun import is_rank_zero, rank, world_size
 from dataloaders import build_loaders
 from dataloaders.augment import Augment
+from dataloaders.batch_reader import Batch
 from dataloaders.frame_set import FrameSet
-from dataloaders.loader import Batch, ClipLoader
+from dataloaders.loader import ClipLoader, Pass, SharedReader
 from dataloaders.mixup import Mixup
 from dataloaders.transforms import to_model_input
 from engine.evaluation.metrics import Mean
@@ -160,6 +161,23 @@ def build_run(
         progress=progress,
         start=time.monotonic(),
     )
+
+
+def shared_reader(run: Run) -> SharedReader:
+    """One set of worker processes for all that is left of the run: the rest of the current epoch, its validation, once
+    more for the moving average, then the next epoch."""
+    loaders = [loader for loader in (run.train_loader, run.val_loader) if loader is not None]
+    return SharedReader(loaders, _passes(run, run.progress.epoch, run.progress.step))
+
+
+def _passes(run: Run, first_epoch: int, step: int) -> Iterator[Pass]:
+    sampler = run.train_loader.batch_sampler
+    first = sampler.first_batch(step - first_epoch * sampler.num_steps)
+    validations = 0 if run.val_loader is None else 2 if run.ema else 1
+    for epoch in range(first_epoch, run.config.epochs):
+        yield run.train_loader, epoch, first if epoch == first_epoch else 0
+        for _ in range(validations):
+            yield run.val_loader, 0, 0
 
 
 def model_input(run: Run, number: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -238,5 +238,5 @@ def make_run_dir(
 
 
 def default_workers() -> int:
-    """Threads that read clips: the processors of this machine, divided among its ranks, at most 8."""
-    return max(min(num_processors() // local_world_size(), 8), 1)
+    """Worker processes that read clips: a processor each, divided among the ranks of this machine, at most 16."""
+    return max(min(num_processors() // local_world_size(), 16), 1)
