@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import Parser, positive, run_cli
+from common.cli import Parser, at_least, positive, run_cli
 from common.files import ROOT
 from common.worker_process import num_processors
 from dataloaders.sources.splits import SPLITS
@@ -72,7 +72,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (default: the run's)")
     parser.add_argument("--batch-size", type=positive, default=32, help="clips per batch (default: 32)")
-    parser.add_argument("--workers", type=positive, default=min(num_processors(), 8), help="threads that read clips")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=min(num_processors(), 16), help="processes that read clips; 0: none"
+    )
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: a GPU where there is one)")
     return parser.parse_args(argv)
 

@@ -52,7 +52,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     one.add_argument("--per-window", action="store_true", help="write every window, (N, D), without pooling")
     one.add_argument("--output", type=Path, required=True, metavar="DIR", help="<DIR>/<class>/<video>.npy, index.json")
-    one.add_argument("--workers", type=positive, default=min(num_processors(), 8), help="threads that read videos")
+    one.add_argument(
+        "--workers", type=positive, default=min(num_processors(), 16), help="processes that read frames or videos"
+    )
 
     two = commands.add_parser("svm", help="train and test a linear SVM", description="Trains and tests a linear SVM.")
     two.add_argument("features", nargs="*", type=Path, metavar="DIR", help="folder of features")

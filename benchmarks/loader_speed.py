@@ -3,20 +3,25 @@
     python benchmarks/loader_speed.py [--frames DIR] [--videos 40] [--num-frames 190] [--rounds 5]
 
 The plain way reads all frames of a video into one array with cv2.imread, takes 16 of them, crops, and normalises them
-as float32, in a torch Dataset and DataLoader. Rounds go through all ways in turn; what is printed is the median over
-the rounds, of clips a second and of the ratio to the plain way in the same round. Without --frames it makes its own.
+as float32, in a torch Dataset and DataLoader. Rounds go through all ways in turn; medians over the rounds are printed,
+of clips a second and of the ratio to the plain way in the same round. Loaders are timed alone, and beside a thread that
+launches small operations as a training loop does: "launches kept" is the share of its rate that a loader leaves it.
 """
 
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -27,10 +32,13 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.end_to_end import make_frames
 from benchmarks.machine import processor
+from common.console import plural
 from common.input_spec import InputSpec
+from dataloaders.batch_reader import BATCHES_AHEAD
 from dataloaders.dataset import TrainDataset
-from dataloaders.frame_set import FrameSet, open_frames
+from dataloaders.frame_set import open_frames
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.loader import ClipLoader
 from dataloaders.pack import pack
@@ -44,7 +52,7 @@ def main() -> None:
     parser.add_argument("--frames", help="a folder of 171x128 frames with its manifest, instead of generated ones")
     parser.add_argument("--videos", type=int, default=40)
     parser.add_argument("--num-frames", type=int, default=190, help="of each generated video")
-    parser.add_argument("--workers", type=int, default=2, help="threads, or processes, of a loader")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="processes of a loader")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="about how long one way takes in one round")
@@ -54,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         frames = Path(args.frames).resolve() if args.frames else Path(folder) / "frames"
         if not args.frames:
-            make_frames(frames, args.videos, args.num_frames)
+            make_frames(frames, args.videos, args.num_frames, SPEC.resize)
         packed = Path(folder) / "packed"
         with contextlib.redirect_stdout(io.StringIO()):
             pack(frames, packed)
@@ -85,19 +93,88 @@ def measure(frames: Path, packed: Path, args: argparse.Namespace) -> None:
     with one_core():
         compare("Reading clips, one core", reading, args)
 
-    workers, batch = args.workers, args.batch_size
-    loading = {
-        "plain, no workers": lambda count: drain(torch_loader(plain, count, batch, 0)),
-        f"plain, {workers} processes": Persistent(plain, batch, workers),
-        f"JPEG folders, {workers} processes": Persistent(Uint8Clips(folders), batch, workers),
-        f"packed, {workers} processes": Persistent(Uint8Clips(pack_), batch, workers),
-        f"JPEG folders, {workers} threads": lambda count: drain(ClipLoader(Repeated(folders, count), batch, workers)),
-        f"packed, {workers} threads": lambda count: drain(ClipLoader(Repeated(pack_, count), batch, workers)),
-        f"--cache ram, filled, {workers} threads": lambda count: drain(
-            ClipLoader(Repeated(cached, count), batch, workers)
-        ),
-    }
-    compare(f"Loader, {cores} cores", loading, args)
+    ways = {"plain, no workers": plain_batches(plain, args.batch_size, 0)}
+    ways[f"plain, {max(args.workers)} processes"] = plain_batches(plain, args.batch_size, max(args.workers))
+    for name, dataset in {"JPEG folders": folders, "packed": pack_, "--cache ram, filled": cached}.items():
+        for workers in args.workers:
+            loader = ClipLoader(Repeated(dataset, 10**9), args.batch_size, workers)
+            ways[f"{name}, {plural(workers, 'process')}"] = loader.batches()
+    for workers in args.workers:
+        ways[f"JPEG folders, {plural(workers, 'thread')}"] = by_threads(folders, args.batch_size, workers)
+    compare_loaders(f"Loader, {plural(cores, 'core')}", ways, args)
+
+
+def compare_loaders(title: str, ways: dict[str, Iterator], args: argparse.Namespace) -> None:
+    """ways: endless batches, alone and beside a thread that launches small operations as a training loop does."""
+    in_flight = BATCHES_AHEAD * max(args.workers) + 1  # read while others were timed
+    alone: dict[str, list[float]] = {name: [] for name in ways}
+    beside, launches = {name: [] for name in ways}, {name: [] for name in ways}
+    undisturbed = []
+    for _ in range(args.rounds):
+        with Launcher() as launcher:
+            time.sleep(args.seconds)
+        undisturbed.append(launcher.rate)
+        for name, batches in ways.items():
+            alone[name].append(rate_of(batches, args.seconds, in_flight))
+            with Launcher() as launcher:
+                beside[name].append(rate_of(batches, args.seconds, in_flight))
+            launches[name].append(launcher.rate / undisturbed[-1])
+
+    print(f"\n{title:38}{'clips/s':>10}{'ratio':>8}{'beside':>10}{'launches kept':>15}")
+    for name in ways:
+        pairs = zip(alone[name], next(iter(alone.values())), strict=True)
+        print(
+            f"  {name:36}{statistics.median(alone[name]):10.1f}{statistics.median(a / b for a, b in pairs):8.1f}"
+            f"{statistics.median(beside[name]):10.1f}{100 * statistics.median(launches[name]):13.0f} %"
+        )
+    print(f"  (alone, the thread launches {statistics.median(undisturbed):,.0f} operations a second)")
+
+
+def rate_of(batches: Iterator, seconds: float, in_flight: int) -> float:
+    """Clips a second in the steady state, once the batches that were read ahead are used up."""
+    for _ in range(in_flight):
+        next(batches)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        count += len(next(batches)[0])
+    return count / (time.perf_counter() - start)
+
+
+class Launcher:
+    """A thread that makes tiny additions in a loop, as a training loop launches kernels. rate: of them a second."""
+
+    def __enter__(self) -> "Launcher":
+        self.count, self.ended = 0, threading.Event()
+        self.start = time.perf_counter()
+        self.thread = threading.Thread(target=self._launch)
+        self.thread.start()
+        return self
+
+    def _launch(self) -> None:
+        tensor = torch.zeros(8)
+        while not self.ended.is_set():
+            tensor.add_(1)
+            self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.rate = self.count / (time.perf_counter() - self.start)
+
+
+def by_threads(dataset: TrainDataset, batch_size: int, threads: int) -> Iterator[tuple[torch.Tensor]]:
+    """What the loader did before it had worker processes: threads fill one array a batch, three batches ahead."""
+    repeated, ahead = Repeated(dataset, 10**9), deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for first in itertools.count(0, batch_size):
+            clips = torch.empty((batch_size, *dataset.clip_shape), dtype=torch.uint8)
+            arrays = list(clips.numpy())
+            ahead.append((clips, [pool.submit(repeated.load, 0, first + n, out) for n, out in enumerate(arrays)]))
+            if len(ahead) > 3:
+                clips, futures = ahead.popleft()
+                for future in futures:
+                    future.result()
+                yield (clips,)
 
 
 def compare(title: str, ways: dict[str, Callable[[int], None]], args: argparse.Namespace) -> None:
@@ -134,11 +211,6 @@ def read_ours(dataset: TrainDataset, count: int) -> None:
     out = np.empty(dataset.clip_shape, np.uint8)
     for position in range(count):
         repeated.load(0, position, out)
-
-
-def drain(batches) -> None:
-    for _ in batches:
-        pass
 
 
 class PlainClips(Dataset):
@@ -181,51 +253,8 @@ class Repeated:
         return self.dataset.load(epoch + more, position, out)
 
 
-class Uint8Clips(Dataset):
-    """Our clips in torch's own worker processes, to compare with threads."""
-
-    def __init__(self, dataset: TrainDataset):
-        self.dataset, self.length = dataset, len(dataset)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, int]:
-        clip = torch.empty(self.dataset.clip_shape, dtype=torch.uint8)
-        more, position = divmod(position, len(self.dataset))
-        label, _ = self.dataset.load(more, position, clip.numpy())
-        return clip, label
-
-
-class Positions:
-    """A sampler whose length is set before each epoch, so that worker processes can stay."""
-
-    def __init__(self):
-        self.count = 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.count))
-
-
-class Persistent:
-    """A DataLoader whose processes are started once, since an epoch's start-up is not what is compared."""
-
-    def __init__(self, dataset: Dataset, batch_size: int, workers: int):
-        self.positions = Positions()
-        self.loader = DataLoader(
-            dataset, batch_size, sampler=self.positions, num_workers=workers, persistent_workers=workers > 0
-        )
-
-    def __call__(self, count: int) -> None:
-        self.positions.count = count
-        drain(self.loader)
-
-
-def torch_loader(dataset: Dataset, count: int, batch_size: int, workers: int) -> DataLoader:
-    return DataLoader(dataset, batch_size, sampler=range(count), num_workers=workers)
+def plain_batches(dataset: Dataset, batch_size: int, workers: int) -> Iterator[list[torch.Tensor]]:
+    yield from DataLoader(dataset, batch_size, sampler=itertools.count(), num_workers=workers)
 
 
 @contextlib.contextmanager
@@ -243,50 +272,12 @@ def one_core() -> Iterator[None]:
 
 
 def training_clips(frames: Path, most: int) -> TrainDataset:
+    """Clips of at most `most` videos, all of them in the training part."""
     source = DataSource("benchmark", frames, frames, frames_given=True)
-    frame_set = all_in_training(open_frames(source, SPEC, "random", val="none"), most)
-    return TrainDataset(frame_set, SPEC)
-
-
-def all_in_training(frame_set: FrameSet, most: int) -> FrameSet:
-    names = [row.video for row in frame_set.rows[:: max(len(frame_set.rows) // most, 1)][:most]]
-    parts = dict.fromkeys(frame_set.split.parts, "unused") | dict.fromkeys(names, "train")
-    return replace(frame_set, split=replace(frame_set.split, parts=parts))
-
-
-@dataclass(frozen=True)
-class Texture:
-    """A picture with detail at all scales, as photographs have: its JPEGs are about as large as theirs."""
-
-    pixels: np.ndarray  # (H, W, 3) uint8
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator, side: int = 512) -> "Texture":
-        picture = np.zeros((side, side, 3), np.float32)
-        for level in range(2, 10):
-            noise = rng.standard_normal((2**level, 2**level, 3)).astype(np.float32) * 0.5 ** (level * 0.6)
-            picture += cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC)
-        picture = 128 + 60 * picture / picture.std()
-        return cls(picture.clip(0, 255).astype(np.uint8))
-
-
-def make_frames(frames: Path, num_videos: int, num_frames: int) -> None:
-    """Frames of generated videos in two classes, each a window that wanders over a texture; indexed when opened."""
-    rng = np.random.default_rng(0)
-    num_bytes = 0
-    for number in range(num_videos):
-        texture = Texture.draw(rng).pixels
-        folder = f"train/class{number % 2}/video{number:05d}"
-        (frames / folder).mkdir(parents=True)
-        for index in range(num_frames):
-            top, left = (index * 2 + number) % 380, (index + number * 7) % 340
-            path = frames / folder / f"{index + 1:05d}.jpg"
-            picture = np.ascontiguousarray(texture[top : top + 128, left : left + 171])
-            cv2.imwrite(str(path), picture, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            num_bytes += path.stat().st_size
-    print(
-        f"Made {num_videos} videos of {num_frames} frames, {num_bytes / num_videos / num_frames / 1000:.1f} kB a frame"
-    )
+    frame_set = open_frames(source, SPEC, "random", val="none")
+    rows = frame_set.rows[:: max(len(frame_set.rows) // most, 1)][:most]
+    parts = dict.fromkeys(frame_set.split.parts, "unused") | {row.video: "train" for row in rows}
+    return TrainDataset(replace(frame_set, split=replace(frame_set.split, parts=parts)), SPEC)
 
 
 if __name__ == "__main__":

@@ -50,11 +50,18 @@ def _unknown(word: str, flags: Sequence[str]) -> str:
     return f"Unknown flag '{word}'" + (f". Did you mean {close[0]}?" if close else "")
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number of at least `least`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least {least}")
+        return int(text)
+
+    return parse
+
+
+positive = at_least(1)
 
 
 def above_zero(text: str) -> float:

@@ -120,15 +120,20 @@ def print_epoch(run: Run, result: EpochResult) -> None:
     val = f"val top1 {validation.top1:5.1f}{ema} (best {progress.best_top1:5.1f})" if validation else "no validation"
     top1 = "" if math.isnan(progress.top1.value()) else f"  top1 {progress.top1.value():5.1f}"
     left = result.seconds * (config.epochs - progress.epoch)
-    wait = measured.get("time/data_wait", 0)
-    stage = max(STAGE_ADVICE, key=lambda name: measured.get(f"time/{name}", 0))
-    advice = f" ({stage}: {STAGE_ADVICE[stage]})" if wait > 0.1 and measured.get(f"time/{stage}", 0) > 0.3 else ""
     print(
         f"epoch {progress.epoch:3}/{config.epochs}  loss {progress.loss.value():6.3f}{top1}  {val}  "
         f"{measured.get('time/clips_per_second', 0):6.1f} clips/s  "
-        f"data wait {100 * wait:2.0f} %{advice}  left {duration(left)}",
+        f"{data_wait(measured)}  left {duration(left)}",
         flush=True,
     )
+
+
+def data_wait(measured: dict[str, float]) -> str:
+    """The share of time without data; above 10 % with the busiest stage of reading and what relieves it."""
+    wait = measured.get("time/data_wait", 0)
+    busy, stage = max((measured.get(f"time/{stage}", 0), stage) for stage in STAGE_ADVICE)
+    advice = f" ({stage}: {STAGE_ADVICE[stage]})" if wait > 0.1 and busy > 0.3 else ""
+    return f"data wait {100 * wait:2.0f} %{advice}"
 
 
 def print_end(run: Run) -> None:

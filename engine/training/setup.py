@@ -188,6 +188,8 @@ def resolve(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, datasets:
         frames=str(source.frames) if config.frames else None,
     )
     flip = pick_flip(config, source)
+    if (config.workers or 0) > 2 * num_processors():
+        print(f"Note: --workers {config.workers} on {plural(num_processors(), 'processor')}: they wait for each other.")
     return config.resolved(spec, flip, frame_set.split.name, default_workers(), world_size())
 
 
