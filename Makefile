@@ -1,5 +1,6 @@
 # make demo       the whole way once, on generated videos (about 2 minutes on two idle processors, after installation)
 # make test       all tests but the slow ones
+# make test-gpu   the tests that need a GPU (about 2 minutes; a line says so where there is none)
 # make test-slow  the slow tests: the demo, full-sized networks, kills at random moments, Keras
 # make lint       ruff: rules and format
 # make clean      removes the environments and caches
@@ -8,7 +9,7 @@ VENV := .venv
 READY := $(VENV)/.installed
 KERAS := .venv-keras
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-gpu test-slow lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -19,8 +20,11 @@ demo: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+test-gpu: $(READY)
+	@$(VENV)/bin/python -m pytest -m 'gpu and not slow' -rs tests/gpu
+
 test-slow: $(READY) $(KERAS)/.installed
-	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m slow
+	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m 'slow and not gpu'
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

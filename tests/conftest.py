@@ -1,5 +1,6 @@
 """Toy data that many tests share. What is session scoped belongs to all: copy it before you change it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from dataloaders.frames.settings import Settings
 from dataloaders.preprocess.run import preprocess
 from dataloaders.sources.data_source import DataSource
 from tests.helpers.toy import TOY_SIZE, make_toy_videos, write_naming_video
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides the GPU from all tests but those marked gpu, and from their child processes: the others are the same on
+    every machine."""
+    if not config.option.markexpr.startswith("gpu"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
