@@ -17,7 +17,7 @@ def flag(default: object, help_text: str, group: str, **options: object):
     """A field that is a flag.
 
     group: the heading under which --help shows it. options: choices; metavar; several: the command line takes one or
-    more values; at_least, above, at_most, below: bounds of a number.
+    more values; at_least, above, at_most, below: bounds of a number; switch: the flag alone means "on", --no-... "off".
     """
     return field(default=default, metadata={"help": help_text, "group": group, **options})
 
@@ -78,6 +78,10 @@ def _add_flag(group: argparse._ArgumentGroup, entry: Field, kind: type) -> None:
         group.add_argument(flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
         return
     choices = entry.metadata.get("choices")
+    if entry.metadata.get("switch"):
+        off = f"--no-{flag_name(entry.name)[2:]}"
+        group.add_argument(off, dest=entry.name, action="store_const", const="off", help=argparse.SUPPRESS)
+        options |= {"nargs": "?", "const": "on"}
     if entry.metadata.get("several"):
         options["nargs"] = "+"
     metavar = None if choices else entry.metadata.get("metavar", METAVARS[kind])

@@ -1,6 +1,5 @@
 """Devices, precision, memory format and torch.compile."""
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -9,6 +8,7 @@ import torch.nn as nn
 from common.console import plural
 from common.errors import UsageError, UserError
 from common.torchrun import local_rank, world_size
+from engine.hardware.stem_kernels import pad_channels
 
 
 def pick_device(name: str) -> torch.device:
@@ -75,7 +75,12 @@ def _computes_bf16(device: torch.device) -> bool:
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it."""
+    """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it.
+
+    On CUDA the input channels of the first convolution are padded; nothing else about the model changes.
+    """
+    if device.type == "cuda":
+        pad_channels(model)
     return channels_last(model.to(device))
 
 
@@ -92,9 +97,23 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return torch.autocast(device.type, dtype=dtype) if dtype else nullcontext()
 
 
-def compile_model(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The compiled network. The model itself stays as it is, with its names, for checkpoints and for evaluation."""
-    return torch.compile(model, dynamic=False)  # two sizes of batch, the last one's too, and both worth their own code
+class CompiledModel:
+    """A compiled network. The model itself stays as it is, with its names, for checkpoints and for evaluation.
+
+    Only batches of `batch_size` clips are compiled for: the last ones of an epoch are smaller and run as they are,
+    since each further size would be compiled for half a minute.
+    """
+
+    def __init__(self, model: nn.Module, batch_size: int, **options: object):
+        self.model, self.batch_size = model, batch_size
+        self.compiled = torch.compile(model, dynamic=False, **options)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.compiled(x) if len(x) == self.batch_size else self.model(x)
+
+    def no_sync(self) -> AbstractContextManager:
+        """DistributedDataParallel's: the gradients of what runs inside are not exchanged yet."""
+        return self.model.no_sync()
 
 
 def check_compiler(device: torch.device) -> None:
@@ -107,7 +126,7 @@ def check_compiler(device: torch.device) -> None:
         what = "a C++ compiler (such as g++)" if device.type == "cpu" else "Triton and a C compiler (such as gcc)"
         raise UserError(
             f"--compile needs {what}, and none works here ({type(error).__name__}: {found[0] if found else ''}). "
-            "Install one, or leave --compile out."
+            "Install one, or give --compile off."
         ) from error
 
 

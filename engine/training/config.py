@@ -125,7 +125,13 @@ class TrainConfig:
     amp: str = flag(
         "auto", "mixed precision; auto: bf16 on GPUs that support it", MACHINE, choices=("auto", "off", "bf16", "fp16")
     )
-    compile: bool = flag(False, "compile the network with torch.compile", MACHINE)
+    compile: str = flag(
+        "auto",
+        "torch.compile; auto: on a GPU, for runs of minutes",
+        MACHINE,
+        choices=("auto", "on", "off"),
+        switch=True,
+    )
     deterministic: bool = flag(False, "bit-identical results from run to run on a GPU too; slower", MACHINE)
     name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", RUN)
     seed: int = flag(0, "random seed of weights, clips and their order", RUN, at_least=0)
@@ -136,6 +142,8 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        if isinstance(self.compile, bool):  # as older runs have it
+            object.__setattr__(self, "compile", "on" if self.compile else "off")
         check_values(self)
         if self.early_stopping and self.val == "none":
             raise UsageError("--early-stopping needs validation, and --val none leaves none. Leave one of them out.")

@@ -19,7 +19,7 @@ from dataloaders.mixup import Mixup
 from dataloaders.transforms import to_model_input
 from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
-from engine.hardware.device import compile_model, to_device
+from engine.hardware.device import CompiledModel, to_device
 from engine.hardware.distributed import all_gather, all_reduce_sum, sync_batch_norms, wrap_ddp
 from engine.runs.checkpoint import random_state, save_checkpoint, versions
 from engine.runs.tracking import NoTracker, Tracker
@@ -145,7 +145,7 @@ def build_run(
         train_loader=train_loader,
         val_loader=val_loader,
         model=model,
-        compiled_model=compile_model(wrapped) if config.compile else wrapped,
+        compiled_model=CompiledModel(wrapped, config.batch_size) if config.compile == "on" else wrapped,
         augment=Augment(config.colour_jitter, config.zoom, config.seed),
         mixup=Mixup(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)

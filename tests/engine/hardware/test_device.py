@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,11 +13,14 @@ import torch
 import train
 from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
-from engine.hardware.device import cudnn_version, cudnn_warning, pick_amp, pick_device, to_device
-from engine.runs.checkpoint import load_model
+from dataloaders.frame_set import open_frames
+from engine.hardware.device import CompiledModel, cudnn_version, cudnn_warning, pick_amp, pick_device, to_device
+from engine.runs.checkpoint import load_checkpoint, load_model
 from engine.runs.tracking import read_metrics
+from engine.training import setup
 from engine.training.config import TrainConfig
-from network import create_model
+from network import create_model, input_spec
+from tests.helpers.toy import TOY_SIZE
 from tests.helpers.training import assert_equal_weights, stop_after
 
 
@@ -53,7 +58,7 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):
     )
     assert ended.returncode == 1
     assert ended.stderr.strip().startswith("--compile needs a C++ compiler (such as g++), and none works here (")
-    assert ended.stderr.strip().endswith("Install one, or leave --compile out.")
+    assert ended.stderr.strip().endswith("Install one, or give --compile off.")
     assert ended.stderr.count("\n") == 1
 
 
@@ -61,11 +66,11 @@ def test_a_machine_without_a_compiler_says_so_in_one_line(tmp_path):
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 def test_a_compiled_run_resumes_to_the_same_weights_and_keeps_the_networks_names(toy_project, monkeypatch):
     settings = {"dataset": "toy", "model": "r3d_10", "batch_size": 5, "crop_size": 32, "clip_len": 4, "epochs": 2}
-    whole = train.main(TrainConfig(**settings, compile=True, name="whole"))
+    whole = train.main(TrainConfig(**settings, compile="on", name="whole"))
     with monkeypatch.context() as patch:
         stop_after(4, patch)
         with pytest.raises(Stopped):
-            train.main(TrainConfig(**settings, compile=True, name="part"))
+            train.main(TrainConfig(**settings, compile="on", name="part"))
     train.main(TrainConfig(resume="part"))
 
     assert_equal_weights(whole / "last.pth", toy_project.runs / "part" / "last.pth")
@@ -93,3 +98,40 @@ def test_a_network_with_2d_convolutions_is_placed_too():
     to_device(model, torch.device("cpu"))
     assert model[1].weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_only_full_batches_are_compiled_and_each_form_once():
+    """The last, smaller batches of an epoch do not compile again in every epoch."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, model = CompileCounter(), torch.nn.Linear(3, 2)
+    compiled = CompiledModel(model, 4, backend=counter)
+    for _ in range(3):
+        for size in (4, 4, 3, 1):
+            x = torch.randn(size, 3)
+            assert torch.allclose(compiled(x), model(x))
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("device", "epochs", "compiled"), [("cuda", 1, "off"), ("cuda", 10**7, "on"), ("cpu", 10**7, "off")]
+)
+def test_auto_compiles_a_long_run_on_a_gpu(toy_project, monkeypatch, device, epochs, compiled, capsys):
+    run_dir = train.main(TrainConfig(dataset="toy", model="r3d_10", epochs=1, clip_len=4, crop_size=32))
+    assert TrainConfig.from_dict(load_checkpoint(run_dir / "last.pth")["config"]).compile == "off"
+    config = TrainConfig(dataset="toy", model="r3d_10", epochs=epochs, clips_per_video=1)
+    frame_set = open_frames(toy_project.source, replace(input_spec("r3d_10"), resize=TOY_SIZE))
+    monkeypatch.setattr(setup, "check_compiler", lambda device: None)
+    pick = partial(setup.pick_compile, config, torch.device(device), input_spec("r3d_10"), frame_set)
+    assert pick() == compiled
+    assert setup.pick_compile(replace(config, compile="on"), *pick.args[1:]) == "on"
+    assert setup.pick_compile(replace(config, compile="off"), *pick.args[1:]) == "off"
+
+    def fail(device):
+        raise UserError("--compile needs Triton, and none works here.")
+
+    monkeypatch.setattr(setup, "check_compiler", fail)
+    capsys.readouterr()
+    assert pick() == "off"
+    note = "Note: the network is not compiled, and trains more slowly. --compile needs Triton, and none works here.\n"
+    assert capsys.readouterr().out == (note if compiled == "on" else "")

@@ -34,7 +34,7 @@ def test_every_field_is_a_flag_and_arrives():
     default = TrainConfig()
     untouched = [entry.name for entry in fields(config) if getattr(config, entry.name) == getattr(default, entry.name)]
     assert untouched == ["resume"]
-    assert (config.split, config.workers, config.lr, config.flip, config.compile) == ("2", 0, 0.5, True, True)
+    assert (config.split, config.workers, config.lr, config.flip, config.compile) == ("2", 0, 0.5, True, "on")
 
 
 def test_no_flags_mean_mypaths_default_and_flip_can_be_switched_off():
@@ -104,3 +104,17 @@ def test_clip_flags_change_the_spec_and_a_crop_that_does_not_fit_is_refused():
     assert (spec.clip_len, spec.frame_stride, spec.crop_size) == (4, 1, 32)
     with pytest.raises(UsageError, match="crop_size 500 does not fit into frames of 80x60"):
         TrainConfig(crop_size=500).adapt(input_spec("r3d_10"))
+
+
+def test_compile_is_a_switch_that_also_takes_auto():
+    assert parse().compile == "auto"
+    for words, value in ((["--compile"], "on"), (["--no-compile"], "off"), (["--compile", "auto"], "auto")):
+        assert parse(*words).compile == value
+    assert parse("--compile", "--epochs", "2").epochs == 2
+    with pytest.raises((UsageError, SystemExit)):
+        parse("--compile", "yes")
+
+
+@pytest.mark.parametrize(("stored", "value"), [(True, "on"), (False, "off"), ("auto", "auto")])
+def test_settings_of_older_runs_have_compile_as_true_or_false(stored, value):
+    assert TrainConfig.from_dict({"model": "r3d_10", "compile": stored}).compile == value
