@@ -27,8 +27,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.end_to_end import make_frames
 from benchmarks.inference_speed import make_video
+from benchmarks.loader_speed import make_frames
 from benchmarks.machine import processor
 from common.cli import positive, run_cli
 from common.worker_process import num_processors

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from benchmarks.machine import elapsed, synchronize
 from dataloaders.transforms import to_model_input
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
-from engine.hardware.device import autocast, channels_last, compile_model
+from engine.hardware.device import autocast, channels_last
+from engine.hardware.low_precision import to_bf16
+from engine.hardware.stem_kernels import pad_channels, space_to_depth
 from network import create_model, input_spec
+from network.base import VideoModel
 
 NUM_CLASSES = 101  # UCF101's
 
-# in the order in which they are combined; train.py uses all but the last by default on a GPU
+# in the order in which they are combined; train.py uses all of them by default on a GPU, where a run is long
 LEVERS = {
     "bf16": "bf16 autocast",
     "channels-last": "channels last in memory, of model and clips",
@@ -21,14 +24,20 @@ LEVERS = {
     "no-sync": "no loss.item() in the step",
     "uint8": "clips as uint8, mirrored and normalised on the device",
     "benchmark": "cudnn.benchmark",
+    "padded-stem": "input channels padded to 8",
     "compile": "torch.compile",
+}
+ALTERNATIVES = {
+    "space-to-depth": "the first convolution over squares of 2x2 pixels, in place of padded channels",
+    "compile-blocks": "torch.compile block by block, in place of the whole network",
+    "folded": "forward only: batch norms folded, kernels in bf16",
 }
 
 
 def levers_for(device: torch.device) -> list[str]:
     """Levers that have an effect on this device."""
     on_gpu = device.type == "cuda"
-    effective = {"no-sync": on_gpu, "benchmark": on_gpu, "fused": device.type != "mps"}
+    effective = {"no-sync": on_gpu, "benchmark": on_gpu, "padded-stem": on_gpu, "fused": device.type != "mps"}
     return [lever for lever in LEVERS if effective.get(lever, True)]
 
 
@@ -56,10 +65,18 @@ class Variant:
         before = self._allocated()
         torch.manual_seed(0)
         self.model = create_model(name, NUM_CLASSES).to(device).train(not forward_only)
+        if "padded-stem" in levers:
+            pad_channels(self.model)
+        if "space-to-depth" in levers:
+            space_to_depth(self.model)
         if "channels-last" in levers:
             channels_last(self.model)
         keep_wrong_layers_in_float32(self.model, shape, device, self.amp)
-        self.forward = compile_model(self.model) if "compile" in levers else self.model
+        if "folded" in levers:
+            self.model = to_bf16(self.model, device, torch.zeros(1, *shape, device=device))
+        if "compile-blocks" in levers:
+            compile_blocks(self.model)
+        self.forward = torch.compile(self.model, dynamic=False) if "compile" in levers else self.model
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-6, momentum=0.9, fused=True if "fused" in levers else None
         )
@@ -116,3 +133,10 @@ class Variant:
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+
+def compile_blocks(model: VideoModel) -> None:
+    """Compiles each block of the stages for itself: equal blocks, of equal sizes, share one piece of code."""
+    for stage in model.stage_names:
+        for block in model.get_submodule(stage).children():
+            block.compile(dynamic=False)

@@ -32,7 +32,6 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.end_to_end import make_frames
 from benchmarks.machine import processor
 from common.console import plural
 from common.input_spec import InputSpec
@@ -216,11 +215,11 @@ def read_ours(dataset: TrainDataset, count: int) -> None:
 class PlainClips(Dataset):
     """The common way: every frame of the video into one array, then 16 of them cropped and normalised as float32."""
 
-    def __init__(self, frames: Path, rows: list[VideoRow]):
-        self.folders = [frames / row.folder for row in rows]
+    def __init__(self, frames: Path, rows: list[VideoRow], spec: InputSpec = SPEC):
+        self.folders, self.spec = [frames / row.folder for row in rows], spec
         self.length = len(rows)
-        self.mean = np.array(SPEC.mean, np.float32) * 255
-        self.std = np.array(SPEC.std, np.float32) * 255
+        self.mean = np.array(spec.mean, np.float32) * 255
+        self.std = np.array(spec.std, np.float32) * 255
 
     def __len__(self) -> int:
         return self.length
@@ -230,10 +229,10 @@ class PlainClips(Dataset):
         names = sorted(name for name in os.listdir(folder) if name.endswith(".jpg"))  # noqa: PTH208
         video = np.stack([cv2.imread(f"{folder}/{name}") for name in names])  # (frames, H, W, 3)
         rng = np.random.default_rng(position)
-        start = int(rng.integers(len(video) - SPEC.clip_len + 1))
-        top, left = int(rng.integers(128 - SPEC.crop_size + 1)), int(rng.integers(171 - SPEC.crop_size + 1))
-        side = SPEC.crop_size
-        clip = video[start : start + SPEC.clip_len, top : top + side, left : left + side, ::-1].astype(np.float32)
+        start = int(rng.integers(len(video) - self.spec.clip_len + 1))
+        side = self.spec.crop_size
+        top, left = (int(rng.integers(length - side + 1)) for length in video.shape[1:3])
+        clip = video[start : start + self.spec.clip_len, top : top + side, left : left + side, ::-1].astype(np.float32)
         clip = (clip - self.mean) / self.std
         return torch.from_numpy(clip.transpose(3, 0, 1, 2).copy()), 0  # (3, T, S, S)
 
@@ -278,6 +277,23 @@ def training_clips(frames: Path, most: int) -> TrainDataset:
     rows = frame_set.rows[:: max(len(frame_set.rows) // most, 1)][:most]
     parts = dict.fromkeys(frame_set.split.parts, "unused") | {row.video: "train" for row in rows}
     return TrainDataset(replace(frame_set, split=replace(frame_set.split, parts=parts)), SPEC)
+
+
+def make_frames(folder: Path, num_videos: int, num_frames: int, size: tuple[int, int]) -> None:
+    """<folder>/train/<class>/<video>/00001.jpg: two classes, pictures about as hard to decode as a film's."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    jpegs = []
+    for _ in range(64):
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        picture = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC).astype(np.int16)
+        picture += rng.integers(-6, 7, picture.shape, dtype=np.int16)
+        jpegs.append(cv2.imencode(".jpg", picture.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+    for number in range(num_videos):
+        video = folder / "train" / f"class{number % 2}" / f"video{number:05d}"
+        video.mkdir(parents=True)
+        for index in range(num_frames):
+            (video / f"{index + 1:05d}.jpg").write_bytes(jpegs[(number + index) % len(jpegs)])
 
 
 if __name__ == "__main__":

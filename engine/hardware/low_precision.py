@@ -1,7 +1,7 @@
 """Inference in bf16, checked against float32.
 
-On a CPU with bf16 instructions: batch norms folded into the convolutions, kernels in bf16 with channels last. On a GPU:
-bf16 autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is one wide),
+On a GPU, or a CPU with bf16 instructions: batch norms folded into the convolutions, kernels in bf16 with channels last,
+the rest under autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is one wide),
 so the first batch is computed in float32 too, and where the two disagree, the network stays in float32.
 """
 
@@ -110,11 +110,11 @@ def pick_precision(amp: str, device: torch.device) -> torch.dtype | None:
 
 @torch.inference_mode()
 def to_bf16(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
-    """The network to run under autocast: on a CPU a copy with batch norms folded and kernels in bf16.
+    """The network to run under autocast: a copy with batch norms folded and kernels in bf16.
 
     example: an input of the model, (B, C, T, H, W) float32
     """
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
         return model
     model = fuse_batch_norms(model, example)
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -41,7 +41,7 @@ class EpochResult:
 
 def stage_shares(run: Run, before: StageSeconds, seconds: float) -> dict[str, float]:
     """The share of the last `seconds` that each stage of reading clips was busy. 1: the stage can give no more."""
-    now, workers = run.train_loader.seconds, max(run.config.workers, 1)
+    now, workers = run.train_loader.seconds, max(run.train_loader.num_workers, 1)
     return {
         "time/read": (now.read - before.read) / workers / seconds,
         "time/decode": (now.decode - before.decode) / workers / seconds,

@@ -1,15 +1,15 @@
 """The scripts that measure: their arithmetic, and that their variants do the same work."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import feature_speed, serve_load
-from benchmarks.end_to_end import make_frames
+from benchmarks import feature_speed, gpu_check, serve_load
 from benchmarks.levers import LEVERS, Variant, clip_shape, levers_for
+from benchmarks.loader_speed import make_frames
 from benchmarks.machine import Machine, layer_costs, limit, measure_machine
-from benchmarks.train_speed import count_layout_kernels, main
 from dataloaders.sources.find import find_source
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_every_lever_does_the_plain_loops_work(name):
     plain = Variant(name, [], shape, 3, CPU)
     plain.step()
     levers = [lever for lever in LEVERS if lever not in ("bf16", "compile", "fused")]
-    for chosen in [[lever] for lever in levers] + [levers]:
+    for chosen in [[lever] for lever in [*levers, "space-to-depth"]] + [levers]:
         variant = Variant(name, chosen, shape, 3, CPU)
         variant.labels = plain.labels
         if "uint8" not in chosen:
@@ -71,17 +71,6 @@ def test_levers_that_change_nothing_are_left_out():
     assert list(LEVERS)[-1] == "compile"
 
 
-def test_layout_kernels_are_counted_by_their_names():
-    names = [
-        "void cudnn::ops::nchwToNhwcKernel<__nv_bfloat16, __nv_bfloat16, float, false, true>(...)",
-        "void cudnn::ops::nhwcToNchwKernel<float, float, float, true, false>(...)",
-        "void cudnn::ops::nchwToNhwcKernel<float, float, float, false, true>(...)",
-        "void cudnn::engines_precompiled::convertTensor_kernel<...>",
-        "sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize128x128x64",
-    ]
-    assert count_layout_kernels(names) == {"nchwToNhwc": 2, "nhwcToNchw": 1, "convertTensor": 1}
-
-
 def test_frames_made_for_a_measurement_are_a_data_set(tmp_path):
     make_frames(tmp_path / "frames", 4, 3, (80, 60))
     assert find_source(str(tmp_path / "videos"), {}, tmp_path, str(tmp_path / "frames")).layout == "folder"
@@ -92,29 +81,44 @@ def test_frames_made_for_a_measurement_are_a_data_set(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_table_of_a_small_model_is_printed_from_levers_to_end_to_end(capsys):
-    main("--models r2plus1d_10 --batch-size 4 --clip-len 4 --rounds 1 --seconds 0.01 --workers 1 2".split())
-    out = capsys.readouterr().out
-    for lever in levers_for(CPU)[:-1]:
-        assert LEVERS[lever] in out
-    assert "Limit in " in out and "the plain loop" in out and "forward only" in out
-    rates = [line.split() for line in out.splitlines() if " threads" in line and line.startswith("    ")]
-    assert [row[0] for row in rates] == ["1", "2"]
-    assert all(float(row[2]) > 0 for row in rates)
+def test_the_check_of_a_machine_ends_with_rows_of_each_part_and_a_table(tmp_path, capsys, monkeypatch):
+    file, page = tmp_path / "check.json", tmp_path / "page.md"
+    gpu_check.main(["--small", "--minutes", "6", "--output", str(file), "--device", "cpu"])
+    content = json.loads(file.read_text())
+    assert not [row for row in content["rows"] if "failed" in row]
+    parts = {row["part"] for row in content["rows"]}
+    assert parts >= {"machine", "train", "end to end", "forward", "latency", "tests", "kernels"}
+    [tests] = [row for row in content["rows"] if row["part"] == "tests"]
+    assert tests["skipped"] > 30 and tests["failed_tests"] == []
+
+    page.write_text(f"Before\n{gpu_check.MARKS[0]}old{gpu_check.MARKS[1]}\nAfter\n")
+    monkeypatch.setattr(gpu_check, "PAGE", page)
+    gpu_check.main(["--table", str(file)])
+    text = page.read_text()
+    assert text.startswith("Before\n") and text.endswith("\nAfter\n") and "old" not in text
+    assert "| train | r3d_10 | default |" in text and "times the plain way's" in text
+
+
+def test_a_check_leaves_out_what_no_longer_fits_and_goes_on_after_a_failure(tmp_path, capsys):
+    report = gpu_check.Report(tmp_path / "check.json", 1.0, {})
+    report.run("long", 61, lambda: iter([{"never": 1}]))
+    report.run("broken", 1, lambda: iter([{"ratio": 1 / 3}, 1 / 0]))
+    report.run("fine", 1, lambda: iter([{"ratio": 1 / 3}]))
+    rows = json.loads((tmp_path / "check.json").read_text())["rows"]
+    assert "needs about 61 s" in rows[0]["left_out"]
+    assert rows[1:] == [
+        {"part": "broken", "failed": "ZeroDivisionError: division by zero"},
+        {"part": "fine", "ratio": 0.3333},
+    ]
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
-    [
-        ("--rounds 0", "'0' is not a whole number of at least 1"),
-        ("--seconds nan", "--seconds must be greater than 0"),
-        ("--frames x", "--frames says where the frames of --dataset lie"),
-        ("--levers speed", "invalid choice: 'speed'"),
-    ],
+    [("--minutes 0", "'0' is not a number greater than 0"), ("--frames nowhere", "nowhere does not exist")],
 )
 def test_wrong_arguments_end_with_status_2(argv, message, capsys):
     with pytest.raises(SystemExit) as ended:
-        main(argv.split())
+        gpu_check.main(argv.split())
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

@@ -24,7 +24,7 @@ from dataloaders.prefetch import prefetch
 from dataloaders.transforms import to_model_input
 from engine.evaluation.evaluate import evaluate
 from engine.export.runtimes import open_program
-from engine.hardware.device import autocast, compile_model, to_device
+from engine.hardware.device import CompiledModel, autocast, to_device
 from engine.hardware.low_precision import relative_difference
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
@@ -59,7 +59,7 @@ def test_a_network_trains_two_steps_and_answers_in_bf16_as_in_float32(name, comp
     spec, labels = input_spec(name), torch.tensor([1, 4], device=DEVICE)
     model = to_device(create_model(name, NUM_CLASSES), DEVICE)
     x = to_model_input(clips_of(name), spec)
-    compute = compile_model(model) if compiled else model
+    compute = CompiledModel(model, 2) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     for _ in range(2):
