@@ -1,6 +1,9 @@
 """Devices, precision, memory format and torch.compile."""
 
+import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.nn as nn
@@ -9,6 +12,8 @@ from common.console import plural
 from common.errors import UsageError, UserError
 from common.torchrun import local_rank, world_size
 from engine.hardware.stem_kernels import pad_channels
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def pick_device(name: str) -> torch.device:
@@ -21,16 +26,16 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
+        if reason := unusable_gpu():
+            print(f"Note: {reason} The CPU is used instead; --device cpu leaves this note out.", file=sys.stderr)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: this PyTorch finds no GPU (driver missing, or a build without CUDA). Use --device cpu, or "
-            "leave the flag out."
-        )
+        reason = unusable_gpu() or "this PyTorch finds no GPU (driver missing, or a build without CUDA)."
+        raise UserError(f"--device cuda: {reason} Use --device cpu, or leave the flag out.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
     if device.type == "cuda" and world_size() > 1:
@@ -42,6 +47,19 @@ def pick_device(name: str) -> torch.device:
     if device.type not in ("cuda", "mps", "cpu"):
         raise UsageError(f"Unknown device '{name}'. It can be auto, cuda, cuda:1, mps or cpu.")
     return device
+
+
+def unusable_gpu() -> str:
+    """The reason why PyTorch cannot use the NVIDIA GPU of this machine, such as a driver too old for it; "" without
+    one."""
+    if not torch.version.cuda or not NVIDIA_DRIVER.is_file() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return ""
+    try:
+        torch.cuda.init()
+        reason = "it sees no device"
+    except RuntimeError as error:
+        reason = str(error).partition(". ")[0].strip().rstrip(".")
+    return f"PyTorch {torch.__version__} cannot use the NVIDIA GPU of this machine: {reason}."
 
 
 def _own_gpu() -> torch.device:

@@ -1,8 +1,8 @@
 """Inference in bf16, checked against float32.
 
 On a GPU, or a CPU with bf16 instructions: batch norms folded into the convolutions, kernels in bf16 with channels last,
-the rest under autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is one wide),
-so the first batch is computed in float32 too, and where the two disagree, the network stays in float32.
+the rest under autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is
+one wide), so the first batch is computed in float32 too, and where the two disagree, the network stays in float32.
 """
 
 import sys

@@ -14,6 +14,7 @@ import train
 from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
 from dataloaders.frame_set import open_frames
+from engine.hardware import device as device_module
 from engine.hardware.device import CompiledModel, cudnn_version, cudnn_warning, pick_amp, pick_device, to_device
 from engine.runs.checkpoint import load_checkpoint, load_model
 from engine.runs.tracking import read_metrics
@@ -135,3 +136,30 @@ def test_auto_compiles_a_long_run_on_a_gpu(toy_project, monkeypatch, device, epo
     assert pick() == "off"
     note = "Note: the network is not compiled, and trains more slowly. --compile needs Triton, and none works here.\n"
     assert capsys.readouterr().out == (note if compiled == "on" else "")
+
+
+def test_a_driver_too_old_for_pytorch_is_one_line(monkeypatch, tmp_path, capsys):
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.57.02")
+
+    def init():
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU ..."
+        )
+
+    monkeypatch.setattr(device_module, "NVIDIA_DRIVER", driver)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    reason = (
+        f"PyTorch {torch.__version__} cannot use the NVIDIA GPU of this machine: The NVIDIA driver on your system is "
+        "too old (found version 11040)."
+    )
+    assert pick_device("auto").type == "cpu"
+    assert capsys.readouterr().err == f"Note: {reason} The CPU is used instead; --device cpu leaves this note out.\n"
+    with pytest.raises(UserError) as raised:
+        pick_device("cuda")
+    assert str(raised.value) == f"--device cuda: {reason} Use --device cpu, or leave the flag out."
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pick_device("auto").type == "cpu" and capsys.readouterr().err == "", "hidden on purpose"
