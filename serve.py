@@ -12,7 +12,7 @@ the interface, the limits, and proxies in front of it.
 import argparse
 from collections.abc import Sequence
 
-from common.cli import Parser, above_zero, positive, run_cli
+from common.cli import Parser, above_zero, at_least, positive, run_cli
 from common.files import ROOT
 from common.worker_process import num_processors
 from engine.inference.prediction import STRIDE
@@ -53,44 +53,17 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     add("--port", type=port, default=8000, help="port (default: 8000); 0 takes a free one")
     add("--decoders", type=positive, default=default_decoders(), help="decoder processes (default: %(default)s)")
-    add("--queue", type=number, default=32, metavar="N", help="requests that may wait (default: 32)")
+    add("--queue", type=at_least(0), default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
-    add = limits.add_argument
-    add(
-        "--max-size",
-        type=above_zero,
-        default=DEFAULTS.max_bytes / 1e6,
-        metavar="MB",
-        help="size of a video (default: %(default)g)",
-    )
-    add(
-        "--max-seconds",
-        type=above_zero,
-        default=DEFAULTS.max_seconds,
-        metavar="S",
-        help="length of a video (default: %(default)g)",
-    )
-    add(
-        "--max-pixels",
-        type=positive,
-        default=DEFAULTS.max_pixels,
-        metavar="N",
-        help="pixels of a frame (default: %(default)s)",
-    )
-    add(
-        "--timeout",
-        type=above_zero,
-        default=DEFAULTS.timeout,
-        metavar="S",
-        help="time until the answer (default: %(default)g)",
-    )
-    add(
-        "--upload-timeout",
-        type=above_zero,
-        default=DEFAULTS.upload_timeout,
-        metavar="S",
-        help="time of an upload (default: %(default)g)",
-    )
+    for name, metavar, default, text in (
+        ("--max-size", "MB", DEFAULTS.max_bytes / 1e6, "size of a video"),
+        ("--max-seconds", "S", DEFAULTS.max_seconds, "length of a video"),
+        ("--max-pixels", "N", DEFAULTS.max_pixels, "pixels of a frame"),
+        ("--timeout", "S", DEFAULTS.timeout, "time until the answer"),
+        ("--upload-timeout", "S", DEFAULTS.upload_timeout, "time of an upload"),
+    ):
+        kind = positive if metavar == "N" else above_zero
+        limits.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{text} (default: {round(default)})")
     args = parser.parse_args(argv)
     check_network_flags(args, "CHECKPOINT")
     return args
@@ -113,12 +86,6 @@ def default_decoders() -> int:
 def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
-    return int(text)
-
-
-def number(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
     return int(text)
 
 

@@ -92,31 +92,44 @@ class Run:
     start: float
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The device that a run computes on, and its mixed precision (None: float32)."""
+
+    device: torch.device
+    amp: torch.dtype | None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network on the CPU, and where its weights come from."""
+
+    network: nn.Module
+    new_parameters: list[str]  # that the pretrained weights do not contain
+    seen_groups: list[str]  # recordings that the pretrained weights were trained on
+
+
 def build_run(
-    *,
     config: TrainConfig,
     run_dir: Path,
-    device: torch.device,
-    amp: torch.dtype | None,
+    machine: Machine,
     spec: InputSpec,
     frame_set: FrameSet,
-    model: nn.Module,
-    new_parameters: list[str],
-    seen_groups: list[str],
+    model: Model,
     progress: Progress,
 ) -> Run:
-    to_device(model, device)
+    device, amp, network = machine.device, machine.amp, to_device(model.network, machine.device)
     clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
-    wrong = keep_wrong_layers_in_float32(model, clip_shape, device, amp)
+    wrong = keep_wrong_layers_in_float32(network, clip_shape, device, amp)
     if wrong:
         print(
             f"WARNING: this machine computes {plural(len(wrong), 'convolution')} of the network wrongly in "
             f"{str(amp).removeprefix('torch.')}; float32 is used there: {', '.join(wrong[:2])}"
             f"{', ...' if wrong[2:] else ''}"
         )
-    sync_batch_norms(model, config.batch_size, device)
-    freeze(model, config.freeze)
-    wrapped = wrap_ddp(model)
+    sync_batch_norms(network, config.batch_size, device)
+    freeze(network, config.freeze)
+    wrapped = wrap_ddp(network)
     train_loader, val_loader = build_loaders(
         frame_set,
         spec,
@@ -144,20 +157,20 @@ def build_run(
         frame_set=frame_set,
         train_loader=train_loader,
         val_loader=val_loader,
-        model=model,
+        model=network,
         compiled_model=CompiledModel(wrapped, config.batch_size) if config.compile == "on" else wrapped,
         augment=Augment(config.colour_jitter, config.zoom, config.seed),
         mixup=Mixup(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
         if config.class_weights == "balanced"
         else None,
-        ema=WeightAverage(model, config.ema) if config.ema else None,
-        optimizer=build_optimizer(model, config, new_parameters),
+        ema=WeightAverage(network, config.ema) if config.ema else None,
+        optimizer=build_optimizer(network, config, model.new_parameters),
         schedule=Schedule(config, train_loader.batch_sampler.num_steps),
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_rank_zero() else NoTracker(),
-        new_parameters=new_parameters,
-        seen_groups=seen_groups,
+        new_parameters=model.new_parameters,
+        seen_groups=model.seen_groups,
         progress=progress,
         start=time.monotonic(),
     )

@@ -3,7 +3,7 @@
 Both open the data, build the model and check that it can be trained, before anything is written.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -37,7 +37,7 @@ from engine.training.checks import (
 )
 from engine.training.config import TrainConfig, saved_settings
 from engine.training.restore import changed, regrouped, restore_state, restored_progress
-from engine.training.run import Progress, Run, build_run
+from engine.training.run import Machine, Model, Progress, Run, build_run
 from network import InputSpec, create_model, input_spec
 from network.base import freeze
 from network.cost import count_macs, without_values
@@ -49,23 +49,6 @@ from network.weights.read import read_weights
 # with it, after 27 s. Slower GPUs train for longer, and compile for as long.
 EAGER_MACS = 1067 * 40.7e9
 WORTH_COMPILING = 180.0  # seconds of training
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The device that a run computes on, and its mixed precision (None: float32)."""
-
-    device: torch.device
-    amp: torch.dtype | None
-
-
-@dataclass(frozen=True)
-class Model:
-    """A network on the CPU, and where its weights come from."""
-
-    network: nn.Module
-    new_parameters: list[str]  # that the pretrained weights do not contain
-    seen_groups: list[str]  # recordings that the pretrained weights were trained on
 
 
 def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_dir: Path | None = None) -> Run:
@@ -86,18 +69,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
     check_trainable(config, machine, spec, model.network)
     config = replace(config, compile=pick_compile(config, machine.device, spec, frame_set))
     run_dir = broadcast(make_run_dir(given, config, machine, frame_set, runs, run_dir) if is_rank_zero() else None)
-    run = build_run(
-        config=config,
-        run_dir=run_dir,
-        device=machine.device,
-        amp=machine.amp,
-        spec=spec,
-        frame_set=frame_set,
-        model=model.network,
-        new_parameters=model.new_parameters,
-        seen_groups=model.seen_groups,
-        progress=Progress(),
-    )
+    run = build_run(config, run_dir, machine, spec, frame_set, model, Progress())
     seed_process(config.seed)
     print_run(run)
     print_learning_rate(given, config)
@@ -125,20 +97,11 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     spec = spec_of(path, checkpoint)
     frame_set = open_data(config, spec, datasets)
     check_same_classes_and_videos(checkpoint, frame_set)
-    model = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
-    load_state(model, checkpoint["model"], path)
-    run = build_run(
-        config=config,
-        run_dir=path.parent,
-        device=machine.device,
-        amp=machine.amp,
-        spec=spec,
-        frame_set=frame_set,
-        model=model,
-        new_parameters=checkpoint["new_parameters"],
-        seen_groups=checkpoint["split"].get("seen_groups", []),
-        progress=restored_progress(path, checkpoint, config, given),
-    )
+    network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
+    load_state(network, checkpoint["model"], path)
+    model = Model(network, checkpoint["new_parameters"], checkpoint["split"].get("seen_groups", []))
+    progress = restored_progress(path, checkpoint, config, given)
+    run = build_run(config, path.parent, machine, spec, frame_set, model, progress)
     restore_state(run, checkpoint)
     print_run(run)
     steps = run.progress.step - run.progress.epoch * run.train_loader.batch_sampler.num_steps
