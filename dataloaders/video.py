@@ -59,11 +59,9 @@ class VideoReader:
         self.path = Path(path)
         self.num_damaged = 0
         try:
-            # Some files carry titles that are not UTF-8: no reason to refuse their pictures.
-            self.container = av.open(
+            self.container = open_input(
                 str(self.path.absolute()),  # FFmpeg would read the name 12:30.mp4 as an address
                 container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
-                metadata_errors="replace",
             )
         except av.error.FFmpegError as error:
             if error.errno == errno.EIO:  # the disk, or a Matroska header that breaks off
@@ -81,9 +79,8 @@ class VideoReader:
             self.container.close()
             raise VideoError("its video codec is not known")
         self.stream.thread_type = threads
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        self.rate = rate
-        self.fps = float(rate) if rate else None
+        self.rate = self.stream.average_rate or self.stream.guessed_rate or None
+        self.fps = float(self.rate) if self.rate else None
         self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
 
     def __enter__(self) -> "VideoReader":
@@ -120,6 +117,13 @@ class VideoReader:
             yield from self.container.demux(self.stream)
         except av.error.FFmpegError:  # the file breaks off in the middle of a packet
             self.num_damaged += 1
+
+
+def open_input(address: str, **options: object) -> av.container.InputContainer:
+    """Opens a file or an address for reading, with any metadata: a title that is not UTF-8 spoils no picture."""
+    if int(av.__version__.partition(".")[0]) < 19:  # PyAV 19 reads any metadata, and has no such argument
+        options["metadata_errors"] = "replace"
+    return av.open(address, **options)
 
 
 def to_array(frame: av.VideoFrame, pixel_format: str = "rgb24") -> np.ndarray:

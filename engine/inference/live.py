@@ -22,7 +22,7 @@ import numpy as np
 
 from common.errors import UserError
 from dataloaders.clips import clip_indices, clip_span, clip_step
-from dataloaders.video import to_array
+from dataloaders.video import open_input, to_array
 from engine.inference.prediction import Prediction, Window
 from engine.inference.windows import prepare_pixels
 from network import InputSpec
@@ -239,7 +239,7 @@ class Stream:
         self.timeout = timeout
         options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
         try:
-            self.container = av.open(address, timeout=(timeout, timeout), options=options, metadata_errors="replace")
+            self.container = open_input(address, timeout=(timeout, timeout), options=options)
         except av.error.FFmpegError as error:
             why = f"no answer within {timeout:g} s" if _timed_out(error) else error.strerror
             raise UserError(f"{address} cannot be opened: {why}.") from error

@@ -11,6 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from common.errors import UsageError, UserError
 from common.files import printable
+from dataloaders.video import open_input
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
 UNKNOWN_RATE = Fraction(25)  # of a written video, where the source does not say its own
@@ -109,7 +110,7 @@ class SoundTrack:
     """
 
     def __init__(self, path: Path):
-        self.input = av.open(str(path.absolute()), metadata_errors="replace")
+        self.input = open_input(str(path.absolute()))
         self.found = bool(self.input.streams.audio)
         self.packets: Iterator[av.Packet] = iter(())
         self.waiting: av.Packet | None = None
