@@ -179,7 +179,7 @@ class Ours:
     def __init__(self, cores: int):
         self.extractors = [Extractor() for _ in range(cores)]
         for extractor in self.extractors:
-            extractor.start()
+            extractor.worker.start()
         self.threads = ThreadPoolExecutor(cores)
 
     def extract(self, videos: Sequence[Path], folder: Path, every: int) -> None:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from common.errors import Stopped, UsageError, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, rank
+from common.worker_process import ProgramFault
 
 CTRL_C = "Stopped by Ctrl-C."
 
@@ -109,7 +110,7 @@ def fail(error: Exception) -> int:
     """Prints one line about the error on stderr and returns the exit status. Bugs of this program are raised again."""
     if isinstance(error, UsageError):
         return _say(error, 2)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | ProgramFault):
         return _say(error, 1)
     if isinstance(error, Stopped):
         return _say(error, 128 + error.signum)

@@ -10,14 +10,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from common.files import ROOT
+from common.files import ROOT, printable
 
 READY = "ready"  # the first line that a worker writes
 # glibc gives the memory of a frame back to the system when the frame is done, and takes it again for the next one, page
 # by page; a fifth of the time went there.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
+PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError)  # whatever the data
+ADVICE = (
+    "No video is refused for this fault of the program, a library or the machine: check the libraries (pip install -r "
+    "requirements.txt) and the free memory, and give the same command again."
+)
 
 
 def num_processors() -> int:
@@ -25,8 +33,8 @@ def num_processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class WorkerDied(RuntimeError):
-    """A worker process ended, and not because of the data in its job."""
+class ProgramFault(RuntimeError):
+    """The program, a library or the machine failed, and the data of the job is not to blame."""
 
 
 class WorkerProcess:
@@ -50,7 +58,7 @@ class WorkerProcess:
         return self.process is not None and self.process.poll() is None and not self.killed
 
     def start(self) -> None:
-        """Starts the process, in the place of an earlier one. Raises WorkerDied where it does not start."""
+        """Starts the process, in the place of an earlier one. Raises ProgramFault where it does not start."""
         self.close()
         self.killed, self.expired = False, ""
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
@@ -67,7 +75,7 @@ class WorkerProcess:
         if self.stopped:
             self.process.kill()
         if self.readline() != f"{READY}\n".encode():
-            raise WorkerDied(f"The decoding process does not start ({self.last_words()}).")
+            raise ProgramFault(f"The decoding process does not start ({self.last_words()}). {ADVICE}")
 
     def send(self, job: dict) -> None:
         """Gives the process a job. That it is dead shows when its answer is read."""
@@ -78,6 +86,14 @@ class WorkerProcess:
     def readline(self) -> bytes:
         """A line of its answer; without a line end where the process died."""
         return self.process.stdout.readline()
+
+    def parse(self, line: bytes, video: Path) -> dict:
+        """A line of JSON, as read; {"crash": the reason} where the process died, too. Raises ProgramFault for a crash
+        that no video explains."""
+        answer = json.loads(line) if line.endswith(b"\n") else {"crash": self.last_words()}
+        if answer.get("certain"):
+            raise ProgramFault(f"Stopped at {printable(video)}: {answer['crash']}. {ADVICE}")
+        return answer
 
     def kill(self) -> None:
         """Ends the process at once; start() replaces it."""
@@ -143,6 +159,38 @@ class WorkerProcess:
                     self.process.kill()
                     self.process.wait()  # so that no other job is given to it
                     return
+
+
+def serve_jobs(work: Callable[[dict], dict], memory: int) -> None:
+    """The worker's side: answers each job with work(job), and an error that it does not foresee with {"crash": ...}.
+    memory: bytes that the process may have."""
+    limit_memory(memory)
+    print(READY, flush=True)
+    for line in sys.stdin:
+        try:
+            answer = work(json.loads(line))
+        except Exception as error:
+            message = " ".join(f"{type(error).__name__}: {error}".split())  # OpenCV's have line breaks
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            crash = f"{message} ({Path(place.filename).name}, line {place.lineno})"
+            answer = {"crash": crash, "certain": isinstance(error, PROGRAM_ERRORS)}
+        print(json.dumps(answer, default=str), flush=True)
+
+
+class CrashStreak:
+    """Videos in a row that crashed a worker alike: for the same reason up to its first colon."""
+
+    def __init__(self) -> None:
+        self.videos, self.kind = [], ""
+
+    def add(self, video: str, reason: str) -> None:
+        """reason: "" where the video can be used. Raises ProgramFault at the third crash."""
+        kind = reason.partition(":")[0]
+        self.videos = [*(self.videos if kind == self.kind else []), printable(video)] if reason else []
+        self.kind = kind
+        if len(self.videos) >= 3:
+            names = ", ".join(self.videos)
+            raise ProgramFault(f"Stopped, since {names} failed alike, one after the other: {reason}. {ADVICE}")
 
 
 def memory_limit() -> float:

@@ -26,6 +26,9 @@ CONTAINERS = (
     "vc1test,vivo,vvc,wtv,xmv,yuv4mpegpipe"
 )
 
+# Refusals are tried again after a change of it. The number grows when this program can use videos that it refused.
+DECODER = f"PyAV {av.__version__} / FFmpeg {av.ffmpeg_version_info} / decoding 1"
+
 
 class VideoError(UserError):
     """This file cannot be used as a video. The message is the reason, without the file's name."""

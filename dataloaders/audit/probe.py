@@ -1,8 +1,7 @@
 """Probes video files (packets, first frame) in child processes, because a damaged file may crash the decoder."""
 
-import json
 import queue
-import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -12,8 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from common.console import duration, gigabytes
-from common.worker_process import READY, WorkerProcess, limit_memory
+from common.console import duration
+from common.worker_process import CrashStreak, WorkerProcess, serve_jobs
 from dataloaders.preprocess.worker import Limits
 from dataloaders.video import VideoError, VideoReader
 
@@ -58,19 +57,35 @@ class VideoInfo:
         return self.num_frames / self.fps if self.fps else 0.0
 
 
+class Crash(VideoInfo):
+    """A video at which the worker process crashed; the machine or the program may be to blame instead."""
+
+
 def probe_videos(paths: Sequence[Path], decode: bool = False, workers: int = 1) -> Iterator[VideoInfo]:
     """Properties of each file, in the order of the paths. decode: of every frame, not the first alone."""
     processes = [ProbeProcess() for _ in range(max(min(workers, len(paths)), 1))]
     free: queue.SimpleQueue[ProbeProcess] = queue.SimpleQueue()
     for process in processes:
         free.put(process)
+    streak, alone = CrashStreak(), threading.Lock()
 
     def probe_one(path: Path) -> VideoInfo:
         process = free.get()
         try:
-            return process.probe(path, decode)
+            info = process.probe(path, decode)
         finally:
             free.put(process)
+        if isinstance(info, Crash) or not info.unreadable:
+            streak.add(str(path), info.unreadable)
+        if not isinstance(info, Crash):
+            return info
+        with alone:
+            taken = [free.get() for _ in processes]  # so that nothing else is at work
+            try:
+                return taken[0].probe(path, decode)
+            finally:
+                for process in taken:
+                    free.put(process)
 
     pool = ThreadPoolExecutor(len(processes))
     try:
@@ -90,19 +105,19 @@ class ProbeProcess:
         self.worker = WorkerProcess("dataloaders.audit.probe")
 
     def probe(self, path: Path, decode: bool) -> VideoInfo:
-        """probe_video in the worker; a file at which it dies or takes too long is unreadable."""
+        """probe_video in the worker; a file at which it crashes or takes too long is unreadable."""
         if not self.worker.is_alive():
             self.worker.start()
         limit = DECODE_SECONDS if decode else PROBE_SECONDS
         with self.worker.time_limit(limit):
             self.worker.send({"path": path, "decode": decode})
             answer = self.worker.readline()
-        if answer.endswith(b"\n"):
-            return VideoInfo(**json.loads(answer))
-        reason = f"the decoder crashed on it ({self.worker.last_words()})"
+        answer = self.worker.parse(answer, path)
+        if "crash" not in answer:
+            return VideoInfo(**answer)
         if self.worker.expired:
-            reason = f"the decoder was not done with it after {duration(limit)}"
-        return VideoInfo(_size_of(path), reason)
+            return VideoInfo(_size_of(path), f"the decoder was not done with it after {duration(limit)}")
+        return Crash(_size_of(path), f"the decoder crashed on it ({answer['crash']})")
 
     def close(self) -> None:
         self.worker.close()
@@ -110,12 +125,8 @@ class ProbeProcess:
 
 def main() -> None:
     """The worker: probes the files that it is given on standard input."""
-    limit_memory(MEMORY)
     av.logging.set_level(av.logging.PANIC)
-    print(READY, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        print(json.dumps(asdict(probe_video(Path(job["path"]), job["decode"]))), flush=True)
+    serve_jobs(lambda job: asdict(probe_video(Path(job["path"]), job["decode"])), MEMORY)
 
 
 def probe_video(path: Path, decode: bool = False) -> VideoInfo:
@@ -138,10 +149,6 @@ def probe_video(path: Path, decode: bool = False) -> VideoInfo:
         return VideoInfo(_size_of(path), str(error))
     except FileNotFoundError:
         return VideoInfo(0, "there is no such file, only a link to it" if path.is_symlink() else "it is gone")
-    except MemoryError:
-        return VideoInfo(
-            _size_of(path), f"its frames take more memory than the {gigabytes(MEMORY)} that one video may have"
-        )
     except OSError as error:
         return VideoInfo(_size_of(path), f"{error.strerror}".lower() or "it cannot be read")
 

@@ -12,6 +12,7 @@ from dataloaders.audit.report import Audit
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
+from dataloaders.preprocess.plan import is_outdated
 from dataloaders.sources.data_source import DataSource, class_names
 from dataloaders.sources.find import find_videos
 from dataloaders.sources.list_rows import read_video_list, with_groups
@@ -98,7 +99,7 @@ def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:
 
 def _with_row(fact: VideoInfo, row: VideoRow | None) -> VideoInfo:
     """A look, with what preprocessing has decoded of the same file."""
-    if row is None or row.source_bytes != fact.num_bytes or not row.quality:
+    if row is None or row.source_bytes != fact.num_bytes or not row.quality or is_outdated(row):
         return fact
     if row.status == "refused":
         return VideoInfo(fact.num_bytes, row.reason)

@@ -45,7 +45,8 @@ class VideoRow:
                                                             of the source, or what --fps resampled it to
     status       "ok" or "refused", and the reason; an ok video may have one too (damaged places)
     given        the part its folder gave it, or ""          split   the one that the folders show
-    pattern      name of frame i: "{:05d}.jpg", counted from `first`
+    pattern      name of frame i: "{:05d}.jpg", counted from `first`; of a refused video, what decoded it, with versions
+                 (older versions of this program could not read a manifest with one more column)
     size         as it was asked for: "171x128", or "short:256" where the aspect is kept; "" for frames made elsewhere
     source_fps   of the source; 0 where it is not known
     resampled    what --fps asked for, 0 where it was not given

@@ -1,12 +1,10 @@
 """One video -> a folder of JPEGs, in a process of its own.
 
-`python -m dataloaders.extract` reads jobs from standard input and answers on standard output, one JSON object a line;
-while it works it writes a dot a second, by which its owner (extractor.py) sees that it has not got stuck. A decoder
-that crashes takes this process with it, not the run; and no torch is loaded here, whoever asked.
+While it works, the process writes a dot a second, by which its owner (worker.py) sees that it has not got stuck. A
+decoder that crashes takes this process with it, not the run; and no torch is loaded here, whoever asked.
 """
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -21,7 +19,7 @@ import cv2
 import numpy as np
 
 from common.console import gigabytes, plural
-from common.worker_process import READY, limit_memory, memory_limit
+from common.worker_process import memory_limit, serve_jobs
 from dataloaders.frames.settings import FrameSize, stored_size
 from dataloaders.preprocess.resample import Irregular, copies, has_constant_rate, resampled
 from dataloaders.preprocess.skip_b_frames import may_skip, wanted_frames
@@ -33,8 +31,8 @@ END_OF_JPEG = b"\xff\xd9"
 
 @dataclass(frozen=True)
 class Extracted:
-    """The result of a video. refused: the reason why it cannot be used, else ""; note: damage that did not prevent its
-    use."""
+    """The result of a video. refused: the reason why it cannot be used, else ""; doubtful: the machine or the program
+    may be the reason instead; note: damage that did not prevent its use."""
 
     num_frames: int = 0
     num_bytes: int = 0
@@ -44,6 +42,7 @@ class Extracted:
     stored_width: int = 0
     stored_height: int = 0
     refused: str = ""
+    doubtful: bool = False
     note: str = ""
     confirmed: bool = False  # the folder that was there already holds what would have been made
 
@@ -145,14 +144,16 @@ def _decode_into(
     limit: int | None,
     alive: Callable[[], None],
 ) -> Extracted:
-    for decode in _ways(video, every, fps):
-        try:
-            extracted = _write_frames(folder, video, decode, size, quality, limit, alive)
-            break
-        except Irregular:
-            folder.clear()
-        except (VideoError, MemoryError, TooLarge, FileNotFoundError, cv2.error) as error:
-            return Extracted(refused=refusal(error, video))
+    try:
+        for decode in _ways(video, every, fps):
+            try:
+                extracted = _write_frames(folder, video, decode, size, quality, limit, alive)
+                break
+            except Irregular:
+                folder.clear()
+    except (VideoError, MemoryError, FileNotFoundError, cv2.error) as error:
+        doubtful = isinstance(error, MemoryError | TooLarge | cv2.error)
+        return Extracted(refused=refusal(error, video), doubtful=doubtful)
     if extracted.num_frames > 1 or limit == 1:
         return extracted
     reason = "it has only 1 frame"
@@ -254,21 +255,20 @@ def _all_decoded(reader: VideoReader, alive: Callable[[], None], rate: Fraction)
 
 
 def main() -> None:
-    limit_memory(int(sys.argv[1]))
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
-    print(READY, flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        for name in ("video", "folder", "known"):
-            job[name] = Path(job[name]) if job[name] is not None else None
-        job["size"] = job["size"] if isinstance(job["size"], int) else tuple(job["size"])
-        try:
-            answer = asdict(extract_video(**job, alive=Pulse()))
-        except OSError as error:
-            shutil.rmtree(job["folder"], ignore_errors=True)
-            answer = {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
-        print(json.dumps(answer, default=str), flush=True)
+    serve_jobs(_answer, int(sys.argv[1]))
+
+
+def _answer(job: dict) -> dict:
+    for name in ("video", "folder", "known"):
+        job[name] = Path(job[name]) if job[name] is not None else None
+    job["size"] = job["size"] if isinstance(job["size"], int) else tuple(job["size"])
+    try:
+        return asdict(extract_video(**job, alive=Pulse()))
+    except OSError as error:
+        shutil.rmtree(job["folder"], ignore_errors=True)
+        return {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
 
 
 class Pulse:

@@ -47,6 +47,14 @@ def print_missing(videos: Sequence[str]) -> None:
         )
 
 
+def print_retried(videos: Sequence[str]) -> None:
+    if videos:
+        print(
+            f"Tried again, since other versions of PyAV, FFmpeg or this program refused them: "
+            f"{plural(len(videos), 'video')} (first: {printable(videos[0])})."
+        )
+
+
 def print_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:
     others = f", and {plural(len(problems) - 1, 'other fault')}" if len(problems) > 1 else ""
     print(

@@ -17,6 +17,7 @@ from dataloaders.preprocess.shards import Shard
 from dataloaders.preprocess.worker import Job
 from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.find import still_valid
+from dataloaders.video import DECODER
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,14 @@ def make_plan(
     done, jobs, lost, num_open = [], [], [], 0
     for video in videos:
         name, row = video.video, valid.get(video.video)
-        is_done = row is not None and _has_frames(frames, row)
+        is_done = row is not None and not is_outdated(row) and _has_frames(frames, row)
         num_open += not is_done or row != existing.rows[name]
         if shard is not None and not shard.takes(name):
             continue
         if is_done:
             done.append(row)
             continue
-        if row is not None:
+        if row is not None and not is_outdated(row):
             lost.append(name)
         folder = frames / folders[name]
         jobs.append(Job(name, folder if name not in existing.rows and folder.is_dir() else None))
@@ -114,6 +115,11 @@ def make_plan(
         lost=lost,
         is_done=not num_open and not gone and not existing.is_damaged,
     )
+
+
+def is_outdated(row: VideoRow | None) -> bool:
+    """Whether the video was refused by another decoder than this one, or before versions were recorded."""
+    return row is not None and row.status == "refused" and row.pattern != DECODER
 
 
 def _has_frames(frames: Path, row: VideoRow) -> bool:

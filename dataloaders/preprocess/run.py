@@ -22,6 +22,7 @@ from dataloaders.preprocess.plan import (
     ExistingFrames,
     ExtractionPlan,
     check_folder_is_ours,
+    is_outdated,
     make_plan,
     read_existing_frames,
 )
@@ -30,6 +31,7 @@ from dataloaders.preprocess.worker import Limits, extract_all
 from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.find import find_videos
 from dataloaders.sources.splits import split_videos
+from dataloaders.video import DECODER
 
 
 def make_demo_videos(source: DataSource) -> None:
@@ -69,6 +71,7 @@ def preprocess(
         plan = make_plan(source, videos, shown.parts, existing, frames, shard)
         messages.print_removed(plan.gone, source.videos)
         messages.print_missing(plan.lost)
+        messages.print_retried([job.video for job in plan.jobs if is_outdated(existing.rows.get(job.video))])
         if plan.is_done and manifest.is_complete(frames):
             (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
             messages.print_nothing_to_do(frames, plan.done)
@@ -192,6 +195,7 @@ def _row(
         reason=result.refused or result.note,
         given=video.given,
         split=split,
+        pattern=DECODER if result.refused else VideoRow.pattern,
         size=size_text(settings.size),
         source_fps=round(result.fps, 6),
         resampled=settings.fps or 0.0,

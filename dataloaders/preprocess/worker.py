@@ -1,7 +1,6 @@
 """Worker processes that extract videos, within limits of time and memory, and the queue that feeds them."""
 
 import contextlib
-import json
 import queue
 import shutil
 import threading
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.console import duration, gigabytes
-from common.worker_process import WorkerProcess, num_processors
+from common.worker_process import CrashStreak, WorkerProcess, num_processors
 from dataloaders.preprocess.extract import Extracted
 
 
@@ -44,8 +43,8 @@ class Extractor:
     def extract(
         self, video: Path, folder: Path, known: Path | None = None, following: dict | None = None, **settings
     ) -> Extracted:
-        """extract_video in the worker. Raises the worker's OSError; a video at which the worker dies, or passes the
-        limits and is killed, is refused.
+        """extract_video in the worker. Raises the worker's OSError and ProgramFault; a video that passes the limits is
+        refused, and doubtful where the worker dies at it.
 
         following    arguments of the next call: the worker begins with it while this answer is still on its way
         """
@@ -65,16 +64,12 @@ class Extractor:
                 self.worker.send(following)
             while (answer := self.worker.readline()) == b".\n":
                 self.worker.sign_of_life()
-        if not answer.endswith(b"\n"):
-            return Extracted(refused=self._reason(num_bytes))
-        answer = json.loads(answer)
+        answer = self.worker.parse(answer, video)
+        if "crash" in answer:
+            return self._refused(answer["crash"], num_bytes)
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])
         return Extracted(**answer)
-
-    def start(self) -> None:
-        """Starts the process; extract() does it where that was not done."""
-        self.worker.start()
 
     def stop(self) -> None:
         """Ends the worker at once and for good; extract() sees it die."""
@@ -83,16 +78,15 @@ class Extractor:
     def close(self) -> None:
         self.worker.close()
 
-    def _reason(self, num_bytes: int) -> str:
-        last_words = self.worker.last_words()  # waits until it is dead, so that no other job is given to it
+    def _refused(self, crash: str, num_bytes: int) -> Extracted:
         if self.worker.expired == "stall":
-            return f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}"
+            return Extracted(refused=f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}")
         if self.worker.expired:
-            return (
-                f"it was not done after {duration(self.limits.seconds_for(num_bytes))}, which is more than any whole "
-                f"video of {gigabytes(num_bytes)} takes"
+            return Extracted(
+                refused=f"it was not done after {duration(self.limits.seconds_for(num_bytes))}, which is more than any "
+                f"whole video of {gigabytes(num_bytes)} takes"
             )
-        return f"the decoder crashed on it ({last_words})"
+        return Extracted(refused=f"the decoder crashed on it ({crash})", doubtful=True)
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,8 @@ def extract_all(
     workers: int | None,
     limits: Limits | None = None,
 ) -> Iterator[tuple[Job, Path, Extracted]]:
-    """Yields each job with the folder of its new frames and its result, as they become ready. An OSError ends all."""
+    """Yields each job with the folder of its new frames and its result, as they become ready, the doubtful ones last,
+    when they have been tried again alone. OSError and ProgramFault end all."""
     waiting: queue.SimpleQueue = queue.SimpleQueue()
     results: queue.SimpleQueue = queue.SimpleQueue()
     ending = threading.Event()
@@ -121,7 +116,7 @@ def extract_all(
     def work(extractor: Extractor) -> None:
         try:
             for job, arguments, result in work_off(extractor, waiting, settings, len(extractors)):
-                results.put((job, arguments["folder"], result))
+                results.put((job, arguments, result))
                 if ending.is_set():
                     return
         except BaseException as error:  # passed to the main thread, which ends the run
@@ -129,22 +124,35 @@ def extract_all(
         finally:
             extractor.close()
 
+    streak, doubtful = CrashStreak(), []
     extractors = [Extractor(limits) for _ in range(min(workers or num_processors(), len(jobs)))]
     threads = [threading.Thread(target=work, args=(extractor,), daemon=True) for extractor in extractors]
     for thread in threads:
         thread.start()
     try:
         for _ in jobs:
-            job, folder, result = results.get()
+            job, arguments, result = results.get()
             if job is None:
                 raise result
-            yield job, folder, result
+            if result.doubtful or not result.refused:
+                streak.add(job.video, result.refused)
+            if result.doubtful:
+                doubtful.append((job, arguments))
+            else:
+                yield job, arguments["folder"], result
+        for thread in threads:
+            thread.join()
+        for job, arguments in doubtful:
+            shutil.rmtree(arguments["folder"], ignore_errors=True)
+            yield job, arguments["folder"], extractors[0].extract(**arguments)
     finally:
         ending.set()
         for extractor in extractors:
             extractor.stop()
         for thread in threads:
             thread.join()
+        for extractor in extractors:
+            extractor.close()
 
 
 def work_off(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.worker_process import WorkerDied, WorkerProcess
+from common.worker_process import ProgramFault, WorkerProcess
 from engine.serving.decoder import FRAME, HEADER, PLACE
 from engine.serving.limits import Limits, Refused
 from network import InputSpec
@@ -40,14 +40,14 @@ class Decoder:
         self.facts: Facts | None = None  # of the video whose windows came last
 
     def start(self) -> None:
-        """Starts the process where none runs. Raises WorkerDied where that fails."""
+        """Starts the process where none runs. Raises ProgramFault where that fails."""
         if not self.worker.is_alive():
             self.worker.start()
 
     def windows(self, path: Path, stride: int, pictures: int = 0) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yields (first_frame, last_frame, clip (T, h, w, 3) uint8) of each window; .facts are set after the last.
 
-        Raises Refused for what is wrong with the video, WorkerDied where the process was killed or has a bug. Left
+        Raises Refused for what is wrong with the video, ProgramFault where the process was killed or has a bug. Left
         before its end, it kills the process: what is still in the pipe belongs to nobody.
         """
         self.start()
@@ -105,7 +105,7 @@ class Decoder:
         last_words = self.worker.last_words()
         if last_words in CRASHES:
             return Refused(415, f"This cannot be used as a video: the decoder crashed on it ({last_words}).")
-        return WorkerDied(f"The decoding process ended while it was at work ({last_words}).")
+        return ProgramFault(f"The decoding process ended while it was at work ({last_words}).")
 
 
 def resident(pid: int) -> int:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from common.worker_process import WorkerDied
+from common.worker_process import ProgramFault
 from engine.inference.prediction import assemble, frame_time
 from engine.serving.batcher import Batcher
 from engine.serving.decoding import Decoder
@@ -188,7 +188,7 @@ class Service:
                     decoder.restart_if_large()
                     decoder.start()
                     self.down.discard(decoder)
-                except (WorkerDied, OSError):  # said to the next request, if it still fails then
+                except (ProgramFault, OSError):  # said to the next request, if it still fails then
                     self.down.add(decoder)
                 self.seconds_each += 0.2 * (time.monotonic() - start - self.seconds_each)
         finally:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from common.worker_process import WorkerDied, WorkerProcess
+from common.worker_process import ProgramFault, WorkerProcess
 
 WORKER = """
 import json, os, sys, time
@@ -70,5 +70,5 @@ def test_a_sign_of_life_keeps_a_slow_worker(worker):
 
 def test_a_stopped_worker_does_not_start_again(worker):
     worker.stop()
-    with pytest.raises(WorkerDied, match=r"does not start \(SIGKILL\)"):
+    with pytest.raises(ProgramFault, match=r"does not start \(SIGKILL\)"):
         worker.start()

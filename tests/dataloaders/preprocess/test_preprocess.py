@@ -471,7 +471,7 @@ def test_a_worker_that_dies_means_a_refused_video_and_not_a_hang(stuck, monkeypa
         def extract(self, **job):
             if job["video"].name == "stuck.avi":
                 if self.worker.process is None:
-                    self.start()
+                    self.worker.start()
                 threading.Timer(0.2, self.worker.process.kill).start()
             return super().extract(**job)
 
@@ -758,7 +758,7 @@ def test_a_video_that_takes_far_too_long_for_its_size_is_cut_off_and_refused(two
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited on Linux")
 def test_a_video_whose_frames_eat_memory_is_refused_and_the_run_goes_on(two_videos):
     """A picture of one colour compresses to next to nothing, whatever its size."""
-    huge = np.zeros((7000, 7000, 3), np.uint8)
+    huge = np.zeros((8000, 8000, 3), np.uint8)
     write_video(two_videos.videos / "run" / "bomb.mov", [huge], codec="png", pix_fmt="rgb24")
 
     rows = {row.video: row for row in preprocess(two_videos, SMALL, workers=1, limits=Limits(memory=350 << 20))}
