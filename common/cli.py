@@ -117,7 +117,7 @@ def fail(error: Exception) -> int:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
         where = error.filename or "a file of this run"
         return _say(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
-    if isinstance(error, MemoryError | RuntimeError) and is_out_of_memory(error):
+    if isinstance(error, MemoryError | RuntimeError | OSError) and is_out_of_memory(error):
         return _say("Out of memory. Lower --batch-size, the number of clips or their length.", 1)
     mistake = _mistake_in_mypath(error)
     if mistake is None:

@@ -32,27 +32,20 @@ def print_split(shown: str, split: str) -> None:
 
 
 def print_removed(rows: Sequence[VideoRow], videos: Path) -> None:
-    if rows:
-        print(
-            f"No longer in {videos} and therefore out of the manifest: {plural(len(rows), 'video')} "
-            f"(first: {printable(rows[0].video)})."
-        )
+    _print_number(f"No longer in {videos} and therefore out of the manifest", [row.video for row in rows])
 
 
 def print_missing(videos: Sequence[str]) -> None:
-    if videos:
-        print(
-            f"Frames that the manifest lists are not there as it says, and are extracted again: "
-            f"{plural(len(videos), 'video')} (first: {printable(videos[0])})."
-        )
+    _print_number("Frames that the manifest lists are not there as it says, and are extracted again", videos)
 
 
 def print_retried(videos: Sequence[str]) -> None:
+    _print_number("Refused by other versions of PyAV, FFmpeg or this program, and tried again", videos)
+
+
+def _print_number(title: str, videos: Sequence[str]) -> None:
     if videos:
-        print(
-            f"Tried again, since other versions of PyAV, FFmpeg or this program refused them: "
-            f"{plural(len(videos), 'video')} (first: {printable(videos[0])})."
-        )
+        print(f"{title}: {plural(len(videos), 'video')} (first: {printable(videos[0])}).")
 
 
 def print_damage(path: Path, problems: Sequence[str], num_trusted: int) -> None:

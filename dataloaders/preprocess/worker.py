@@ -32,8 +32,8 @@ class Limits:
 
 
 class Extractor:
-    """Extracts one video after the other in a worker process. One thread calls extract() and close(); stop() may come
-    from any."""
+    """Extracts one video after the other in a worker process. One thread calls extract() and close();
+    worker.stop() may come from any."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -70,10 +70,6 @@ class Extractor:
         if "errno" in answer:
             raise OSError(answer["errno"], answer["strerror"], answer["filename"])
         return Extracted(**answer)
-
-    def stop(self) -> None:
-        """Ends the worker at once and for good; extract() sees it die."""
-        self.worker.stop()
 
     def close(self) -> None:
         self.worker.close()
@@ -148,7 +144,7 @@ def extract_all(
     finally:
         ending.set()
         for extractor in extractors:
-            extractor.stop()
+            extractor.worker.stop()
         for thread in threads:
             thread.join()
         for extractor in extractors:

@@ -19,21 +19,25 @@ import pytest
 import mypath
 from common.errors import UserError
 from common.files import ROOT
+from common.worker_process import ProgramFault
 from dataloaders.audit import __main__, probe
 from dataloaders.audit.findings import KINDS, find_all
 from dataloaders.audit.probe import ProbeProcess, VideoInfo
 from dataloaders.audit.report import Audit, report, to_dict
 from dataloaders.audit.run import audit_source
 from dataloaders.frame_set import open_frames
+from dataloaders.frames.manifest import read_manifest, write_manifest
 from dataloaders.frames.settings import Settings
 from dataloaders.pack import pack
 from dataloaders.preprocess.run import preprocess
 from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
 from dataloaders.sources.find import find_source
 from dataloaders.sources.splits import Split, split_videos
+from dataloaders.video import DECODER
 from engine.training.config import TrainConfig
 from engine.training.setup import warn_of_leaks
 from network import InputSpec
+from tests.helpers.preprocess import break_decoding
 from tests.helpers.toy import frame_naming, write_naming_video, write_video
 
 SIZE = (96, 72)
@@ -447,6 +451,51 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
         assert process.probe(good, decode=False).num_frames == 18
     finally:
         process.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
+@pytest.mark.parametrize("error", ["TypeError", "ImportError", "AttributeError"])
+def test_a_fault_of_the_program_ends_the_audit_in_one_line(plain_videos, tmp_path, monkeypatch, error):
+    break_decoding(tmp_path / "broken", monkeypatch, f"if name == '3.avi': raise {error}('no such thing')")
+    process = run_audit("--dataset", str(plain_videos), *CLIP)
+    [line] = process.stderr.strip().splitlines()
+    assert process.returncode == 1
+    assert f"{error}: no such thing (sitecustomize.py" in line and "No video is refused for this fault" in line
+
+
+@pytest.mark.parametrize("kind", ["MemoryError", "ValueError"])
+def test_the_same_crash_on_three_files_in_a_row_is_not_theirs(plain_videos, tmp_path, monkeypatch, kind):
+    break_decoding(tmp_path / "broken", monkeypatch, f"raise {kind}(name)")
+    with pytest.raises(ProgramFault, match=f"failed alike, one after the other: the decoder crashed on it .{kind}"):
+        audit_source(source_of(plain_videos), workers=2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
+def test_a_file_is_unreadable_where_it_crashes_its_process_alone_too(videos, tmp_path, monkeypatch):
+    (videos / "jump" / "3.avi").rename(videos / "jump" / "killed.avi")
+    (videos / "jump" / "5.avi").rename(videos / "jump" / "damaged.avi")
+    fault = (
+        "if name == 'killed.avi' and first_time(name): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if name == 'damaged.avi': os.kill(os.getpid(), signal.SIGSEGV)"
+    )
+    log = break_decoding(tmp_path / "broken", monkeypatch, fault)
+    result = audit_source(source_of(videos), workers=2)
+
+    unreadable = {name: facts.unreadable for name, facts in result.facts.items() if facts.unreadable}
+    assert unreadable == {"jump/damaged.avi": "the decoder crashed on it (SIGSEGV)"}
+    assert log.read_text().split().count("damaged.avi") == 2
+
+
+def test_a_refusal_of_another_decoder_is_not_believed(videos, tmp_path, monkeypatch):
+    source = source_of(videos)
+    preprocess(source, Settings(SIZE))
+    frames = source.frames_for(SIZE)
+    rows = read_manifest(frames)
+    changed = [replace(rows[0], status="refused", reason="TypeError", pattern="PyAV 1.0"), *rows[1:]]
+    write_manifest(frames, changed)
+    assert not audit_source(source).facts[rows[0].video].unreadable
+    write_manifest(frames, [replace(changed[0], pattern=DECODER), *rows[1:]])
+    assert audit_source(source).facts[rows[0].video].unreadable == "TypeError"
 
 
 def _kill_soon(process: ProbeProcess) -> None:

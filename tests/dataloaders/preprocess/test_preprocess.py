@@ -25,7 +25,7 @@ from dataloaders.preprocess.locks import only_one_run
 from dataloaders.preprocess.run import preprocess
 from dataloaders.preprocess.worker import Extractor, Limits
 from dataloaders.sources.data_source import DataSource
-from tests.helpers.preprocess import STARTED, contents, make_source, start_cli
+from tests.helpers.preprocess import STARTED, contents, make_source, run_cli, start_cli
 from tests.helpers.toy import (
     CLASSES,
     TOY_SIZE,
@@ -45,13 +45,6 @@ def no_process_left_behind() -> Iterator[None]:
     while STARTED:
         with STARTED.pop() as process:  # closes its pipes
             process.kill()
-
-
-def run_cli(*args: object) -> tuple[int, str, str]:
-    """(exit status, standard output, standard error)"""
-    process = start_cli(*args)
-    output, errors = process.communicate(timeout=60)
-    return process.returncode, output, errors
 
 
 def wait_until(condition, seconds: float = 30.0) -> None:
