@@ -88,8 +88,7 @@ class WorkerProcess:
         return self.process.stdout.readline()
 
     def parse(self, line: bytes, video: Path) -> dict:
-        """A line of JSON, as read; {"crash": the reason} where the process died, too. Raises ProgramFault for a crash
-        that no video explains."""
+        """The worker's JSON, or {"crash": ...} where it died. Raises ProgramFault for an error that is no video's."""
         answer = json.loads(line) if line.endswith(b"\n") else {"crash": self.last_words()}
         if answer.get("certain"):
             raise ProgramFault(f"Stopped at {printable(video)}: {answer['crash']}. {ADVICE}")

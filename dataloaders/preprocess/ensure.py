@@ -1,5 +1,6 @@
 """Frames that training and evaluation find ready: what is missing is extracted, after a word on what that will take."""
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -13,11 +14,11 @@ from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.settings import Settings
 from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
-from dataloaders.preprocess.extract import extract_video
 from dataloaders.preprocess.locks import LOCK
 from dataloaders.preprocess.plan import has_content
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import Shard, shard_state
+from dataloaders.preprocess.worker import Extractor
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.find import changed_since, find_videos
 from dataloaders.sources.splits import split_videos
@@ -124,15 +125,16 @@ def estimate(source: DataSource, settings: Settings, workers: int | None = None,
     samples = videos[:: max(len(videos) // num_samples, 1)][:num_samples]
     num_frames = num_bytes = tried_frames = tried = 0
     seconds = 0.0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Extractor()) as extractor:
+        extractor.worker.start()
         for number, video in enumerate(samples):
             path = source.videos / video.video
-            length = _header_frames(path)
             start = time.monotonic()
-            result = extract_video(path, Path(folder) / str(number), **asdict(settings), limit=32)
+            result = extractor.extract(path, Path(folder) / str(number), **asdict(settings), limit=32)
             if result.refused:
                 continue
             seconds += time.monotonic() - start
+            length = _header_frames(path)
             tried += 1
             tried_frames += result.num_frames
             num_bytes += result.num_bytes

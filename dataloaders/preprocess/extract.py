@@ -152,8 +152,7 @@ def _decode_into(
             except Irregular:
                 folder.clear()
     except (VideoError, MemoryError, FileNotFoundError, cv2.error) as error:
-        doubtful = isinstance(error, MemoryError | TooLarge | cv2.error)
-        return Extracted(refused=refusal(error, video), doubtful=doubtful)
+        return Extracted(refused=refusal(error, video), doubtful=isinstance(error, MemoryError | TooLarge | cv2.error))
     if extracted.num_frames > 1 or limit == 1:
         return extracted
     reason = "it has only 1 frame"

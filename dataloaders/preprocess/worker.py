@@ -32,8 +32,7 @@ class Limits:
 
 
 class Extractor:
-    """Extracts one video after the other in a worker process. One thread calls extract() and close();
-    worker.stop() may come from any."""
+    """Extracts one video after the other in a worker process."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()

@@ -12,6 +12,7 @@ from dataloaders.frames.manifest import NAME, PARTIAL_NAME, read_manifest, write
 from dataloaders.frames.settings import Settings
 from dataloaders.preprocess import plan as plan_module
 from dataloaders.preprocess import run as run_module
+from dataloaders.preprocess.ensure import ensure_frames
 from dataloaders.preprocess.run import preprocess
 from dataloaders.sources.data_source import DataSource
 from dataloaders.video import DECODER
@@ -140,6 +141,13 @@ def test_a_library_that_is_missing_in_the_worker_stops_in_one_line(five, tmp_pat
     with pytest.raises(ProgramFault, match=r"does not start \(ImportError: libGL.so.1: .*pip install -r"):
         preprocess(five, SMALL)
     assert read_manifest(five.frames_for(TOY_SIZE), PARTIAL_NAME) == []
+
+
+def test_a_fault_of_the_program_stops_training_before_it_extracts(five, tmp_path, monkeypatch):
+    break_decoding(tmp_path / "broken", monkeypatch, "raise TypeError('no')")
+    with pytest.raises(ProgramFault, match=r"Stopped at .*run/a.avi: TypeError: no"):
+        ensure_frames(five, TOY_SIZE)
+    assert not five.frames_for(TOY_SIZE).exists()
 
 
 def test_what_is_no_video_is_refused_as_such_with_another_frame_rate_too(five, capsys):
