@@ -63,10 +63,10 @@ def test_files_are_mpeg4_of_160x120_at_25_frames_a_second(demo):
             stream = container.streams.video[0]
             num_frames = sum(1 for _ in container.decode(video=0))
 
-        assert container.format.name == "avi"
-        assert stream.codec_context.name == "mpeg4"
-        assert (stream.width, stream.height, stream.average_rate) == (160, 120, FPS)
-        assert 36 <= num_frames == stream.frames <= 44
+            assert container.format.name == "avi"
+            assert stream.codec_context.name == "mpeg4"
+            assert (stream.width, stream.height, stream.average_rate) == (160, 120, FPS)
+            assert 36 <= num_frames == stream.frames <= 44
 
 
 def test_files_show_what_was_drawn(demo):
