@@ -83,7 +83,7 @@ def test_the_same_crash_on_three_videos_in_a_row_is_not_the_videos(five, tmp_pat
     assert reason.replace("c.avi", "d.avi") in str(error.value)
     rows = read_manifest(five.frames_for(TOY_SIZE), PARTIAL_NAME)
     assert frames_by_name(rows) == {"a": 5} and len(rows) == 1
-    assert log.read_text().split().count("b.avi") == 1
+    assert log.read_text().split().count("b.avi") <= 2  # begun ahead, it may have killed an idle worker once more
 
     monkeypatch.delenv("PYTHONPATH")
     assert frames_by_name(preprocess(five, SMALL)) == ALL
@@ -110,7 +110,7 @@ def test_a_video_that_crashes_twice_the_second_time_alone_is_refused(five, tmp_p
     [row] = [row for row in rows if row.status == "refused"]
     assert row.video == "run/c.avi" and row.reason.startswith(reason)
     opened = log.read_text().split()
-    assert opened.count("c.avi") == 2 and opened[-1] == "c.avi"
+    assert opened[-1] == "c.avi" and opened.count("c.avi") in (2, 3)  # begun ahead, it may have killed an idle worker
 
 
 @pytest.mark.parametrize("fault", [KILL, SEGV, "raise MemoryError", "raise OverflowError"])
@@ -122,7 +122,8 @@ def test_a_crash_that_does_not_come_again_costs_no_video(five, tmp_path, monkeyp
     rows = preprocess(five, SMALL, workers=2)
 
     assert frames_by_name(rows) == ALL
-    assert sorted(log.read_text().split()[-2:]) == ["b.avi", "d.avi"]
+    opened = log.read_text().split()
+    assert opened.count("b.avi") == opened.count("d.avi") == 2
 
 
 def test_crashes_count_as_a_row_only_where_they_are_alike_and_nothing_worked_between():
