@@ -62,8 +62,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         ("--timeout", "S", DEFAULTS.timeout, "time until the answer"),
         ("--upload-timeout", "S", DEFAULTS.upload_timeout, "time of an upload"),
     ):
-        kind = positive if metavar == "N" else above_zero
-        limits.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{text} (default: {round(default)})")
+        kind, text = positive if metavar == "N" else above_zero, f"{text} (default: {round(default)})"
+        limits.add_argument(name, type=kind, default=default, metavar=metavar, help=text)
     args = parser.parse_args(argv)
     check_network_flags(args, "CHECKPOINT")
     return args
