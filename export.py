@@ -103,6 +103,7 @@ def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.nd
     import mypath
     from dataloaders import open_dataset
     from dataloaders.dataset import EvalDataset
+    from engine.runs.checkpoint import drawing_of
 
     config = trained.checkpoint["config"]
     if not config.get("dataset"):
@@ -115,6 +116,7 @@ def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.nd
         datasets=mypath.DATASETS,
         frames=config.get("frames"),
         extract=False,
+        drawing=drawing_of(trained.checkpoint),
     )
     dataset = EvalDataset(frame_set, spec, "val", NUM_CLIPS)
     clips = np.empty((min(NUM_VIDEOS, len(dataset)), *dataset.clip_shape), dtype=np.uint8)

@@ -20,9 +20,11 @@ mixup          mixup and cutmix, on the device
 pack           `python -m dataloaders.pack`: frames in a few large files
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.files import ROOT
+from dataloaders.sources.data_source import DRAWING
 
 if TYPE_CHECKING:
     from common.input_spec import InputSpec
@@ -39,6 +41,7 @@ def open_dataset(
     frames: str | None = None,
     any_aspect: bool = False,
     extract: bool = True,
+    drawing: int = DRAWING,
 ) -> "FrameSet":
     """Finds a data set, extracts the frames that are missing, and opens it.
 
@@ -46,12 +49,13 @@ def open_dataset(
     frames      folder of the frames, where it is not the entry's own
     any_aspect  frames that keep their aspect are fine too, for a network that is still to be trained
     extract     False: a UserError where frames are missing
+    drawing     of random splits and of recordings from names: a checkpoint's own (see DataSource)
     """
     from dataloaders.frame_set import open_frames
     from dataloaders.preprocess.ensure import ensure_frames
     from dataloaders.sources.find import find_source
 
-    source = find_source(name, datasets, ROOT, frames)
+    source = replace(find_source(name, datasets, ROOT, frames), drawing=drawing)
     if extract:
         ensure_frames(source, spec.resize, split)
     return open_frames(source, spec, split, val, any_aspect)

@@ -1,7 +1,9 @@
 """A data set whose frames are ready to be read: its rows, classes and split, checked against a network's input."""
 
 import gc
+import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,8 @@ from dataloaders.frames.store import PARTIAL_PACK_NAME, FrameStore, check_manife
 from dataloaders.sources.data_source import DataSource, class_names
 from dataloaders.sources.list_rows import with_groups
 from dataloaders.sources.splits import Split, split_videos
+
+READERS = 8  # threads: a file system over a network answers many questions at once
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class FrameSet:
     def read_frames(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yields the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""
         return read_frames(self.store, row, indices)
+
+    def content_ids(self, rows: Sequence[VideoRow]) -> list[str]:
+        """Ids of the videos' content, whatever their files and folders are called: a hash of the number of frames and
+        of the first, middle and last JPEG."""
+
+        def content_id(row: VideoRow) -> str:
+            hashed = hashlib.sha256(str(row.num_frames).encode())
+            for content in self.store.read(row, sorted({0, row.num_frames // 2, row.num_frames - 1})):
+                hashed.update(content)
+            return hashed.hexdigest()[:16]
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(content_id, rows))
 
 
 def open_frames(

@@ -8,6 +8,7 @@ hmdb51       HMDB51: names, official splits, archives
 folder       class folders, stray files, archives in the way
 video_list   a text or csv file with a line a video
 list_rows    classes, groups and parts from a list, for videos and frames
+recordings   which videos were cut from one source
 splits       training, validation and test
 demo         the generated demo data set
 demo_scene   drawing of its pictures

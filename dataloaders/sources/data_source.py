@@ -1,6 +1,5 @@
 """A data set as its owner has it: videos in class folders or in a list, and the folder of their frames."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,8 @@ from common.class_names import read_class_names
 from dataloaders.frames.settings import DEFAULT_SIZE, FrameSize, size_name
 from dataloaders.sources.layout import Layout, layout
 from dataloaders.sources.video_list import class_file
+
+DRAWING = 2
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class DataSource:
              were cut from one recording and stay together in every split. None: each video is its own group
     list     text or csv file with a line a video (see video_list.py), instead of class folders
     classes  file that names the classes of a list, in their order
+    drawing  how recordings are told from names, and random splits drawn; 1: as runs made before this was stored had it
     """
 
     name: str
@@ -36,6 +38,7 @@ class DataSource:
     frames_given: bool = False  # by --frames: that very folder, whatever the size
     list: Path | None = None
     classes: Path | None = None
+    drawing: int = DRAWING
 
     @property
     def kind(self) -> Layout:
@@ -66,14 +69,6 @@ class SourceVideo:
     @property
     def stem(self) -> str:
         return Path(self.video).stem
-
-
-def group_of(source: DataSource, label: str, stem: str) -> str:
-    """The recording that a video was cut from: mypath.py's 'groups' where that matches the name, else the layout's."""
-    match = re.search(source.groups, stem) if source.groups is not None else None
-    if match:
-        return next((part for part in match.groups() if part is not None), match.group(0))
-    return f"{label}/{stem}" if source.groups is not None else source.kind.group(label, stem)
 
 
 def class_names(source: DataSource, labels: set[str]) -> list[str]:

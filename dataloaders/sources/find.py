@@ -11,7 +11,7 @@ from common.errors import UsageError, UserError, unknown_name
 from common.files import VIDEO_SUFFIXES
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
-from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.folder import (
     class_folders,
     find_lists,
@@ -24,6 +24,7 @@ from dataloaders.sources.folder import (
 )
 from dataloaders.sources.layout import layout_of, layouts
 from dataloaders.sources.list_rows import listed_videos, read_video_list
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.video_list import SUFFIXES, check_files
 
 KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
@@ -164,13 +165,10 @@ def find_videos(source: DataSource, empty_too: bool = False) -> list[SourceVideo
     folder or file, for an empty class (unless empty_too), and for lines that contradict each other. Says what it leaves
     out."""
     if source.list is not None:
-        found = _listed_videos(source)
-    else:
-        if not source.videos.is_dir():
-            raise UserError(_missing_videos(source))
-        found = _videos_in_folders(source, empty_too)
-    _check_groups(source, found)
-    return found
+        return _listed_videos(source)
+    if not source.videos.is_dir():
+        raise UserError(_missing_videos(source))
+    return _videos_in_folders(source, empty_too)
 
 
 def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]:
@@ -186,8 +184,7 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
     for given, folder in folders:
         files = video_files(folder)
         for path in files:
-            group = group_of(source, folder.name, path.stem)
-            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, group, given))
+            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, "", given))
     if not found:
         why = why_no_videos(source.videos, source.videos)
         raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")
@@ -197,27 +194,14 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
         number = plural(len(stray), "video")
         print_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
     _refuse_doubled_parts(found)
-    return found
+    groups = groups_of(source, [(video.label, video.stem) for video in found])
+    return [replace(video, group=group) for video, group in zip(found, groups, strict=True)]
 
 
 def _listed_videos(source: DataSource) -> list[SourceVideo]:
     check_files(read_video_list(source), source.videos)
     found = [SourceVideo(video.video, video.label, video.group, video.given) for video in listed_videos(source)]
     return sorted(found, key=lambda video: video.video)
-
-
-def _check_groups(source: DataSource, videos: list[SourceVideo]) -> None:
-    """A pattern that matches nothing would put one recording into training and test without a word."""
-    if source.groups is None:
-        return
-    missed = [video.video for video in videos if not re.search(source.groups, Path(video.video).stem)]
-    if len(missed) == len(videos):
-        raise UserError(
-            f"mypath.py: groups r'{source.groups}' of '{source.name}' matches none of the {len(videos)} names "
-            f"(first: {Path(missed[0]).stem}). Correct it, or leave it out."
-        )
-    if missed:
-        print_once(f"Note: groups r'{source.groups}' does not match {len(missed)} names (first: {missed[0]}).")
 
 
 def _missing_videos(source: DataSource) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from common.console import plural, print_once
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
-from dataloaders.sources.data_source import DataSource, group_of
+from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.layout import layouts
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list
 
 
@@ -39,14 +40,18 @@ def _read_once(path: Path, root: Path, classes: Path | None, *_: object) -> Vide
 def listed_videos(source: DataSource) -> list[ListedVideo]:
     """The videos of a list, each with its group: the one in the list, else the one that its name tells."""
     named = [kind for kind in layouts().values() if kind.names_hold_group] if source.groups is None else []
-    found = []
-    for video in read_video_list(source).videos:
-        group = video.group
-        if not group:
-            stem = Path(video.video).stem
-            kind = next((kind for kind in named if kind.matches(stem)), None)
-            group = kind.group(video.label, stem) if kind else group_of(source, video.label, stem)
-        found.append(replace(video, group=group))
+    found = list(read_video_list(source).videos)
+    unnamed = []
+    for index, video in enumerate(found):
+        stem = Path(video.video).stem
+        kind = None if video.group else next((kind for kind in named if kind.matches(stem)), None)
+        if kind:
+            found[index] = replace(video, group=kind.group(video.label, stem))
+        elif not video.group:
+            unnamed.append((index, (video.label, stem)))
+    groups = groups_of(source, [name for _, name in unnamed])
+    for (index, _), group in zip(unnamed, groups, strict=True):
+        found[index] = replace(found[index], group=group)
     return found
 
 
@@ -55,7 +60,7 @@ def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
     part that a list gives, and without videos that it does not name. Says which those are."""
     rows = list(rows)
     if source.list is None:
-        groups = [group_of(source, row.label, row.stem) for row in rows]
+        groups = groups_of(source, [(row.label, row.stem) for row in rows])
         return [
             row if row.group == group else replace(row, group=group) for row, group in zip(rows, groups, strict=True)
         ]

@@ -50,7 +50,7 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
     if split == "given":
         parts, notes = _given_parts(source, videos), []
     elif split == "random":
-        parts, notes = _random_parts(videos), []
+        parts, notes = _random_parts(videos, source.drawing), []
     elif split in source.kind.splits:
         parts, notes = source.kind.official_split(source, videos, split)
     else:
@@ -82,10 +82,10 @@ def _given_parts(source: DataSource, videos: Sequence[Video]) -> dict[str, str]:
     return {video.video: video.given or "unused" for video in videos}
 
 
-def _random_parts(videos: Sequence[Video]) -> dict[str, str]:
+def _random_parts(videos: Sequence[Video], drawing: int) -> dict[str, str]:
     parts = dict.fromkeys((video.video for video in videos), "train")
-    _take_groups(videos, parts, "test", TEST_FRACTION)
-    _take_groups(videos, parts, "val", VAL_FRACTION / (1 - TEST_FRACTION))  # of what is left
+    _take_groups(videos, parts, "test", TEST_FRACTION, drawing)
+    _take_groups(videos, parts, "val", VAL_FRACTION / (1 - TEST_FRACTION), drawing)  # of what is left
     return parts
 
 
@@ -96,13 +96,27 @@ def _hold_out_validation(source: DataSource, videos: Sequence[Video], parts: dic
     if "val" in parts.values():
         return []
     training = [video for video in videos if parts[video.video] == "train"]
-    _take_groups(training, parts, "val", VAL_FRACTION)
+    _take_groups(training, parts, "val", VAL_FRACTION, source.drawing)
     if "val" not in parts.values():
         return ["Too few groups to hold some out for validation; the last epoch is kept."]
     return []
 
 
-def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, fraction: float) -> None:
+def _in_drawn_order(groups: Iterable[str], part: str, drawing: int) -> list[str]:
+    """Groups in the order in which they are taken. By a hash of each one's name: a recording that is added or removed
+    later moves only itself, and at most one other at the end of the part."""
+    order = sorted(groups)
+    if drawing == 1:
+        random.Random(f"{SEED} {part}").shuffle(order)
+        return order
+
+    def drawn(group: str) -> bytes:
+        return hashlib.sha256(f"{SEED} {part} {group}".encode("utf-8", "surrogateescape")).digest()
+
+    return sorted(order, key=drawn)
+
+
+def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, fraction: float, drawing: int) -> None:
     """Moves whole groups from training to `part` until each class has about `fraction` of its videos there, at least
     one group a class, and never the last group that a class trains on."""
     videos = [video for video in videos if parts[video.video] == "train"]
@@ -131,8 +145,7 @@ def _take_groups(videos: Sequence[Video], parts: dict[str, str], part: str, frac
         return all(groups_left[label] > 1 for label in labels)
 
     served: set[str] = set()
-    order = sorted(members)
-    random.Random(f"{SEED} {part}").shuffle(order)
+    order = _in_drawn_order(members, part, drawing)
     for group in order:
         labels = count_labels(group)
         useful = sum(min(max(wanted[label], 0.0), number) for label, number in labels.items())

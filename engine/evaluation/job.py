@@ -15,7 +15,7 @@ from dataloaders.dataset import FRAME_ORDERS, EvalDataset, WindowDataset
 from dataloaders.frame_set import FrameSet, other_classes
 from dataloaders.loader import ClipLoader
 from engine.evaluation.evaluate import Evaluation, evaluate_answers
-from engine.evaluation.leaks import find_leak, knows_its_training
+from engine.evaluation.leaks import find_leak, knows_its_training, what_is_unknown
 from engine.evaluation.published import official_name, pretraining_of
 from engine.evaluation.report import Analysis, EvaluationRecord, is_logged, log_report, provenance, write_report
 from engine.evaluation.summary import comparable, print_record
@@ -23,6 +23,7 @@ from engine.export.runtimes import is_exported
 from engine.hardware.device import device_name
 from engine.hardware.distributed import rank_zero_first
 from engine.predictor import Predictor, open_predictor
+from engine.runs.checkpoint import drawing_of
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -
     frame_set = open_test_frames(trained, options, datasets)
     if not frame_set.part(options.on):
         raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {options.on} videos.")
-    if not knows_its_training(checkpoint):
-        print("Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed.")
+    if note := what_is_unknown(checkpoint):
+        print(note)
     same_data = options.dataset in (None, checkpoint["config"].get("dataset"))
     leak = find_leak(checkpoint, frame_set, options.on, same_data)
     if leak and not options.allow_leak:
@@ -108,7 +109,15 @@ def open_test_frames(trained: Predictor, options: EvaluationOptions, datasets: d
     own = options.dataset is None and options.split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (options.split, "auto")
     with rank_zero_first():
-        frame_set = open_dataset(name, trained.input_spec, split, val, datasets=datasets, frames=frames)
+        frame_set = open_dataset(
+            name,
+            trained.input_spec,
+            split,
+            val,
+            datasets=datasets,
+            frames=frames,
+            drawing=drawing_of(trained.checkpoint),
+        )
     if frame_set.classes != trained.classes:
         raise UserError(f"{other_classes(trained.classes, frame_set)} Evaluate it on the data set it was trained on.")
     return frame_set

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has seen what it is to be tested on."""
+"""Whether a checkpoint has seen the videos or recordings that it is to be tested on."""
 
 from dataloaders.frame_set import FrameSet
 from dataloaders.sources.data_source import DataSource
@@ -6,6 +6,18 @@ from dataloaders.sources.data_source import DataSource
 
 def knows_its_training(checkpoint: dict) -> bool:
     return bool((checkpoint.get("split") or {}).get("training_groups"))
+
+
+def what_is_unknown(checkpoint: dict) -> str:
+    """A note on what cannot be compared, since the checkpoint does not hold it; "" where it holds all."""
+    if not knows_its_training(checkpoint):
+        return "Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed."
+    if "training_content" not in checkpoint["split"]:
+        return (
+            "Note: this checkpoint is of an earlier version and holds names of recordings, not the training videos "
+            "themselves: an overlap is noticed by those names only."
+        )
+    return ""
 
 
 def names_recordings(source: DataSource) -> bool:
@@ -17,29 +29,43 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
     """Why the accuracy on `part` would mean nothing, in a sentence; None where nothing speaks against it.
 
     For the test list, what training has seen, what validation has chosen by, and what the weights to begin with had
-    seen must all be other recordings; for "val", the training. same_data: the checkpoint was trained on this data set,
-    or on one with the same names; elsewhere equal names mean nothing.
+    seen must all be other videos of other recordings; for "val", the training. Videos are compared by their content, so
+    that neither another folder nor other groups in mypath.py hide one. same_data: the checkpoint was trained on this
+    data set, or on one with the same names; elsewhere equal names mean nothing.
     """
     seen = checkpoint.get("split") or {}
-    if not same_data and not frame_set.source.kind.same_groups:
-        return None
+    parts = ("training", "validation") if part == "test" else ("training",)
+    of_run = _all_of(seen, parts, "groups")
     tested, name = {row.group for row in frame_set.part(part)}, frame_set.split.name
-    of_run = set(seen.get("training_groups", []))
-    if part == "test":
-        of_run |= set(seen.get("validation_groups", []))
-    shared = sorted(tested & of_run)
-    if shared and frame_set.split.hash == seen.get("hash"):
+    own_split = frame_set.split.hash == seen.get("hash")
+    if own_split and (shared := sorted(tested & of_run)):
         if not names_recordings(frame_set.source):
             return None  # train/walk/001.avi and test/walk/001.avi may well be two recordings
         return (
             f"split {name} of {frame_set.source.name} has {len(shared)} of its {len(tested)} {part} recordings in "
             f"training or validation too (first: {shared[0]})"
         )
-    if part == "test":
-        shared = sorted(tested & (of_run | set(seen.get("seen_groups", []))))
-    if shared:
+    if same_data or frame_set.source.kind.same_groups:
+        of_weights = set(seen.get("seen_groups", [])) if part == "test" else set()
+        if shared := sorted(tested & (of_run | of_weights)):
+            return (
+                f"this checkpoint has seen {len(shared)} of the recordings that split {name} has for {part} "
+                f"(first: {shared[0]})"
+            )
+    if not own_split and (videos := _seen_videos(seen, parts, frame_set, part, same_data)):
         return (
-            f"this checkpoint has seen {len(shared)} of the recordings that split {name} has for {part} "
-            f"(first: {shared[0]})"
+            f"this checkpoint was trained or chosen on {len(videos)} of the {len(frame_set.part(part))} videos that "
+            f"split {name} has for {part} (first: {videos[0]})"
         )
     return None
+
+
+def _seen_videos(seen: dict, parts: tuple[str, ...], frame_set: FrameSet, part: str, same_data: bool) -> list[str]:
+    rows, content = frame_set.part(part), _all_of(seen, parts, "content")
+    names = _all_of(seen, parts, "videos") if same_data else set()
+    ids = frame_set.content_ids(rows) if content else [""] * len(rows)
+    return [row.video for row, own in zip(rows, ids, strict=True) if row.video in names or own in content]
+
+
+def _all_of(seen: dict, parts: tuple[str, ...], kind: str) -> set[str]:
+    return {value for part in parts for value in seen.get(f"{part}_{kind}", [])}

@@ -76,7 +76,7 @@ def describe(trained: TrainedModel, arithmetic: str, versions_of_format: Mapping
         model=trained.name,
         model_options=dict(getattr(trained.model, "options", {})),
         config=settings,
-        split=content.get("split") or {},
+        split={name: value for name, value in (content.get("split") or {}).items() if not name.endswith("_videos")},
         weights_hash=weights_hash(trained.model),
         parameters=sum(value.numel() for value in trained.model.parameters()),
         epoch=content.get("epoch", 0),

@@ -9,9 +9,10 @@ import numpy as np
 from common.console import plural
 from common.errors import UserError
 from common.files import csv_text
-from dataloaders.sources.data_source import DataSource, SourceVideo, class_names, group_of
+from dataloaders.sources.data_source import DataSource, SourceVideo, class_names
 from dataloaders.sources.find import with_lists
 from dataloaders.sources.layout import layout_of
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.splits import Split, split_videos
 from engine.evaluation.bootstrap import accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_matrix
@@ -61,9 +62,10 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
     parts = []
     for folder, made, entries in zip(folders, settings, by_video, strict=True):
         parts.append(load_features(folder, [entries[key] for key in common], made.get("per_window", False)))
+    groups = groups_of(source, [(entry.label, entry.stem) for entry in first])
     videos = [
-        SourceVideo(entry.video, entry.label, entry.group or group_of(source, entry.label, entry.stem), entry.given)
-        for entry in first
+        SourceVideo(entry.video, entry.label, entry.group or group, entry.given)
+        for entry, group in zip(first, groups, strict=True)
     ]
     classes = class_names(source, {video.label for video in videos})
     return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes)

@@ -106,6 +106,11 @@ def _list_runs(runs: Path) -> str:
     return f"Runs in {runs}: {', '.join(names)}." if names else f"There are no runs in {runs} yet."
 
 
+def drawing_of(checkpoint: dict) -> int:
+    """How the run's recordings and random split were drawn (DataSource.drawing); older checkpoints do not say."""
+    return (checkpoint.get("split") or {}).get("drawing", 1)
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A network rebuilt from a checkpoint alone, with its input and its classes by id."""

@@ -88,6 +88,7 @@ class Run:
     tracker: Tracker
     new_parameters: list[str]  # parameters that the weights to begin with did not bring
     seen_groups: list[str]  # recordings that the weights to begin with were trained on
+    seen: dict[str, list[str]]  # the run's own recordings, videos and their content ids, for training and validation
     progress: Progress
     start: float
 
@@ -171,9 +172,21 @@ def build_run(
         tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_rank_zero() else NoTracker(),
         new_parameters=model.new_parameters,
         seen_groups=model.seen_groups,
+        seen=seen_videos(frame_set),
         progress=progress,
         start=time.monotonic(),
     )
+
+
+def seen_videos(frame_set: FrameSet) -> dict[str, list[str]]:
+    """training_groups, training_videos, training_content, and the same of validation: what evaluation must not use."""
+    seen = {}
+    for name, part in PARTS:
+        rows = frame_set.part(part)
+        seen[f"{name}_groups"] = sorted({row.group for row in rows})
+        seen[f"{name}_videos"] = [row.video for row in rows]
+        seen[f"{name}_content"] = frame_set.content_ids(rows)
+    return seen
 
 
 def shared_reader(run: Run) -> SharedReader:
@@ -217,7 +230,6 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
     All processes have to ask for that one together.
     """
     progress, split = run.progress, run.frame_set.split
-    groups = {f"{name}_groups": sorted({row.group for row in run.frame_set.part(part)}) for name, part in PARTS}
     content = {
         "model": run.model.state_dict(),
         "model_options": run.model.options,
@@ -230,7 +242,13 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
-        "split": {"name": split.name, "hash": split.hash, **groups, "seen_groups": run.seen_groups},
+        "split": {
+            "name": split.name,
+            "hash": split.hash,
+            "drawing": run.frame_set.source.drawing,
+            **run.seen,
+            "seen_groups": run.seen_groups,
+        },
         "new_parameters": run.new_parameters,
         "processes": world_size(),
         "versions": versions(),

@@ -16,10 +16,11 @@ from common.torchrun import is_rank_zero, local_world_size, world_size
 from common.worker_process import num_processors
 from dataloaders import open_dataset
 from dataloaders.frame_set import FrameSet, check_cache_memory, of_frames
+from dataloaders.sources.data_source import DRAWING
 from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
 from engine.hardware.device import check_compiler, pick_amp, pick_device, to_device
 from engine.hardware.distributed import broadcast, rank_zero_first, seed_process
-from engine.runs.checkpoint import find_checkpoint, load_checkpoint, load_state, spec_of
+from engine.runs.checkpoint import drawing_of, find_checkpoint, load_checkpoint, load_state, spec_of
 from engine.runs.environment import environment
 from engine.runs.folder import create_run_dir, empty_run_dir, find_unsaved, record_launch
 from engine.training.checks import (
@@ -95,7 +96,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     if config.compile == "on":
         config = replace(config, compile=on_if_possible(machine.device))
     spec = spec_of(path, checkpoint)
-    frame_set = open_data(config, spec, datasets)
+    frame_set = open_data(config, spec, datasets, drawing=drawing_of(checkpoint))
     check_same_classes_and_videos(checkpoint, frame_set)
     network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     load_state(network, checkpoint["model"], path)
@@ -124,7 +125,9 @@ def set_up_machine(config: TrainConfig) -> Machine:
     return Machine(device, pick_amp(config.amp, device))
 
 
-def open_data(config: TrainConfig, spec: InputSpec, datasets: dict[str, dict], any_aspect: bool = False) -> FrameSet:
+def open_data(
+    config: TrainConfig, spec: InputSpec, datasets: dict[str, dict], any_aspect: bool = False, drawing: int = DRAWING
+) -> FrameSet:
     """Opens the data set, after extracting missing frames, and checks that all ranks read the same videos.
 
     any_aspect: frames that keep their aspect are fine too, for a network that is still to be trained.
@@ -138,6 +141,7 @@ def open_data(config: TrainConfig, spec: InputSpec, datasets: dict[str, dict], a
             datasets=datasets,
             frames=config.frames,
             any_aspect=any_aspect,
+            drawing=drawing,
         )
     check_same_videos_on_all_ranks(frame_set)
     if config.cache == "ram":

@@ -10,7 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train
 from engine.training.config import TrainConfig
 
-TINY = {"dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003}
+TINY = {
+    "dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003,
+    "workers": 0,
+}  # fmt: skip
 
 
 def run_tiny(**changes) -> Path:

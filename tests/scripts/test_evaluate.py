@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,17 +10,20 @@ import torch
 import torch.nn as nn
 
 import evaluate as script
+import mypath
 import train
 from common.errors import UserError
 from common.files import ROOT
+from dataloaders import open_dataset
 from dataloaders.dataset import EvalDataset, WindowDataset
 from dataloaders.frame_set import open_frames, other_classes
 from dataloaders.loader import ClipLoader
 from engine.evaluation.evaluate import evaluate
+from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
 from network import InputSpec, create_model
 from network import __main__ as network_main
-from tests.helpers.toy import make_toy_videos
+from tests.helpers.toy import make_toy_videos, write_naming_video
 from tests.helpers.training import TINY, read_events
 
 SPEC = InputSpec(clip_len=4, frame_stride=2, resize=(80, 60), crop_size=32)
@@ -297,12 +301,55 @@ def test_a_split_whose_test_recordings_were_trained_on_is_refused(toy_project):
 
 
 def test_videos_added_after_training_do_not_turn_training_videos_into_test_videos(toy_project, tmp_path):
-    """A random split is drawn anew when there are more videos."""
+    """Where a random split moves a video, its content gives it away (here all videos of a class are alike)."""
     mine = make_toy_videos(tmp_path / "mine", naming="folder", clips=1)
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
     make_toy_videos(mine, groups=(30, 31, 32, 33, 34), naming="folder", clips=1)
-    with pytest.raises(UserError, match="has seen .* of the recordings that split random has for test"):
+    with pytest.raises(UserError, match="was trained or chosen on 3 of the 3 videos that split random has for test"):
         script.main([str(run_dir), "--num-clips", "1"])
+
+
+def own_videos(folder: Path) -> Path:
+    """12 videos of 3 classes, each of another length, so that no two have the same content."""
+    for number in range(12):
+        label = number % 3
+        write_naming_video(folder / f"c{label}" / f"p{number // 3}_{'abc'[label]}.avi", 20 + number, label)
+    return folder
+
+
+def test_training_videos_are_known_where_groups_are_added_after_training(toy_project, tmp_path, monkeypatch):
+    """The number was printed clean: names of groups had changed, and nothing else was compared."""
+    mine = own_videos(tmp_path / "mine")
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    entry = {"layout": "folder", "videos": str(mine), "frames": str(tmp_path / "mine-frames-80x60")}
+    monkeypatch.setitem(mypath.DATASETS, "mine", entry | {"groups": r"^(p\d)"})
+    trained = {row for row in torch.load(run_dir / "best.pth", weights_only=True)["split"]["training_videos"]}
+    frame_set = open_dataset("mine", load_model(run_dir / "best.pth").input_spec, datasets=mypath.DATASETS)
+    shared = trained & {row.video for row in frame_set.part("test")}
+    assert shared, "the case that this is about"
+    with pytest.raises(UserError, match=r"was trained or chosen on \d of the \d videos that split random has for test"):
+        script.main([str(run_dir), "--dataset", "mine", "--num-clips", "1"])
+
+
+def test_a_copy_under_other_names_is_known_by_its_content(toy_project, tmp_path):
+    mine = own_videos(tmp_path / "mine")
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    for video in sorted(mine.rglob("*.avi")):
+        target = tmp_path / "copy" / video.parent.name / f"other_{video.stem[::-1]}.avi"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(video.read_bytes())
+    with pytest.raises(UserError, match=r"was trained or chosen on \d of the \d videos"):
+        script.main([str(run_dir), "--dataset", str(tmp_path / "copy"), "--num-clips", "1"])
+
+
+def test_a_checkpoint_of_an_earlier_version_says_that_only_names_were_compared(toy_project, capsys):
+    best = train.main(TrainConfig(**TINY | {"epochs": 1})) / "best.pth"
+    content = torch.load(best, weights_only=True)
+    for name in [name for name in content["split"] if name.endswith(("_videos", "_content"))]:
+        del content["split"][name]
+    torch.save(content, best)
+    script.main([str(best), "--num-clips", "1"])
+    assert "an overlap is noticed by those names only" in capsys.readouterr().out
 
 
 def test_a_converted_checkpoint_is_evaluated_on_the_data_set_that_is_named(toy_project, tmp_path, capsys):

@@ -30,8 +30,9 @@ from dataloaders.frames.manifest import read_manifest, write_manifest
 from dataloaders.frames.settings import Settings
 from dataloaders.pack import pack
 from dataloaders.preprocess.run import preprocess
-from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.find import find_source
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.splits import Split, split_videos
 from dataloaders.video import DECODER
 from engine.training.config import TrainConfig
@@ -510,7 +511,8 @@ def made_up(num_classes: int) -> Audit:
     source = DataSource("large", Path("/videos"), Path("/frames"))
     names = [f"c{n:03d}_{'a_very_long_name_' * (n % 3)}" for n in range(num_classes)]
     names = [f"{name}/{number}.avi" for n, name in enumerate(names) for number in range(3 + n)]
-    videos = [SourceVideo(name, name.split("/")[0], group_of(source, *name[:-4].split("/")), "") for name in names]
+    groups = groups_of(source, [tuple(name[:-4].split("/")) for name in names])
+    videos = [SourceVideo(name, name.split("/")[0], group, "") for name, group in zip(names, groups, strict=True)]
     facts = {name: VideoInfo(10**6, "", 1_000, fps=25.0, width=320, height=240) for name in names}
     split = split_videos(source, videos)
     classes = sorted({video.label for video in videos})

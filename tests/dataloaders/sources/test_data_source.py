@@ -6,8 +6,9 @@ import pytest
 import mypath
 from common.errors import UsageError, UserError
 from common.files import ROOT
-from dataloaders.sources.data_source import DataSource, class_names, group_of
+from dataloaders.sources.data_source import DataSource, class_names
 from dataloaders.sources.find import detect_layout, find_source, find_videos, with_frames
+from dataloaders.sources.recordings import groups_of
 from tests.helpers.toy import make_files, make_toy_videos
 
 
@@ -209,4 +210,5 @@ def test_frames_of_another_size_lie_beside_the_first_ones_unless_the_folder_is_g
     ],
 )
 def test_the_group_is_the_recording(tmp_path, others, stem, group):
-    assert group_of(folder_source(tmp_path, **others), "wave", stem) == group
+    names = [("wave", stem), *([("wave", "person07_x")] if "groups" in others else [])]  # one that matches
+    assert groups_of(folder_source(tmp_path, **others), names)[0] == group

@@ -7,9 +7,10 @@ import pytest
 from common.errors import UsageError
 from common.files import ROOT
 from dataloaders import open_dataset
-from dataloaders.sources.data_source import DataSource, group_of
+from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.find import detect_layout, find_source, find_videos
 from dataloaders.sources.layout import LAYOUTS, layouts
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.splits import split_videos
 from network import InputSpec
 from tests.helpers.toy import write_naming_video
@@ -57,4 +58,4 @@ def test_every_layout_is_found_without_a_list_of_them():
 
 def test_a_folder_without_a_layout_has_a_group_for_each_video(tmp_path):
     source = DataSource("own", tmp_path, tmp_path / "frames")
-    assert group_of(source, "run", "a_01") == "run/a_01"
+    assert groups_of(source, [("run", "a_01")])[0] == "run/a_01"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError, UserError
-from dataloaders.sources.data_source import DataSource, SourceVideo, group_of
+from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.hmdb51 import read_hmdb51_lists
+from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.splits import leaking_groups, split_videos
 from dataloaders.sources.ucf101 import read_ucf101_lists
 from tests.helpers.toy import UCF_CLASSES
@@ -19,7 +20,7 @@ def make_source(layout: str = "folder", splits: Path | None = None, groups: str 
 
 def make_video(source: DataSource, name: str, given: str = "") -> SourceVideo:
     label = Path(name).parent.name
-    return SourceVideo(name, label, group_of(source, label, Path(name).stem), given)
+    return SourceVideo(name, label, groups_of(source, [(label, Path(name).stem)])[0], given)
 
 
 def ucf_videos(source: DataSource) -> list[SourceVideo]:
