@@ -46,6 +46,7 @@ from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
 from engine.runs.folder import find_launched, finish_launch
 from engine.training.divergence import check_loss, check_weights, note_bad_loss, out_of_memory
+from engine.training.optimizer import clip_weights
 from engine.training.records import (
     LOG_EVERY,
     EpochResult,
@@ -203,9 +204,10 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
         with run.compiled_model.no_sync() if world_size() > 1 and number < numbers[-1] else nullcontext():
             with autocast(run.device, run.amp):
                 logits = run.compiled_model(x)  # (B, K)
-                losses = F.cross_entropy(
-                    logits, targets, run.class_weights, label_smoothing=run.config.label_smoothing, reduction="none"
-                )  # (B,)
+                smoothing = run.config.label_smoothing
+                losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")  # (B,)
+                if run.class_weights is not None:
+                    losses = losses * clip_weights(run.class_weights, targets)
             loss = losses.sum() / num_clips
             if sampler.is_stand_in(number):  # a rank without clips of its own in this batch
                 loss = loss * 0

@@ -138,8 +138,10 @@ def keeps_aspect(row: VideoRow) -> bool:
 
 
 def of_frames(spec: InputSpec, frame_set: FrameSet) -> InputSpec:
-    """The spec of a network that learns from these frames, which may keep their aspect."""
-    return replace(spec, keep_aspect=keeps_aspect(frame_set.rows[0]))
+    """The spec of a network that learns from these frames: with their aspect, and with the rate that --fps stored them
+    at, at which inference then reads other videos too."""
+    first = frame_set.rows[0]
+    return replace(spec, keep_aspect=keeps_aspect(first), fps=spec.fps or first.resampled or None)
 
 
 def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:

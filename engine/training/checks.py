@@ -15,7 +15,7 @@ from dataloaders.frame_set import FrameSet, other_classes
 from dataloaders.sources.data_source import DataSource
 from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
 from engine.hardware.distributed import all_gather
-from engine.training.config import TrainConfig
+from engine.training.config import TrainConfig, lr_scale
 from engine.training.run import Run
 from network import InputSpec, model_entry
 from network.weights.loaded import LoadedWeights
@@ -55,6 +55,11 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
             f"WARNING: this model expects {spec.fps:g} frames a second, and the frame rate of "
             f"{plural(len(unknown), 'video')} is unknown (first: {unknown[0]}). Their clips have stride "
             f"{spec.frame_stride} instead."
+        )
+    if not spec.fps and not all(row.quality for row in frame_set.rows):
+        print(
+            "Note: these frames were made by another program. If it left some out, inference on videos reads frames "
+            "that lie closer together than those learnt from: extract them with python -m dataloaders.preprocess."
         )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
@@ -139,9 +144,11 @@ def print_learning_rate(given: TrainConfig, config: TrainConfig) -> None:
     defaults = model_entry(config.model).defaults
     clips = config.batch_size * config.accumulate * world_size()
     if given.lr is None and clips != defaults.batch_size:
+        own = config.lr / lr_scale(config.optimizer, clips / defaults.batch_size)
+        how = "in proportion to" if config.optimizer == "sgd" else "by the square root of the ratio to"
         print(
-            f"Learning rate {config.lr:g}: {config.lr * defaults.batch_size / clips:g} for steps of "
-            f"{defaults.batch_size} clips, the model's own, in proportion to {clips}. --lr sets another."
+            f"Learning rate {config.lr:g}: {own:g} for steps of {defaults.batch_size} clips, the model's own, {how} "
+            f"{clips}. --lr sets another."
         )
     elif given.lr is not None and clips != config.batch_size:
         print(f"Learning rate {config.lr:g} as given, for steps of {clips} clips.")

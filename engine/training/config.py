@@ -157,8 +157,8 @@ class TrainConfig:
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
         """Fills in every None from the recipe, the model and the data set.
 
-        The model's learning rate belongs to the model's batch size, and grows in proportion with the clips of a step
-        (Goyal et al., Accurate, Large Minibatch SGD, 2017). A rate that is given is taken as it is.
+        The model's learning rate belongs to the model's batch size, and grows with the clips of a step (lr_scale). A
+        rate that is given is taken as it is.
         """
         defaults = model_entry(self.model).defaults
         answers = {
@@ -166,7 +166,7 @@ class TrainConfig:
         }
         answers |= recipe_for(self.recipe, model_options(self.model), bool(self.weights))
         clips = (self.batch_size or answers["batch_size"]) * self.accumulate * processes
-        answers["lr"] *= clips / defaults.batch_size
+        answers["lr"] *= lr_scale(self.optimizer or answers["optimizer"], clips / defaults.batch_size)
         answers = {name: value for name, value in answers.items() if getattr(self, name) is None}
         epochs, warmup = self.epochs or answers["epochs"], self.warmup_epochs
         return replace(
@@ -225,6 +225,13 @@ class TrainConfig:
         """Writes config.json: every setting, and the environment of the run."""
         values = self.to_dict() | ({"environment": environment} if environment else {})
         write_atomically(path, json.dumps(values, indent=2) + "\n")
+
+
+def lr_scale(optimizer: str, ratio: float) -> float:
+    """The factor of the learning rate for steps of `ratio` times as many clips: the ratio for SGD (Goyal et al.,
+    Accurate, Large Minibatch SGD, 2017), its root for Adam and AdamW, whose steps do not grow with the gradient's noise
+    (Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, 2022)."""
+    return ratio if optimizer == "sgd" else ratio**0.5
 
 
 def saved_settings(path: Path) -> tuple[TrainConfig, dict]:

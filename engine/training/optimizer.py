@@ -47,6 +47,15 @@ def balance(labels: np.ndarray, num_classes: int) -> torch.Tensor:
     return torch.from_numpy(weights).float()
 
 
+def clip_weights(class_weights: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(B,) the weight of each clip's loss: that of its class, or of its classes by their shares under mixup and cutmix.
+    It belongs to the clip and not to the smoothed target, whose small shares of other classes it would enlarge.
+
+    class_weights (K,); targets (B,) ids or (B, K) shares
+    """
+    return class_weights[targets] if targets.ndim == 1 else targets @ class_weights
+
+
 class Schedule:
     """The learning rate as a function of the step alone, so that a resumed run needs nothing but its step.
 

@@ -12,16 +12,21 @@ of quality 95 changes a pixel by 1 or 2 levels: that is the codec's error, and a
 the others.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dataloaders.dataset import EvalDataset
-from dataloaders.frame_set import open_frames
+from dataloaders.frame_set import of_frames, open_frames
+from dataloaders.frames.settings import Settings
+from dataloaders.preprocess.run import preprocess
+from dataloaders.sources.data_source import DataSource
 from engine.inference.windows import evenly_spaced_clips
 from inference import Recognizer
 from tests.helpers.exports import SPEC
+from tests.helpers.toy import TOY_SIZE, frames_of
 
 ARITHMETIC = 1e-5  # of a probability
 CODEC = 0.01  # of a probability: seen are up to 0.005; the clip one frame later differs by 0.027
@@ -129,3 +134,21 @@ def test_the_answers_that_are_compared_are_no_constants(clips, recognizer):
     """A network that says the same of all would agree on every way."""
     answers = np.concatenate([recognizer.probabilities(stored) for _, stored in clips])
     assert np.ptp(answers, axis=0).max() > 0.1
+
+
+@pytest.mark.parametrize("settings", [Settings(TOY_SIZE, fps=8.0), Settings(TOY_SIZE, every=2), Settings(60)], ids=str)
+def test_frames_stored_otherwise_than_the_source_has_them_are_read_alike_from_a_video(toy_videos, tmp_path, settings):
+    """Frames stored at 8 a second: evaluate.py had 87 %, inference on the same videos 47 %."""
+    source = DataSource("stored", toy_videos, tmp_path / "frames", layout="ucf101", frames_given=True)
+    preprocess(source, settings, workers=1)
+    asked = replace(SPEC, frame_stride=2)
+    frame_set = open_frames(source, asked, "1", any_aspect=True)
+    spec = of_frames(asked, frame_set)
+    dataset = EvalDataset(frame_set, spec, "test", 2)
+    for position, row in enumerate(dataset.rows):
+        stored = np.empty(dataset.clip_shape, dtype=np.uint8)
+        dataset.load(0, position, stored)
+        _, raw, _ = evenly_spaced_clips(source.videos / row.video, spec, 2)
+        for one, other in zip(stored, raw, strict=True):
+            steps = [np.diff(frames_of(clip)) for clip in (one, np.asarray(other))]
+            assert np.abs(steps[0].sum() - steps[1].sum()) <= 2, (frames_of(one), frames_of(other))
