@@ -45,7 +45,7 @@ from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
 from engine.runs.folder import find_launched, finish_launch
-from engine.training.divergence import check_loss, check_weights, note_bad_loss, out_of_memory
+from engine.training.divergence import check_epoch, check_loss, check_weights, note_bad_loss, out_of_memory
 from engine.training.optimizer import clip_weights
 from engine.training.records import (
     LOG_EVERY,
@@ -119,6 +119,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                 if signum := stop.vote().stop:
                     end_early(run, signum)
                 check_weights(run, validation)
+                check_epoch(run)
                 progress.epoch += 1
                 pool_means(run)
                 result = EpochResult(validation, averaged, measured, time.monotonic() - start)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import is_comment, read_lines, same_spelling
 
 
 def read_labels(path: Path) -> list[str]:
@@ -39,12 +40,10 @@ def _counts_up(numbers: list[int]) -> bool:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        lines = read_lines(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text. It must have one class name a line.") from error
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [same_spelling(line.strip()) for line in lines if line.strip() and not is_comment(line)]
     if not lines:
         raise UserError(f"{path} is empty. It must have one class name a line.")
     return lines

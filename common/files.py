@@ -1,10 +1,13 @@
-"""Atomic writes, and paths as text."""
+"""Atomic writes, lines of text files, and paths as text."""
 
+import codecs
 import csv
 import hashlib
 import io
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,3 +112,36 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lines(path: Path, undecodable: str = "strict") -> list[str]:
+    """Lines of a text file without their ends (CRLF too) and without a byte-order mark.
+
+    undecodable: "surrogateescape" keeps bytes that are not UTF-8, as names of files may hold them; otherwise they are a
+    UserError, and so is UTF-16.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{path} is UTF-16 text. Save it as UTF-8.")
+    if b"\0" in content[:8192]:
+        raise UserError(f"{path} is not a text file.")
+    try:
+        text = content.decode("utf-8-sig", undecodable)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{path}, line {line}: the byte 0x{content[error.start]:02X} is not UTF-8, but of an older encoding such "
+            "as cp1252. Save the file as UTF-8."
+        ) from error
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line of a list is a comment: # alone, or with a space or another # behind it. (#shorts 1.avi is a
+    name.)"""
+    return re.match(r"#(?:[\s#]|$)", line) is not None
+
+
+def same_spelling(name: str) -> str:
+    """The composed form (NFC) of a name: file systems and lists may spell an accented letter as one sign or as two."""
+    return unicodedata.normalize("NFC", name)

@@ -2,6 +2,7 @@
 
 data_source  DataSource and SourceVideo, groups and class order
 find         a name, a folder or a list -> DataSource; its videos
+entries      entries of mypath.py: keys, spelling and types
 layout       Layout: base class and registry of data sets
 ucf101       UCF101: names, official splits, archives
 hmdb51       HMDB51: names, official splits, archives

@@ -1,17 +1,17 @@
 """Finding data sets (a name of mypath.py, a folder, a list) and their videos."""
 
 import glob
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from common.console import plural, print_once
 from common.errors import UsageError, UserError, unknown_name
-from common.files import VIDEO_SUFFIXES
+from common.files import VIDEO_SUFFIXES, same_spelling
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource, SourceVideo
+from dataloaders.sources.entries import source_of_entry
 from dataloaders.sources.folder import (
     class_folders,
     find_lists,
@@ -22,12 +22,10 @@ from dataloaders.sources.folder import (
     video_files,
     why_no_videos,
 )
-from dataloaders.sources.layout import layout_of, layouts
+from dataloaders.sources.layout import layout_of
 from dataloaders.sources.list_rows import listed_videos, read_video_list
 from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.video_list import SUFFIXES, check_files
-
-KEYS = ("layout", "videos", "list", "classes", "frames", "splits", "flip", "groups")
 
 
 def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | None = None) -> DataSource:
@@ -70,43 +68,10 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
 
 
 def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
-    unknown = set(entry) - set(KEYS)
-    if unknown:
-        raise UserError(f"mypath.py: '{name}' has the key '{sorted(unknown)[0]}'. Known keys: {', '.join(KEYS)}.")
-    if not entry.get("videos") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
-    if entry.get("classes") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
-    listed = _path(entry["list"], root) if entry.get("list") else None
-    videos = _path(entry["videos"], root) if entry.get("videos") else listed.parent
-    layout_name = entry.get("layout", "folder")
-    if layout_name not in layouts():
-        raise UserError(f"mypath.py: '{name}' has the layout '{layout_name}'. Known layouts: {', '.join(layouts())}.")
-    groups = entry.get("groups")
-    if groups is not None:
-        try:
-            re.compile(groups)
-        except re.error as error:
-            raise UserError(f"mypath.py: groups={groups!r} of '{name}' is no regular expression: {error}.") from error
-    beside = listed.with_name(f"{listed.stem}-frames") if listed else videos.with_name(f"{videos.name}-frames")
-    source = DataSource(
-        name=name,
-        videos=videos,
-        frames=_path(entry["frames"], root) if "frames" in entry else beside,
-        layout=layout_name,
-        splits=_path(entry["splits"], root) if entry.get("splits") else None,
-        flip=entry.get("flip"),
-        groups=groups,
-        list=listed,
-        classes=_path(entry["classes"], root) if entry.get("classes") else None,
-    )
-    if listed is not None and listed.is_file() and "layout" not in entry:
+    source = source_of_entry(name, entry, root)
+    if source.list is not None and source.list.is_file() and "layout" not in entry:
         return _with_layout(source)
     return with_lists(source)
-
-
-def _path(value: str | Path, root: Path) -> Path:
-    return root / Path(value).expanduser()
 
 
 def _refuse_video(path: Path) -> None:
@@ -184,7 +149,8 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
     for given, folder in folders:
         files = video_files(folder)
         for path in files:
-            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), folder.name, "", given))
+            label = same_spelling(folder.name)
+            found.append(SourceVideo(path.relative_to(source.videos).as_posix(), label, "", given))
     if not found:
         why = why_no_videos(source.videos, source.videos)
         raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import read_lines
 from dataloaders.sources.layout import (
     SPLIT_NUMBERS,
     Archive,
@@ -16,7 +17,6 @@ from dataloaders.sources.layout import (
     Layout,
     Source,
     Video,
-    read_lines,
     register_layout,
     split_by_lists,
 )
@@ -96,7 +96,7 @@ def read_hmdb51_lists(folder: Path, split: str) -> dict[str, str]:
     listed = {}
     for path in paths:
         label = path.name.removesuffix(ending)
-        for line in read_lines(path):
+        for line in filter(str.strip, read_lines(path)):
             words = line.rsplit(maxsplit=1)
             if len(words) != 2 or words[1] not in PARTS:
                 raise UserError(f"{path}: '{line}' is not a line of HMDB51's lists: a name, and 0, 1 or 2.")

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from common.console import plural
 from common.errors import UserError
+from common.files import same_spelling
 
 SPLIT_NUMBERS = ("1", "2", "3")  # what --split calls official splits
 
@@ -143,7 +144,7 @@ def split_by_lists(
     source: Source, videos: Sequence[Video], read: Callable[[Path], dict[str, str]]
 ) -> tuple[dict[str, str], list[str]]:
     """official_split from list files. read(folder) -> {"<class>/<name without ending>": part}."""
-    listed = read(source.splits)
+    listed = {same_spelling(key): part for key, part in read(source.splits).items()}
     parts = {video.video: listed.get(_key(video), "unused") for video in videos}
     unlisted = [video.video for video in videos if _key(video) not in listed]
     notes = []
@@ -166,9 +167,4 @@ def split_by_lists(
 
 def _key(video: Video) -> str:
     """<class>/<name without ending>: lists say .avi, the files may have been converted."""
-    return f"{video.label}/{video.stem}"
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines without their ends (CRLF too), empty ones left out."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return same_spelling(f"{video.label}/{video.stem}")

@@ -10,16 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
-from dataloaders.sources.layout import (
-    Archive,
-    Download,
-    Layout,
-    Source,
-    Video,
-    read_lines,
-    register_layout,
-    split_by_lists,
-)
+from common.files import read_lines
+from dataloaders.sources.layout import Archive, Download, Layout, Source, Video, register_layout, split_by_lists
 
 NAME = re.compile(r"v_.+_g(\d\d)_c\d\d")
 TEST_GROUPS = {"1": range(1, 8), "2": range(8, 15), "3": range(15, 22)}
@@ -101,7 +93,7 @@ def read_ucf101_lists(folder: Path, split: str) -> dict[str, str]:
                 f"There is no list {path}. mypath.py's 'splits' should be the folder ucfTrainTestlist of UCF101's "
                 "official download; with splits=None the rule that the lists follow is used."
             )
-        for line in read_lines(path):
+        for line in filter(str.strip, read_lines(path)):
             label, _, name = line.split()[0].partition("/")
             if not name or "/" in name:
                 raise UserError(

@@ -6,18 +6,20 @@
     clips/a.avi,run,anna,train          path,label,group,split
     path,label,split                    or in any order, where the first line names the columns
 
-A name with a comma in it goes in quotes. Lines that begin with # are comments. Errors name the file and the line.
+A name with a comma in it goes in quotes. A # alone or before a space begins a comment. Errors name file and line.
 """
 
 import csv
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.class_names import read_class_names
 from common.errors import UserError
+from common.files import is_comment, read_lines, same_spelling
 from dataloaders.sources.folder import PARTS
 
 SUFFIXES = frozenset(".csv .tsv .txt .list .lst".split())
@@ -105,6 +107,8 @@ def check_files(listed: VideoList, root: Path) -> None:
         )
     elif " " in first.video and not (root / first.video).exists():
         hint += " A label of several words needs a comma or a tab before it."
+    elif any("\udc80" <= sign <= "\udcff" for sign in first.video):
+        hint += " The list is not UTF-8 (cp1252, perhaps): save it as UTF-8."
     elif "\\" in first.video:
         hint += " Write / between folders."
     elif (root / first.video).is_dir():
@@ -117,12 +121,11 @@ def check_files(listed: VideoList, root: Path) -> None:
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:
     """(number, text) of the lines that say something. Names may hold bytes that are no UTF-8."""
-    content = path.read_bytes()
-    if b"\0" in content[:8192]:
-        raise UserError(f"{path} is no text. --dataset takes a folder of class folders, or a list (.csv, .txt).")
-    text = content.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    lines = re.split(r"\r\n|\r|\n", text)
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    try:
+        lines = read_lines(path, "surrogateescape")
+    except UserError as error:
+        raise UserError(f"{error} --dataset takes a folder of class folders, or a list (.csv, .txt).") from error
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not is_comment(line)]
 
 
 Rows = list[tuple[int, list[str]]]
@@ -140,6 +143,8 @@ def _split_columns(path: Path, root: Path, lines: Sequence[tuple[int, str]]) -> 
 
     signs = [sign for sign in "\t,; " if splits(sign)]
     sign = next((sign for sign in signs if finds_file(sign)), signs[0] if signs else " ")
+    if told := re.fullmatch(r"sep=(.)", lines[0][1].strip()):  # as spreadsheets write it
+        sign, lines = told[1], lines[1:]
     if sign == " ":
         return [(number, _cells(line, sign)) for number, line in lines]
     reader = csv.reader((line for _, line in lines), delimiter=sign, skipinitialspace=True, strict=True)
@@ -200,7 +205,7 @@ def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict
     def cell(kind: str) -> str:
         return cells[columns[kind]] if kind in columns and columns[kind] < len(cells) else ""
 
-    label, split = cell("label"), cell("split").lower()
+    label, split = same_spelling(cell("label")), cell("split").lower()
     if not cell("path") or not label:
         raise UserError(f"{where}: the {'label' if cell('path') else 'path'} is empty.")
     if NO_FOLDER_NAME.search(label):
@@ -219,6 +224,9 @@ UNTIDY = re.compile(
 
 def _tidy(video: str, root: Path) -> str:
     """One spelling for one file: relative to the root where it lies there, with / between folders."""
+    if not video.isascii() and not (root / video).exists():  # accented letters as one sign or as two
+        forms = (unicodedata.normalize(form, video) for form in ("NFC", "NFD"))
+        video = next((form for form in forms if (root / form).exists()), video)
     if not UNTIDY.search(video):
         return video
     full = Path(os.path.normpath(root / Path(video).expanduser()))

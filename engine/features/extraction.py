@@ -1,6 +1,7 @@
 """Windows of videos -> features, through one network, in batches that reach over videos."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from common.errors import UserError
 from dataloaders.dataset import WindowDataset
 from dataloaders.frame_set import FrameSet
+from dataloaders.frames.manifest import VideoRow
 from dataloaders.loader import ClipLoader
 from dataloaders.transforms import to_model_input
 from engine.features.pooling import pool_windows
@@ -72,6 +74,7 @@ def extract_data_set(
     rows = [row for row in frame_set.rows if row.video not in writer.done]
     if not rows:
         return 0
+    files = feature_files(frame_set.rows)
     everyone = replace(frame_set.split, parts={row.video: "all" for row in rows})
     dataset = WindowDataset(replace(frame_set, rows=rows, split=everyone), extractor.spec, "all", step)
     pin = extractor.device.type == "cuda"
@@ -84,11 +87,21 @@ def extract_data_set(
             pending.setdefault(number, []).append(values)
             if len(pending[number]) == counts[number]:
                 row = rows[number]
-                file = f"{row.label}/{Path(row.folder).name}.npy"
-                entry = FeatureEntry(row.video, row.label, row.group, file, int(counts[number]), row.given)
+                entry = FeatureEntry(row.video, row.label, row.group, files[row.video], int(counts[number]), row.given)
                 writer.add(entry, extractor.finish(pending.pop(number)))
     assert not pending, "each video is finished"
     return len(rows)
+
+
+def feature_files(rows: Sequence[VideoRow]) -> dict[str, str]:
+    """The file of each video's feature: <class>/<name>.npy, with the part in front of names that train/ and test/ both
+    have."""
+    names = {row.video: f"{row.label}/{Path(row.folder).name}.npy" for row in rows}
+    count = Counter(name.lower() for name in names.values())
+    for row in rows:
+        if count[names[row.video].lower()] > 1:
+            names[row.video] = f"{row.label}/{row.folder.replace('/', '_')}.npy"
+    return names
 
 
 def extract_videos(

@@ -1,5 +1,6 @@
 """Features on the splits of their data set: accuracy a split, their mean, and what explains it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
     Raises UserError for folders that are not usable, or describe other videos each.
     """
     settings, listed = zip(*(list_features(folder) for folder in folders), strict=True)
-    by_video = [{key_of(entry): entry for entry in entries} for entries in listed]
+    by_video = [by_key(entries) for entries in listed]
     common = sorted(set.intersection(*map(set, by_video)))
     for folder, entries in zip(folders, by_video, strict=True):
         if len(common) < len(entries):
@@ -71,9 +72,12 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
     return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes)
 
 
-def key_of(entry: FeatureEntry) -> str:
-    """The key of a video in any folder of features: its class and its name without ending."""
-    return f"{entry.label}/{entry.stem}"
+def by_key(entries: Sequence[FeatureEntry]) -> dict[str, FeatureEntry]:
+    """Entries by a key that is the same in any folder of features: class and name without ending, or the whole path
+    where train/ and test/ have videos of the same name."""
+    count = Counter(f"{entry.label}/{entry.stem}" for entry in entries)
+    keys = [f"{entry.label}/{entry.stem}" for entry in entries]
+    return {key if count[key] == 1 else entry.video: entry for key, entry in zip(keys, entries, strict=True)}
 
 
 @dataclass(frozen=True)

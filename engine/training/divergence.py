@@ -12,6 +12,8 @@ from engine.hardware.distributed import all_gather
 from engine.training.config import TrainConfig
 from engine.training.run import Progress, Run
 
+FAR_ABOVE_CHANCE = 10  # times the loss of guessing, in the mean over an epoch
+
 
 def note_bad_loss(progress: Progress, loss: torch.Tensor) -> None:
     """Keeps the first step whose loss is not finite, on the device (no synchronisation)."""
@@ -34,8 +36,18 @@ def check_weights(run: Run, validation: Evaluation | None = None) -> None:
         raise diverged(run, run.progress.step - 1)
 
 
-def diverged(run: Run, step: int) -> UserError:
-    """The error of a run whose loss or weights are no finite numbers any more."""
+def check_epoch(run: Run) -> None:
+    """Raises a UserError after an epoch whose mean loss is far above that of guessing: training has diverged, though
+    its numbers are finite."""
+    chance = math.log(max(len(run.frame_set.classes), 2))
+    loss = max(all_gather(run.progress.loss.value()), key=lambda value: value if value == value else 0.0)
+    if loss > FAR_ABOVE_CHANCE * chance:
+        what = f"The loss of epoch {run.progress.epoch + 1} is {loss:.3g}, where guessing gives {chance:.2f}"
+        raise diverged(run, run.progress.step - 1, what)
+
+
+def diverged(run: Run, step: int, what: str = "") -> UserError:
+    """The error of a run whose loss or weights are no finite numbers any more, or far from all that can be learnt."""
     lr = run.schedule.factor(step) * run.config.lr
     advice = f"Try a lower rate (--lr {run.config.lr / 10:g})"
     if run.amp == torch.float16:
@@ -43,9 +55,8 @@ def diverged(run: Run, step: int) -> UserError:
     if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in run.model.modules()):
         advice += ", or a model with normalisation layers (c3d_bn)"
     kept = f" {relative_to_cwd(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
-    return UserErrorOnAllRanks(
-        f"The loss is not a number any more, from step {step} on (learning rate {lr:g}). {advice}.{kept}"
-    )
+    what = what or f"The loss is not a number any more, from step {step} on"
+    return UserErrorOnAllRanks(f"{what} (learning rate {lr:g}). {advice}.{kept}")
 
 
 def out_of_memory(config: TrainConfig) -> UserError:

@@ -169,17 +169,33 @@ def test_videos_without_class_folders_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"videos": "v", "layuot": "folder"}, "has the key 'layuot'. Known keys: layout, videos"),
+        ({"videos": "v", "layuot": "folder"}, "has the key 'layuot'. Did you mean 'layout'"),
         ({"layout": "folder"}, "has no key 'videos'"),
         ({"list": None, "frames": "f"}, "has no key 'videos'"),
         ({"videos": "v", "classes": "c.txt"}, "has 'classes', which goes with a 'list'"),
         ({"videos": "v", "layout": "ucf"}, "has the layout 'ucf'. Known layouts: folder, hmdb51, ucf101"),
         ({"videos": "v", "groups": "(x"}, "is no regular expression"),
+        ({"videos": "v", "flip": "False"}, "'flip' of 'mine' is 'False'. It must be True or False, without quotes."),
+        ({"videos": 7}, "'videos' of 'mine' is 7. It must be a path in quotes."),
+        ({"videos": "v", "groups": True}, "'groups' of 'mine' is True. It must be a text in quotes."),
     ],
 )
 def test_mistakes_in_mypath_are_named(entry, message):
     with pytest.raises(UserError, match="mypath.py: .*" + message.replace("(", r"\(")):
         find_source("mine", {"mine": entry}, ROOT)
+
+
+def test_a_mistake_in_mypath_names_its_line(tmp_path):
+    entry = {"videos": "v", "flip": "False"}
+    lines = ["DATASETS = {", '"other": {"flip": True},', '"mine": {', '"videos": "v",', '"flip": "False",', "}}"]
+    (tmp_path / "mypath.py").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="^mypath.py, line 5: 'flip' of 'mine'"):
+        find_source("mine", {"mine": entry}, tmp_path)
+
+
+def test_a_class_folder_spelled_with_two_signs_for_a_letter_is_the_class_of_the_list(tmp_path):
+    videos = make_files(tmp_path / "videos", "ho\u0308he/a.avi", "weit/b.avi")
+    assert {video.label for video in find_videos(find_source(str(videos), {}, tmp_path))} == {"h\u00f6he", "weit"}
 
 
 def test_relative_paths_count_from_the_projects_folder_and_home_is_home():

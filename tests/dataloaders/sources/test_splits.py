@@ -362,3 +362,13 @@ def test_no_group_leaks_where_the_split_is_drawn():
     source, videos = grouped_videos({"a": [3] * 12, "b": [2] * 9})
 
     assert leaking_groups(split_videos(source, videos), videos) == []
+
+
+def test_a_byte_order_mark_in_the_official_lists_loses_no_line(tmp_path):
+    source = make_source("ucf101")
+    videos = ucf_videos(source)
+    lists = write_ucf_lists(tmp_path / "lists", videos)
+    plain = split_videos(make_source("ucf101", lists), videos, "1").hash
+    for path in lists.glob("*.txt"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert split_videos(make_source("ucf101", lists), videos, "1").hash == plain

@@ -198,7 +198,7 @@ def test_what_is_no_list_is_refused(tmp_path):
         UserError, match="a.avi is a single video. --dataset takes a folder of class folders, or a list"
     ):
         find_source(str(tmp_path / "a.avi"), {}, ROOT)
-    with pytest.raises(UserError, match="b.list is no text"):
+    with pytest.raises(UserError, match="b.list is not a text file"):
         find_source(str(tmp_path / "b.list"), {}, ROOT)
     with pytest.raises(UserError, match="There is no list 'no.csv'"):
         find_source("no.csv", {}, ROOT)
@@ -374,3 +374,29 @@ def test_files_of_one_name_in_one_class_keep_apart(own_list):
 
     assert len({row.folder for row in rows}) == 3 and all(row.status == "ok" for row in rows)
     assert next(row.num_frames for row in rows if row.video == "carl/walk.avi") == 7
+
+
+def test_names_that_begin_with_a_hash_are_videos(tmp_path):
+    """6 of 18 lines were taken for comments, without a word."""
+    make_files(tmp_path, "#shorts 1.avi", "a.avi")
+    address = write_list(tmp_path, "# a comment\n#shorts 1.avi,jack\na.avi,run\n")
+    assert [row[:2] for row in listed(address)] == [("#shorts 1.avi", "jack"), ("a.avi", "run")]
+
+
+def test_a_spreadsheets_first_line_names_the_separator(tmp_path):
+    make_files(tmp_path, "a, b.avi", "c.avi")
+    address = write_list(tmp_path, "sep=;\na, b.avi;run\nc.avi;walk\n")
+    assert [row[:2] for row in listed(address)] == [("a, b.avi", "run"), ("c.avi", "walk")]
+
+
+def test_a_list_of_another_encoding_says_so_where_its_files_are_missing(tmp_path):
+    make_files(tmp_path, "h\u00f6he.avi", "a.avi")
+    (tmp_path / "list.csv").write_bytes("a.avi,run\nh\u00f6he.avi,walk\n".encode("cp1252"))
+    with pytest.raises(UserError, match="line 2: there is no file .*The list is not UTF-8 .*save it as UTF-8"):
+        listed(str(tmp_path / "list.csv"))
+
+
+def test_accented_letters_of_a_list_and_of_a_disk_may_be_spelled_apart(tmp_path):
+    make_files(tmp_path, "ho\u0308he.avi", "a.avi")
+    address = write_list(tmp_path, "h\u00f6he.avi,ho\u0308he\na.avi,run\n")
+    assert ("ho\u0308he.avi", "h\u00f6he") in [row[:2] for row in listed(address)]

@@ -4,6 +4,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ import torch
 import features
 from common.cli import run_cli
 from common.errors import UserError
-from engine.features.extraction import FeatureExtractor, cut_windows
+from engine.features.extraction import FeatureExtractor, cut_windows, feature_files
 from engine.features.layers import layer_reader
 from engine.features.pooling import pool_windows, unit
-from engine.features.protocol import open_features, run_split
-from engine.features.store import list_features, load_features
+from engine.features.protocol import by_key, open_features, run_split
+from engine.features.store import FeatureEntry, list_features, load_features
 from engine.features.svm import fit_pca, fit_svm, load_svm, save_svm, search_c
 from engine.hardware.low_precision import LowPrecisionModel, features_differ
 from engine.runs.checkpoint import save_checkpoint
@@ -521,3 +522,18 @@ def test_where_low_precision_says_something_else_float32_stays(capsys):
         assert torch.equal(reader(x), x.flatten(1)[:, :8])
     err = capsys.readouterr().err
     assert err.count("float32 is used, slower") == 1 and "gives other features in bf16" in err
+
+
+def test_videos_of_one_name_in_train_and_test_have_a_file_each():
+    """18 videos were written into 10 files."""
+    rows = [
+        SimpleNamespace(video=f"{part}/{label}/clip_{n}.avi", label=label, folder=f"{part}/{label}/clip_{n}")
+        for part in ("train", "test")
+        for label in ("jack", "run")
+        for n in (1, 2)
+    ]
+    rows.append(SimpleNamespace(video="train/run/alone.avi", label="run", folder="train/run/alone"))
+    files = feature_files(rows)
+    assert len(set(files.values())) == 9 and files["train/run/alone.avi"] == "run/alone.npy"
+    entries = [FeatureEntry(row.video, row.label, "", files[row.video], 1, "") for row in rows]
+    assert len(by_key(entries)) == 9 and "run/alone" in by_key(entries)

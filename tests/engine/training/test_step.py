@@ -9,13 +9,14 @@ import torch
 
 import mypath
 import train
+from common.errors import UserError
 from common.files import ROOT
 from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
 from engine.training.divergence import out_of_memory
 from network.registry import MODELS
 from tests.helpers.norm_free import ENTRY
-from tests.helpers.training import TINY, assert_equal_weights, stop_after, weights_of
+from tests.helpers.training import TINY, assert_equal_weights, run_tiny, stop_after, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -161,3 +162,13 @@ def test_last_is_written_in_the_middle_of_an_epoch(norm_free, monkeypatch):
     assert_equal_weights(whole / "last.pth", resumed / "last.pth")
     averages = [torch.load(run / "last.pth", weights_only=True)["ema"] for run in (whole, resumed)]
     assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
+
+
+def test_a_loss_far_above_guessing_is_said_as_clearly_as_nan(toy_project, monkeypatch):
+    """--lr 1e3 ended with Done at a loss of 4e8."""
+    inside = torch.nn.functional.cross_entropy
+    huge = lambda *values, **named: inside(*values, **named) + 4e8  # noqa: E731
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", huge)
+    message = r"^The loss of epoch 1 is .*, where guessing gives 1\.10 \(learning rate .*Try a lower rate"
+    with pytest.raises(UserError, match=message):
+        run_tiny(epochs=2)
