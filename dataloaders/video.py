@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
 from common.errors import UserError
@@ -73,11 +74,12 @@ class VideoReader:
                 raise
             raise VideoError(_why_not_opened(self.path)) from error
 
-        if not self.container.streams.video:
+        self.stream = video_stream(self.container)
+        if self.stream is None:
+            has_cover = bool(self.container.streams.video)
             self.container.close()
-            raise VideoError("it has no video stream")
+            raise VideoError(f"it has no video stream{', only a cover picture' if has_cover else ''}")
 
-        self.stream = self.container.streams.video[0]
         if self.stream.codec_context is None:
             self.container.close()
             raise VideoError("its video codec is not known")
@@ -120,6 +122,12 @@ class VideoReader:
             yield from self.container.demux(self.stream)
         except av.error.FFmpegError:  # the file breaks off in the middle of a packet
             self.num_damaged += 1
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The first stream of moving pictures. Cover pictures are streams of one frame, and in front in some files."""
+    cover = Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
 def open_input(address: str, **options: object) -> av.container.InputContainer:

@@ -22,7 +22,7 @@ import numpy as np
 
 from common.errors import UserError
 from dataloaders.clips import clip_indices, clip_span, clip_step
-from dataloaders.video import open_input, to_array
+from dataloaders.video import open_input, to_array, video_stream
 from engine.inference.prediction import Prediction, Window
 from engine.inference.windows import prepare_pixels
 from network import InputSpec
@@ -245,17 +245,17 @@ class Stream:
             raise UserError(f"{address} cannot be opened: {why}.") from error
         except ValueError as error:  # a protocol that FFmpeg does not know
             raise UserError(f"{address} cannot be opened: {error}.") from error
-        if not self.container.streams.video:
+        self.stream = video_stream(self.container)
+        if self.stream is None:
             self.container.close()
             raise UserError(f"{address} has no video stream.")
-        stream = self.container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate
+        rate = self.stream.average_rate or self.stream.guessed_rate
         self.fps = float(rate) if rate else None
         self.live = self.container.duration is None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         try:
-            for packet in self.container.demux(video=0):
+            for packet in self.container.demux(self.stream):
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError:  # one joins a stream in the middle, and packets get lost

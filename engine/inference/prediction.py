@@ -192,6 +192,8 @@ def report(prediction: Prediction, top: int, threshold: float = 0.0) -> str:
         rate = "" if prediction.times is None else "about "
         facts.append(f"{seconds:.1f} s at {rate}{prediction.fps:.4g} fps")
     facts.append(plural(len(prediction.windows), "window"))
+    if prediction.num_frames == 1:
+        facts.append("a single frame, which the clip repeats")
     if prediction.num_damaged:
         facts.append(f"{plural(prediction.num_damaged, 'damaged place')}")
     likely = prediction.top(top)

@@ -11,7 +11,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from common.errors import UsageError, UserError
 from common.files import printable
-from dataloaders.video import open_input
+from dataloaders.video import open_input, video_stream
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".gif": "gif"}
 UNKNOWN_RATE = Fraction(25)  # of a written video, where the source does not say its own
@@ -116,7 +116,7 @@ class SoundTrack:
         self.waiting: av.Packet | None = None
 
     def attach(self, container: av.container.OutputContainer, container_format: str) -> None:
-        source, video = self.input.streams.audio[0], self.input.streams.video[0]
+        source, video = self.input.streams.audio[0], video_stream(self.input)
         shift = float((video.start_time or 0) * (video.time_base or 0))
         # the tags that AVI, FLV and others give their sound mean nothing to these two
         known = any(name in self.input.format.name for name in ("mp4", "matroska"))

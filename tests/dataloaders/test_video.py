@@ -1,12 +1,15 @@
 import re
+import struct
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from common.files import ROOT
 from dataloaders.video import VideoError, VideoReader, decode_frames, is_video_name, open_input, to_array
-from tests.helpers.toy import frames_of, naming_video, read_naming, write_naming_video, write_video
+from tests.helpers.toy import frame_naming, frames_of, naming_video, read_naming, write_naming_video, write_video
 
 CODECS = [
     ("clip.avi", "mpeg4"),
@@ -266,3 +269,58 @@ def test_hidden_files_and_texts_are_not_taken_for_videos(tmp_path):
     names = ["clip.avi", "clip.MP4", "clip", "clip.xyz", "._clip.avi", ".clip.avi", ".DS_Store", "README.txt", "a.JPG"]
 
     assert [name for name in names if is_video_name(tmp_path / name)] == ["clip.avi", "clip.MP4", "clip", "clip.xyz"]
+
+
+def with_cover(path: Path, *, moving: bool = True) -> Path:
+    """A file whose first stream is a cover picture, as drones and music players write it."""
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt, cover.disposition = 64, 48, "yuvj420p", Disposition.attached_pic
+        other = container.add_stream("mpeg4" if moving else "aac", rate=25 if moving else 44100)
+        if moving:
+            other.width, other.height, other.pix_fmt = 64, 48, "yuv420p"
+        picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 200, np.uint8), format="rgb24")
+        for packet in cover.encode(picture.reformat(format="yuvj420p")):
+            container.mux(packet)
+        if moving:
+            for index in range(7):
+                frame = av.VideoFrame.from_ndarray(frame_naming(index, size=(64, 48)), format="rgb24")
+                container.mux(other.encode(frame))
+            container.mux(other.encode(None))
+        container.mux(cover.encode(None))
+    return path
+
+
+def boxes(content: bytes) -> list[tuple[bytes, bytes]]:
+    """The boxes of an MP4 file, or inside of one: (kind, whole box)."""
+    found, start = [], 0
+    while start < len(content):
+        size, kind = struct.unpack(">I4s", content[start : start + 8])
+        found.append((kind, content[start : start + size]))
+        start += size
+    return found
+
+
+def cover_first(path: Path) -> Path:
+    """Moves the metadata, which hold the cover, in front of the tracks, as cameras of drones write them."""
+    order = (b"mvhd", b"udta", b"trak")
+    parts = []
+    for kind, box in boxes(path.read_bytes()):
+        if kind == b"moov":
+            box = box[:8] + b"".join(part for _, part in sorted(boxes(box[8:]), key=lambda part: order.index(part[0])))
+        parts.append(box)
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def test_a_cover_picture_in_front_is_not_the_video(tmp_path):
+    """It was answered on: 1 frame, 9e+04 frames a second."""
+    path = cover_first(with_cover(tmp_path / "drone.mp4"))
+    with VideoReader(path) as reader:
+        assert reader.container.streams.video[0].disposition & Disposition.attached_pic
+        assert len(list(reader)) == 7 and reader.fps == 25
+
+
+def test_a_song_with_a_cover_says_that_it_has_nothing_else(tmp_path):
+    with pytest.raises(VideoError, match="it has no video stream, only a cover picture"):
+        VideoReader(with_cover(tmp_path / "song.mp4", moving=False))
