@@ -10,6 +10,7 @@ Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl
 (the epoch with the best validation accuracy).
 """
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -267,7 +268,8 @@ def save_unfinished(run: Run) -> str:
     """Writes last.pth in the middle of an epoch; returns the end of a message, which tells how to go on."""
     check_weights(run)
     write_checkpoint(run, "last.pth", for_resume=True)
-    return f"after step {run.progress.step}. To go on: python train.py --resume {relative_to_cwd(run.run_dir)}"
+    run_dir = shlex.quote(relative_to_cwd(run.run_dir))
+    return f"after step {run.progress.step}. To go on: python train.py --resume {run_dir}"
 
 
 if __name__ == "__main__":

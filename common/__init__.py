@@ -9,6 +9,7 @@ errors           UserError, UsageError, Stopped
 figures          matplotlib figures with one look, as pixels and SVG
 files            atomic writes, printable paths
 input_spec       InputSpec: the clips that a network expects
+not_installable  what pip install says
 random_streams   seeds of order, clips, mixup and augmentation
 torchrun         rank and world size from torchrun's environment
 worker_process   child processes that may crash; processors and memory limits

@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 import traceback
@@ -29,6 +30,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
+        message = _plain(message)
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{message}{end} {self.prog} --help lists the flags.\n")
 
@@ -42,6 +44,21 @@ class Parser(argparse.ArgumentParser):
                     flag for name, command in action.choices.items() if name in args for flag in command._flags([])
                 ]
         return flags
+
+
+def _plain(message: str) -> str:
+    """argparse's texts about a value in our words: the flag, the value, what it may be."""
+    if found := re.fullmatch(r"argument (\S+)(?:/\S+)?: invalid (int|float) value: (.+)", message):
+        kind = "a whole number" if found[2] == "int" else "a number"
+        return f"{found[1]} must be {kind}, but is {found[3]}"
+    if found := re.fullmatch(r"argument (\S+)(?:/\S+)?: invalid choice: (.+?) \(choose from (.+)\)", message):
+        choices = [choice.strip("' ") for choice in found[3].split(",")]
+        close = get_close_matches(found[2].strip("'"), choices, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return f"{found[1]} is {found[2]}.{hint} It can be {', '.join(choices)}"
+    if found := re.fullmatch(r"argument (\S+)(?:/\S+)?: expected (one argument|at least one argument)", message):
+        return f"{found[1]} needs a value"
+    return re.sub(r"^argument (\S+?)(?:/\S+)?: ", r"\1: ", message)
 
 
 def _unknown(word: str, flags: Sequence[str]) -> str:
@@ -78,6 +95,7 @@ def above_zero(text: str) -> float:
 
 def run_cli(main: Callable[[Sequence[str]], object]) -> None:
     """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    print_any_name()
     signal.signal(signal.SIGTERM, _raise_stopped)  # so that unfinished files are removed
     signal.signal(signal.SIGINT, _interrupt)  # a script that starts us with & has it ignored
     try:
@@ -94,6 +112,14 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         interrupted = isinstance(error, ImportError | SystemError) and _interrupt.called
         status = _say(CTRL_C, 128 + signal.SIGINT) if interrupted else fail(error)
     sys.exit(status)
+
+
+def print_any_name() -> None:
+    """Lets standard output and error print every name: of signs that their encoding lacks (cp1252, ascii), and of bytes
+    that are not UTF-8, the codes are printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse_before_imports(parse: Callable[[Sequence[str]], object]) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -153,7 +154,7 @@ def check_cache_memory(frame_set: FrameSet, spec: InputSpec) -> None:
 def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
     dataset = source.address if source.frames.parent == Path(source.address).parent else source.name
     size = f"short:{min(spec.resize)}" if spec.keep_aspect else f"{spec.resize[0]}x{spec.resize[1]}"
-    return f"To extract: python -m dataloaders.preprocess --dataset {dataset} --size {size}" + (
+    return f"To extract: python -m dataloaders.preprocess --dataset {shlex.quote(dataset)} --size {size}" + (
         " --frames DIR" if source.frames_given else ""
     )
 

@@ -9,7 +9,8 @@ from common.files import VIDEO_SUFFIXES
 from dataloaders.sources.layout import Layout, layouts
 from dataloaders.video import is_video_name
 
-PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+PARTS |= {"test": "test", "testing": "test"}
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png".split())
 ARCHIVE_SUFFIXES = frozenset(".rar .zip .7z .tar .tgz .gz".split())
 

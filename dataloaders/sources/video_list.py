@@ -44,7 +44,7 @@ COLUMNS = {
     "group": ("group", "recording", "subject", "person", "source"),
     "split": ("split", "part", "subset", "set"),
 }
-SPLIT_NAMES = PARTS | {"testing": "test", "validate": "val", "unused": "", "": ""}
+SPLIT_NAMES = PARTS | {"validate": "val", "unused": "", "": ""}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import statistics
 from dataclasses import dataclass, field
 from functools import cache
@@ -185,7 +186,7 @@ def _device(run_dir: Path, notes: list[str]) -> str | None:
 
 def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -> TestResult | None:
     """The test result of these weights on the run's own test list; None, with a note, where it does not exist."""
-    again = f"python evaluate.py {run_dir.name}"
+    again = f"python evaluate.py {shlex.quote(run_dir.name)}"
     try:
         record = json.loads((run_dir / "test.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

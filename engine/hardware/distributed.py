@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -112,6 +113,8 @@ def wrap_ddp(model: nn.Module) -> nn.Module:
     """Wraps the model so that gradients are averaged over ranks; all ranks take over rank zero's weights."""
     if world_size() == 1:
         return model
+    # for kernels with channels last, on every process: gradients are copied into another order, and are right
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 

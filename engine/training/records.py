@@ -1,6 +1,7 @@
 """Records of a run: TensorBoard curves, metrics.jsonl, best.pth, the progress bar and the lines on the console."""
 
 import math
+import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -138,11 +139,11 @@ def data_wait(measured: dict[str, float]) -> str:
 
 def print_end(run: Run) -> None:
     """Prints how the run ended and the commands that come next."""
-    progress, run_dir = run.progress, relative_to_cwd(run.run_dir)
+    progress, run_dir = run.progress, shlex.quote(relative_to_cwd(run.run_dir))
     if progress.epoch < run.config.epochs:
         print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without a better validation.")
     best = "" if progress.best_top1 is None else f", best validation video top-1 {progress.best_top1:.2f} %"
     print(f"Done in {duration(time.monotonic() - run.start)}: {run_dir}{best}")
     if run.frame_set.part("test"):
         print(f"Test it:    python evaluate.py {run_dir}")
-    print(f"Look at it: tensorboard --logdir {relative_to_cwd(run.run_dir.parent)}")
+    print(f"Look at it: tensorboard --logdir {shlex.quote(relative_to_cwd(run.run_dir.parent))}")

@@ -1,6 +1,7 @@
 """Several runs, one after the other, from one command."""
 
 import gc
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ def train_each(configs: Sequence[TrainConfig], train: Callable[[TrainConfig], Pa
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     if runs:
-        print(f"\nCompare them: python compare.py {' '.join(relative_to_cwd(run) for run in runs)}")
+        print(f"\nCompare them: python compare.py {shlex.join(relative_to_cwd(run) for run in runs)}")
     if failed:
         print(f"Failed: {', '.join(failed)}. Their messages stand above.", file=sys.stderr)
     return 1 if failed else 0

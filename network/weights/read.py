@@ -43,7 +43,7 @@ FORMATS = (caffe, keras, vmz)
 WRAPPERS = ("module.", "_orig_mod.")
 
 # keys under which training programs keep their state dict
-STATE_KEYS = ("state_dict", "model_state_dict", "model")
+STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
 
 
 def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
@@ -203,15 +203,13 @@ def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeight
 
 
 def _our_names(state: dict) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors under names without wrapper prefixes, and old name -> new name where they differ."""
-    ours, renamed = {}, {}
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            continue
-        new = str(name)
-        while new.startswith(WRAPPERS):
-            new = new.split(".", 1)[1]
-        ours[new] = value
-        if new != name:
-            renamed[str(name)] = new
-    return ours, renamed
+    """Tensors under names without wrapper prefixes, and old name -> new name where they differ. A prefix that all names
+    share (model., net., backbone.) is a wrapper too: no network of ours has one."""
+    names = {str(name): str(name) for name, value in state.items() if isinstance(value, Tensor)}
+    for name in names:
+        while names[name].startswith(WRAPPERS):
+            names[name] = names[name].split(".", 1)[1]
+    while len(names) > 1 and len({new.partition(".")[0] for new in names.values()}) == 1:
+        names = {name: new.partition(".")[2] for name, new in names.items()}
+    ours = {new: state[name] for name, new in names.items()}
+    return ours, {name: new for name, new in names.items() if name != new}

@@ -1,5 +1,6 @@
 """What is said of mistakes on a command line."""
 
+import os
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ def train_args(argv):
         (train_args, "--batchsize=8", "Unknown flag '--batchsize=8'. Did you mean --batch-size? python train.py"),
         (train_args, "--zzz", "Unknown flag '--zzz'. python train.py"),
         (train_args, "own", "'own' is not expected here. python train.py"),
-        (train_args, "--epochs x", "argument --epochs: invalid int value: 'x'. python train.py"),
+        (train_args, "--epochs x", "--epochs must be a whole number, but is 'x'. python train.py"),
         (evaluate_args, "", "the following arguments are required: RUN|CHECKPOINT. python evaluate.py"),
         (evaluate_args, "run --crop 3 --tmporal", "Unknown flag '--tmporal'. Did you mean --temporal? python evaluate"),
         (preprocess, "--sise 3", "Unknown flag '--sise'. Did you mean --size? python -m dataloaders.preprocess"),
@@ -35,11 +36,7 @@ def train_args(argv):
         (features_args, "svm a --pcaa 3", "Unknown flag '--pcaa'. Did you mean --pca? python features.py"),
         (export_args, "run --out a.pt2 --haf", "Unknown flag '--haf'. Did you mean --half? python export.py"),
         (serve_args, "run --prot 80", "Unknown flag '--prot'. Did you mean --port? python serve.py"),
-        (
-            serve_args,
-            "run --port 80000",
-            "argument --port: '80000' is no port: a whole number up to 65535. python serve",
-        ),
+        (serve_args, "run --port 80000", "--port: '80000' is no port: a whole number up to 65535. python serve"),
         (inference_args, "a.mp4 --chekpoint b", "Unknown flag '--chekpoint'. Did you mean --checkpoint? inference.py"),
     ],
 )
@@ -102,3 +99,35 @@ def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
 
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_printing_never_fails_whatever_a_class_is_called(encoding):
+    code = "from common.cli import run_cli; run_cli(lambda argv: print('\\u8dd1\\u6b65', 'h\\udcf6he'))"
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    name = "跑步" if encoding == "utf-8" else "\\u8dd1\\u6b65"
+    assert ended.stdout.decode(encoding).strip() == f"{name} h\\udcf6he"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--optimizer sdg", "--optimizer is 'sdg'. Did you mean sgd? It can be sgd, adam, adamw."),
+        ("--lr", "--lr needs a value."),
+        ("--lr high", "--lr must be a number, but is 'high'."),
+    ],
+)
+def test_argparses_own_texts_are_in_our_words(line, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_configs(line.split(), "demo", "r3d_10")
+    assert ended.value.code == 2 and capsys.readouterr().err.startswith(said)
+
+
+def test_pip_install_ends_with_a_line_that_says_how_the_project_is_used():
+    from common import not_installable
+
+    for name in ("build_wheel", "build_editable", "build_sdist"):
+        with pytest.raises(SystemExit, match="pip install -r requirements.txt.*python train.py"):
+            getattr(not_installable, name)("folder")

@@ -300,7 +300,11 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "unknown model": ([video, "--model", "r3d_17", "--weights", "x.pth"], 2, "Did you mean 'r3d_18'"),
         "labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "labels.txt"], 1, "6 classes, and --labels"),
         "no labels": ([video, *foreign, checkpoint, "--labels", tmp_path / "no.txt"], 1, "no.txt cannot be read"),
-        "latin": ([video, *foreign, checkpoint, "--labels", tmp_path / "latin.txt"], 1, "is not UTF-8 text"),
+        "latin": (
+            [video, *foreign, checkpoint, "--labels", tmp_path / "latin.txt"],
+            1,
+            "is not UTF-8, but of an older encoding",
+        ),
         "no names": ([video, *foreign, checkpoint, "--labels", tmp_path / "file"], 1, "file is empty"),
         "itself": ([video, *use, "--output", video], 2, "would be written over"),
         "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
@@ -334,7 +338,7 @@ def test_bad_input_is_one_line(checkpoint, video, tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5"])
 def test_counts_must_be_whole_and_positive(flag, value, capsys, monkeypatch):
     status, _, err = run(["clip.mp4", flag, value], capsys, monkeypatch)
-    assert status == 2 and f"argument {flag}" in err
+    assert status == 2 and f"{flag}: " in err
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_any_work(checkpoint, video, tmp_path, capsys, monkeypatch):

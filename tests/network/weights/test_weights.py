@@ -144,8 +144,8 @@ def test_a_file_without_a_head_leaves_the_fresh_one(tmp_path):
 # --- plain state dicts
 
 
-@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model_state": state, "epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.", "net.backbone."])
 def test_a_state_dict_is_found_under_its_wrappers(tmp_path, wrap, prefix):
     state = fresh().state_dict()
     torch.save(wrap({prefix + name: value for name, value in state.items()}), tmp_path / "model.pth")
