@@ -1,4 +1,4 @@
-"""Generates videos, trains, tests and annotates a video, once from beginning to end: `make demo`."""
+"""Runs the demo: generates videos, trains, evaluates and annotates a video."""
 
 import time
 from collections.abc import Sequence

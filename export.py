@@ -1,4 +1,4 @@
-"""Exports a trained network to one file that needs nothing of this project: ONNX, or a torch.export program.
+"""Exports a trained network as an ONNX or torch.export file, which runs without this project's code.
 
     python export.py run/r3d_18-ucf101-000 --output r3d_18.onnx
     python export.py run/r3d_18-ucf101-000 --output r3d_18.pt2 --video clip.avi
@@ -53,13 +53,11 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python export.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="of a training run: the file, the run's folder, or its name"
-    )
+    add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a run's folder or name, or a checkpoint")
     add_network_flags(parser, device=False)
     add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for torch.export")
     add("--half", action="store_true", help="half the size: float16 in a .onnx, bfloat16 in a .pt2")
-    add("--video", type=Path, nargs="+", metavar="FILE", help="videos to compare on (default: of the run's validation)")
+    add("--video", type=Path, nargs="+", metavar="FILE", help="videos for a comparison (default: the run's validation)")
     args = parser.parse_args(argv)
     check_network_flags(args, "CHECKPOINT")
     return args

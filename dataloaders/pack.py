@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="a folder of extracted frames")
-    which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and check its hashes")
+    which.add_argument("--verify", metavar="DIR", help="read a whole pack and check its hashes")
     parser.add_argument("--size", type=parse_size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
     parser.add_argument("--output", metavar="DIR", help="folder for the pack (default: <frames>-packed)")
     parser.add_argument(

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=DOWNLOADS, help="data set to fetch")
-    parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data, in the project)")
+    parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data/ in the project)")
     parser.add_argument(
         "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
     )

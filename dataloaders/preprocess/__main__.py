@@ -47,10 +47,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fps", type=rate, help="resample to this frame rate (default: the video's own)")
     parser.add_argument("--quality", type=percent, default=95, help="JPEG quality, 1 to 100 (default: 95)")
     parser.add_argument(
-        "--shard",
-        type=read_shard,
-        metavar="K/N",
-        help="extract the K-th of N parts, for N machines that share the folder",
+        "--shard", type=read_shard, metavar="K/N", help="extract part K of N, on N machines that share the folder"
     )
     return parser.parse_args(argv)
 
