@@ -119,7 +119,7 @@ class TrainConfig:
         below=1,
     )
     early_stopping: int | None = flag(
-        None, "stop after this many epochs without better validation top-1; 0: never", RECIPE, metavar="EPOCHS", at_least=0
+        None, "stop after this many epochs without better validation; 0: never", RECIPE, metavar="EPOCHS", at_least=0
     )
     device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto: a GPU if present", MACHINE)
     amp: str = flag(

@@ -40,7 +40,11 @@ def train_args(argv):
             "run --port 80000",
             "argument --port: '80000' is no port: a whole number up to 65535. python serve",
         ),
-        (inference_args, "a.mp4 --chekpoint b", "Unknown flag '--chekpoint'. Did you mean --checkpoint? python inference.py"),
+        (
+            inference_args,
+            "a.mp4 --chekpoint b",
+            "Unknown flag '--chekpoint'. Did you mean --checkpoint? python inference",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_knows_what_was_meant(parse, line, said, capsys):
