@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
 
     args = parse_args(argv)
     if args.fps and args.every != 1:
-        raise UsageError("--fps and --every both say which frames are kept. Give one of them.")
+        raise UsageError("--fps and --every both select frames. Give only one of them.")
     settings = Settings(args.size, args.every, args.quality, args.fps)
     source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
@@ -58,7 +58,7 @@ def rate(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of frames a second, such as 15 or 12.5")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a frame rate, such as 15 or 12.5")
     return value
 
 

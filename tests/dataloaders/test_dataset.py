@@ -306,7 +306,9 @@ def test_a_bad_frame_is_an_error_that_names_the_file_and_never_another_sample(ow
 
 
 def test_frames_of_another_size_tell_the_command(own_set):
-    with pytest.raises(UserError, match="holds frames of 80x60; this model wants 171x128.*--size 171x128 --frames DIR"):
+    with pytest.raises(
+        UserError, match="holds frames of 80x60; this model expects 171x128.*--size 171x128 --frames DIR"
+    ):
         open_frames(own_set.source, InputSpec())
 
 

@@ -254,11 +254,11 @@ def shift_entry(pack_folder: Path) -> None:
 SPOIL = {
     "manifest of another": (
         lambda folder: manifest.write_manifest(folder, manifest.read_manifest(folder)[1:]),
-        "manifest.csv is not the one that was packed. Copy the pack anew",
+        "manifest.csv has changed since packing. Copy the pack again",
     ),
     "damaged manifest": (
         lambda folder: change(folder / manifest.NAME, 900, b"?"),
-        "manifest.csv is not the one that was packed. Copy the pack anew",
+        "manifest.csv has changed since packing. Copy the pack again",
     ),
     "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv is not the one that was packed"),
     "no volume": (lambda folder: (folder / "frames-00001.tar").unlink(), "frames-00001.tar is missing"),
@@ -307,7 +307,7 @@ def test_a_spoilt_place_in_a_pack_is_named_by_reading_and_by_verify(toy_source, 
     change(own_pack / f"frames-{entry['volume']:05d}.tar", int(entry["offset"]), bytes(600))
 
     dataset = EvalDataset(frame_set, SPEC, "test", num_clips=2)
-    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. Copy the pack anew"):
+    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. Copy the pack again"):
         dataset.load(0, 2, np.empty(dataset.clip_shape, np.uint8))
     with pytest.raises(UserError, match=f"not as it was written: frames-{entry['volume']:05d}.tar"):
         verify(own_pack)
@@ -343,7 +343,7 @@ def test_mistakes_are_said_in_one_line(toy_frames, toy_pack, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             pack(frames, output)
-    with pytest.raises(UserError, match="is no pack: it has no pack.json"):
+    with pytest.raises(UserError, match="is not a pack: it has no pack.json"):
         verify(toy_frames)
 
 

@@ -150,7 +150,7 @@ def test_frames_that_keep_their_aspect_are_trained_on_by_a_model_whose_shorter_s
             dataset.load(0, position, out)
             assert out.min() >= 0 and (out.reshape(-1, 56 * 56 * 3).max(1) > 0).all()
 
-    with pytest.raises(UserError, match=r"shorter side 60; this model wants 171x128.*or --size short:128"):
+    with pytest.raises(UserError, match=r"shorter side 60; this model expects 171x128.*or --size short:128"):
         open_frames(given, InputSpec(clip_len=4), val="none", any_aspect=True)
 
 
@@ -159,7 +159,7 @@ def test_a_network_that_learnt_from_kept_aspects_sees_them_everywhere(mixed):
     preprocess(mixed, Settings(60))
     given = DataSource("given", mixed.videos, mixed.frames_for(60), layout="ucf101", frames_given=True)
     spec = InputSpec(clip_len=4, resize=(80, 60), crop_size=56)
-    with pytest.raises(UserError, match="shorter side 60; this model wants 80x60"):
+    with pytest.raises(UserError, match="shorter side 60; this model expects 80x60"):
         open_frames(given, spec, val="none")
     learnt = of_frames(spec, open_frames(given, spec, val="none", any_aspect=True))
     assert learnt == replace(spec, keep_aspect=True) == InputSpec.from_dict(learnt.to_dict())
