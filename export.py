@@ -70,10 +70,10 @@ def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
     if args.output.suffix not in FORMATS:
         raise UsageError(f"--output {args.output} must end in .onnx (ONNX) or .pt2 (torch.export).")
     if checkpoint and is_exported(checkpoint):
-        raise UsageError(f"{checkpoint} is exported already. Give the run or the checkpoint that it was made from.")
+        raise UsageError(f"{checkpoint} is an exported file. Give its run or checkpoint.")
     read = [path for path in (checkpoint, args.weights, args.labels, *(args.video or [])) if path]
     if identity(args.output) and identity(args.output) in [identity(Path(path)) for path in read]:
-        raise UsageError(f"{printable(args.output)} would be written over, and it is read here. Choose another name.")
+        raise UsageError(f"{printable(args.output)} is also an input and would be overwritten. Choose another name.")
     check_writable(args.output)
 
 
@@ -91,7 +91,7 @@ def real_clips(trained: "TrainedModel", videos: Sequence[Path] | None) -> "tuple
         clips = clips_of_run(trained, spec)
         return clips, f"Real clips: {len(clips)} of the run's validation videos"
     except UserError as error:
-        return [], f"Compared on random clips only; --video FILE compares on yours, too. {error}"
+        return [], f"Compared on random clips only; --video FILE adds your own clips. {error}"
 
 
 def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.ndarray]":
@@ -105,7 +105,7 @@ def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.nd
 
     config = trained.checkpoint["config"]
     if not config.get("dataset"):
-        raise UserError("These weights do not say which data set they learnt from.")
+        raise UserError("These weights do not name their data set.")
     frame_set = open_dataset(
         config["dataset"],
         spec,

@@ -86,11 +86,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         if not args.features:
             raise UsageError("No features are given. Name their folder: python features.py svm DIR")
     if args.command == "extract" and bool(args.sources) == bool(args.dataset):
-        raise UsageError("Give videos or folders of them, or --dataset NAME|FOLDER, and not both.")
+        raise UsageError("Give either videos or folders of them, or --dataset NAME|FOLDER.")
     if args.command == "extract" and args.frames and not args.dataset:
         raise UsageError("--frames is the folder of a data set's frames: give --dataset, too.")
     if args.command == "extract" and args.per_window and (args.pooling, args.norm) != ("mean", "after"):
-        raise UsageError("--per-window pools nothing. Leave --pooling and --norm out.")
+        raise UsageError("--per-window does not pool. Leave --pooling and --norm out.")
     return args
 
 

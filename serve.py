@@ -85,7 +85,7 @@ def default_decoders() -> int:
 
 def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: a whole number up to 65535")
     return int(text)
 
 

@@ -69,10 +69,10 @@ class Hmdb51(Layout):
     def official_split(self, source: Source, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
         if source.splits is None:
             raise UserError(
-                f"The splits of HMDB51 are in its list files, and there are none in {source.videos}, beside it or "
-                f"beside {source.frames}. Fetch test_train_splits.rar and unpack it (python -m dataloaders.download "
-                "hmdb51 --lists-only does both), or name its folder in mypath.py's 'splits'; without lists: --split "
-                "random, which keeps films whole."
+                f"The splits of HMDB51 need its list files, which are not in {source.videos}, beside it or beside "
+                f"{source.frames}. Download and unpack test_train_splits.rar (python -m dataloaders.download hmdb51 "
+                "--lists-only does both), or set 'splits' in mypath.py to its folder; without lists: --split random, "
+                "which keeps films whole."
             )
         return split_by_lists(source, videos, partial(read_hmdb51_lists, split=split))
 

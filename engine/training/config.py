@@ -146,13 +146,13 @@ class TrainConfig:
             object.__setattr__(self, "compile", "on" if self.compile else "off")
         check_values(self)
         if self.early_stopping and self.val == "none":
-            raise UsageError("--early-stopping needs validation, and --val none leaves none. Leave one of them out.")
+            raise UsageError("--early-stopping needs validation, but --val none disables it. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
-            raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
+            raise UsageError(f"--name '{self.name}' is not a folder name. Give a name without slashes.")
 
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
         """Fills in every None from the recipe, the model and the data set.
@@ -199,9 +199,9 @@ class TrainConfig:
         for pair in self.model_options.split(",") if self.model_options else []:
             name, equals, value = pair.strip().partition("=")
             if not (name and equals and value):
-                raise UsageError(f"--model-options '{pair}' is no NAME=VALUE. Write it as pool=last,hidden=256.")
+                raise UsageError(f"--model-options '{pair}' is not NAME=VALUE. Write it as pool=last,hidden=256.")
             if name == "in_channels":
-                raise UsageError("How many channels the network reads follows from --input rgb, diff or rgb+diff.")
+                raise UsageError("--input rgb, diff or rgb+diff sets the number of input channels.")
             options[name] = _number_or_text(value)
         return options
 

@@ -38,7 +38,7 @@ def train_args(argv):
         (
             serve_args,
             "run --port 80000",
-            "argument --port: '80000' is no port: a whole number up to 65535. python serve",
+            "argument --port: '80000' is not a port: a whole number up to 65535. python serve",
         ),
         (
             inference_args,

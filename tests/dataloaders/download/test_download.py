@@ -171,7 +171,7 @@ def test_hmdb51_arrives_whole_and_the_printed_entry_opens_it(site, tmp_path, cap
     site.files.clear()
     (to / "hmdb51_org.rar").unlink()
     download(hmdb51_of(Site("http://127.0.0.1:9"), tmp_path), to)
-    assert "Everything is there already" in capsys.readouterr().out
+    assert "All files already exist in" in capsys.readouterr().out
 
 
 def test_a_broken_connection_goes_on_where_it_broke(site, tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
         out, _ = process.communicate()
         sizes.append(part.stat().st_size)
     assert 0 < sizes[1] < sizes[2] < len(site.files["lists.zip"])
-    assert process.returncode == 130 and "Stopped at" in out and "the same command goes on from there" in out
+    assert process.returncode == 130 and "Stopped at" in out and "the same command continues" in out
 
     download(data, tmp_path / "data", lists_only=True)
     assert [asked for _, asked in site.asked] == ["", *(f"bytes={size}-" for size in sizes[1:])]
@@ -313,7 +313,7 @@ def test_a_server_that_cannot_prove_who_it_is_is_refused(tmp_path, capsys):
     (tmp_path / "site/lists.zip").write_bytes(site.files["lists.zip"])
     try:
         with pytest.raises(
-            UserError, match=r"certificate of 127.* is not to be verified \(self.signed.*--no-check-certif"
+            UserError, match=r"certificate of 127.* cannot be verified \(self.signed.*--no-check-certif"
         ):
             download(data, tmp_path / "data", lists_only=True)
         download(data, tmp_path / "data", lists_only=True, check_certificate=False)

@@ -104,7 +104,7 @@ def test_a_damaged_manifest_is_refused_with_its_line(tmp_path, line):
     with (tmp_path / "manifest.csv").open("a") as file:
         file.write(line)
 
-    with pytest.raises(UserError, match="manifest.csv is damaged: line 3 was changed. Preprocess again"):
+    with pytest.raises(UserError, match="manifest.csv is damaged: line 3 was changed. To rebuild it, preprocess again"):
         read_manifest(tmp_path)
 
 

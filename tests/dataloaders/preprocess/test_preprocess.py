@@ -164,8 +164,8 @@ def test_what_cannot_be_used_is_refused_once_with_its_reason(two_videos, capsys,
         "run/empty.avi": "the file is empty (0 bytes)",
         "run/gone.avi": "it is a broken link",
         "run/one.avi": "it has only 1 frame, and a single picture shows no action",
-        "run/text.avi": "it is not a video that can be opened",
-        os.fsdecode(b"run/caf\xe9.avi"): "it is not a video that can be opened",
+        "run/text.avi": "it cannot be opened as a video",
+        os.fsdecode(b"run/caf\xe9.avi"): "it cannot be opened as a video",
     }
     assert {row.video: row.reason for row in rows.values() if row.status == "refused"} == reasons
     assert "5 files refused:\n" in output
@@ -209,7 +209,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(two_videos):
     frames.mkdir()
     (frames / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(UserError, match="has files in it that no run of this program wrote"):
+    with pytest.raises(UserError, match="has files that preprocessing did not write"):
         preprocess(two_videos, SMALL)
     assert (frames / "thesis.tex").read_text() == "years of work"
 
@@ -325,7 +325,7 @@ def test_a_video_that_is_gone_leaves_the_manifest_aloud(two_videos, capsys):
         ("walk/a.avi", "walk"),
         ("walk/b.avi", "walk"),
     ]
-    assert "out of the manifest: 1 video (first: run/a.avi)" in capsys.readouterr().out
+    assert "removed from the manifest: 1 video (first: run/a.avi)" in capsys.readouterr().out
 
 
 def test_a_video_converted_to_another_format_is_not_there_twice(two_videos):

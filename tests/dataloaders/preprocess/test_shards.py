@@ -160,7 +160,7 @@ def test_a_shard_that_is_none_is_bad_usage(text, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--shard", text])
     assert exit_.value.code == 2
-    assert "write it as 3/8" in capsys.readouterr().err or text == "-1/8"
+    assert "write 3/8" in capsys.readouterr().err or text == "-1/8"
 
 
 def test_a_shard_is_read_as_it_is_written():
