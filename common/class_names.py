@@ -1,4 +1,4 @@
-"""Class names from a text file: a name a line, or `number name` as in UCF101's classInd.txt."""
+"""Class names from a text file: one name per line, or `number name` as in UCF101's classInd.txt."""
 
 import re
 from pathlib import Path

@@ -201,7 +201,7 @@ def _parts(audit: Audit) -> dict[str, int]:
 
 
 def _classes(audit: Audit) -> list[dict]:
-    """A row a class, in the order of the ids."""
+    """One row per class, in the order of the ids."""
     members = {label: [] for label in audit.classes}
     for video in audit.videos:
         members[video.label].append(video)

@@ -1,4 +1,4 @@
-"""manifest.csv: one row a video, what was extracted, what was refused and why.
+"""manifest.csv: one row per video, what was extracted, what was refused and why.
 
 Training and evaluation read it, never the folders. While a run extracts, finished rows go to manifest.partial.csv,
 one line each; when all are done they become manifest.csv at once. A run of one shard writes manifest.3-of-8.csv and

@@ -1,6 +1,6 @@
 """HMDB51. Kuehne et al.: "HMDB: A Large Video Database for Human Motion Recognition", ICCV 2011.
 
-Videos are named <film>_<class>_<tags>_<number>.avi. The official splits are in list files, one a class and split.
+Videos are named <film>_<class>_<tags>_<number>.avi. The official splits are in list files, one per class and split.
 """
 
 import re
@@ -77,7 +77,7 @@ class Hmdb51(Layout):
         return split_by_lists(source, videos, partial(read_hmdb51_lists, split=split))
 
     def unpack_commands(self, archive: str) -> str | None:
-        """hmdb51_org.rar holds 51 archives, one a class."""
+        """hmdb51_org.rar holds 51 archives, one per class."""
         if archive != self.download.videos.name:
             return None
         inner = f'unrar x ../{archive} && for f in *.rar; do unrar x "$f" && rm "$f"; done'

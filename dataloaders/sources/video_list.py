@@ -1,4 +1,4 @@
-"""A list of videos as a data set: a text or csv file with a line a video.
+"""A list of videos as a data set: a text or csv file with one line per video.
 
     clips/a.avi run                     path and label, with a space (the label is the last word)
     clips/a.avi,run                     path,label     with commas, semicolons or tabs

@@ -17,7 +17,7 @@ from common.torchrun import is_rank_zero, local_rank, num_restarts, rank, world_
 
 T = TypeVar("T")
 
-SYNC_BELOW = 16  # clips a GPU: fewer give batch norms too poor statistics of their own
+SYNC_BELOW = 16  # clips per GPU: fewer give batch norms too poor statistics of their own
 PREPARATION = timedelta(days=2)  # the others wait while the first process extracts frames
 LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "Application timeout")
 BETWEEN = ("NCCL", "gloo", "Gloo", "TCPStore")  # in what PyTorch says of trouble between processes

@@ -23,7 +23,7 @@ NUM_CLIPS = 10  # of a video, as in evaluate.py
 
 
 def only_classifies(args: argparse.Namespace, sources: Sources) -> bool:
-    """Whether one answer a video is wanted, and nothing over time."""
+    """Whether one prediction per video is wanted, and nothing over time."""
     return sources.from_folder and not (args.output or args.json or args.show)
 
 
@@ -148,7 +148,7 @@ def recognize(args: argparse.Namespace, recognizer: Recognizer, video: Path, out
 
 
 def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sources) -> int:
-    """One answer a video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
+    """One prediction per video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
     refused = []
     table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     videos = [video for video, _ in sources.videos]

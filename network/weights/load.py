@@ -112,7 +112,7 @@ def build_whole(
     num_classes, classes = len(weights.state[head]), classes or weights.classes
     if not classes:
         raise UserError(
-            f"{weights.origin} does not name its {num_classes} classes. Give --labels FILE, one name a line."
+            f"{weights.origin} does not name its {num_classes} classes. Give --labels FILE, one name per line."
         )
     if len(classes) != num_classes:
         raise UserError(
