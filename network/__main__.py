@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if args.command in ("show", "convert"):
         check_model_name(args.model)
     elif args.command == "check" and args.model != "c3d":
-        raise UsageError(f"'check' knows the answer of c3d only (to a clip of zeros), not of {args.model}.")
+        raise UsageError(f"'check' needs c3d, whose output for a clip of zeros is known, not {args.model}.")
     return args
 
 
@@ -113,7 +113,7 @@ def check(source: str, model_name: str) -> int:
     with torch.inference_mode():
         probs = model.eval()(torch.zeros(1, 3, spec.clip_len, spec.crop_size, spec.crop_size)).softmax(dim=1)[0]
     top = int(probs.argmax())
-    found = f"For a clip of zeros class {top} of {SPORTS1M_CLASSES} is the top one, with {100 * probs[top]:.1f} %"
+    found = f"For a clip of zeros class {top} of {SPORTS1M_CLASSES} is the most probable, with {100 * probs[top]:.1f} %"
     if top == SPORTS1M_ZEROS:
         print(f"{found}, as for the published weights: these are right.")
         return 0
