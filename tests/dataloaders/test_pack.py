@@ -260,7 +260,7 @@ SPOIL = {
         lambda folder: change(folder / manifest.NAME, 900, b"?"),
         "manifest.csv has changed since packing. Copy the pack again",
     ),
-    "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv is not the one that was packed"),
+    "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv has changed since packing"),
     "no volume": (lambda folder: (folder / "frames-00001.tar").unlink(), "frames-00001.tar is missing"),
     "cut volume": (
         lambda folder: (folder / "frames-00001.tar").write_bytes(b"x" * 1000),
@@ -300,7 +300,7 @@ def test_an_index_that_leads_elsewhere_never_gives_another_frame(toy_source, own
 
 def test_a_spoilt_place_in_a_pack_is_named_by_reading_and_by_verify(toy_source, own_pack, capsys):
     verify(own_pack)
-    assert "is whole: 24 videos in" in capsys.readouterr().out
+    assert "is complete: 24 videos, " in capsys.readouterr().out
     frame_set = opened(toy_source, own_pack)
     row = frame_set.part("test")[2]
     entry = np.load(own_pack / "index.npy")[frame_set.store.starts[row.folder]]
@@ -420,4 +420,4 @@ def test_the_command_packs_beside_the_frames_and_checks(toy_frames, tmp_path, ca
     main(["--verify", str(tmp_path / "frames-packed")])
 
     assert json.loads((tmp_path / "frames-packed" / "pack.json").read_text())["num_frames"] == 480
-    assert "is whole" in capsys.readouterr().out
+    assert "is complete" in capsys.readouterr().out
