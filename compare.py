@@ -77,7 +77,7 @@ def print_groups(groups: "Sequence[Group]", markdown: bool) -> None:
     for number, group in enumerate(groups):
         print("\n" * (number > 0) + "\n".join(group_markdown(group) if markdown else group_lines(group, width)))
     if len(groups) > 1 and not markdown:
-        print(f"\n{plural(len(groups), 'table')}: numbers of different data sets or splits do not compare.")
+        print(f"\n{plural(len(groups), 'table')}: results on different data sets or splits are not comparable.")
 
 
 def save_chart(path: Path, groups: "Sequence[Group]") -> None:

@@ -1,4 +1,4 @@
-"""Generates videos, trains, tests and annotates a video, once from beginning to end: `make demo`."""
+"""Runs the demo: generates videos, trains, evaluates and annotates a video."""
 
 import time
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ def main(argv: Sequence[str]) -> None:
     start = time.monotonic()
     print("1. Train\n")
     run_dir = train.main(TrainConfig(dataset="demo", model=MODEL, epochs=epochs))
-    print("\n2. Test on recordings that training has not seen\n")
+    print("\n2. Evaluate on the test recordings\n")
     evaluations = evaluate.main([str(run_dir), "--temporal"])
-    print("\n3. Write the answer on a test video\n")
+    print("\n3. Annotate a test video\n")
     frame_set = open_dataset("demo", input_spec(MODEL), datasets=mypath.DATASETS)
     video = frame_set.source.videos / frame_set.part("test")[0].video
     annotated = run_dir / f"{video.stem}.mp4"

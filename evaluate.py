@@ -63,19 +63,19 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips per video (default: 10)")
     clips.add_argument(
-        "--windows", type=positive, metavar="STEP", help="every full clip, STEP frames apart, instead (C3D's paper: 8)"
+        "--windows", type=positive, metavar="STEP", help="instead: all full clips, STEP frames apart (C3D paper: 8)"
     )
-    parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1: the centre; 3: along the longer side")
-    parser.add_argument("--temporal", action="store_true", help="also with frames shuffled, reversed and frozen")
+    parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1: centre crop; 3: at both ends as well")
+    parser.add_argument("--temporal", action="store_true", help="repeat with frames shuffled, reversed and frozen")
     parser.add_argument(
         "--allow-leak", action="store_true", help="evaluate on recordings from training too, and mark the result"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder for the results (default: the run's)")
     parser.add_argument("--batch-size", type=positive, default=32, help="clips per batch (default: 32)")
     parser.add_argument(
-        "--workers", type=at_least(0), default=min(num_processors(), 16), help="processes that read clips; 0: none"
+        "--workers", type=at_least(0), default=min(num_processors(), 16), help="worker processes for clips; 0: none"
     )
-    parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: a GPU where there is one)")
+    parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: a GPU if present)")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""Exports a trained network to one file that needs nothing of this project: ONNX, or a torch.export program.
+"""Exports a trained network as an ONNX or torch.export file, which runs without this project's code.
 
     python export.py run/r3d_18-ucf101-000 --output r3d_18.onnx
     python export.py run/r3d_18-ucf101-000 --output r3d_18.pt2 --video clip.avi
@@ -53,13 +53,11 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python export.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add(
-        "checkpoint", nargs="?", metavar="CHECKPOINT", help="of a training run: the file, the run's folder, or its name"
-    )
+    add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a run's folder or name, or a checkpoint")
     add_network_flags(parser, device=False)
     add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for torch.export")
     add("--half", action="store_true", help="half the size: float16 in a .onnx, bfloat16 in a .pt2")
-    add("--video", type=Path, nargs="+", metavar="FILE", help="videos to compare on (default: of the run's validation)")
+    add("--video", type=Path, nargs="+", metavar="FILE", help="videos for a comparison (default: the run's validation)")
     args = parser.parse_args(argv)
     check_network_flags(args, "CHECKPOINT")
     return args
@@ -72,10 +70,10 @@ def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
     if args.output.suffix not in FORMATS:
         raise UsageError(f"--output {args.output} must end in .onnx (ONNX) or .pt2 (torch.export).")
     if checkpoint and is_exported(checkpoint):
-        raise UsageError(f"{checkpoint} is exported already. Give the run or the checkpoint that it was made from.")
+        raise UsageError(f"{checkpoint} is an exported file. Give its run or checkpoint.")
     read = [path for path in (checkpoint, args.weights, args.labels, *(args.video or [])) if path]
     if identity(args.output) and identity(args.output) in [identity(Path(path)) for path in read]:
-        raise UsageError(f"{printable(args.output)} would be written over, and it is read here. Choose another name.")
+        raise UsageError(f"{printable(args.output)} is also an input and would be overwritten. Choose another name.")
     check_writable(args.output)
 
 
@@ -93,7 +91,7 @@ def real_clips(trained: "TrainedModel", videos: Sequence[Path] | None) -> "tuple
         clips = clips_of_run(trained, spec)
         return clips, f"Real clips: {len(clips)} of the run's validation videos"
     except UserError as error:
-        return [], f"Compared on random clips only; --video FILE compares on yours, too. {error}"
+        return [], f"Compared on random clips only; --video FILE adds your own clips. {error}"
 
 
 def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.ndarray]":
@@ -107,7 +105,7 @@ def clips_of_run(trained: "TrainedModel", spec: "WholeFrameSpec") -> "list[np.nd
 
     config = trained.checkpoint["config"]
     if not config.get("dataset"):
-        raise UserError("These weights do not say which data set they learnt from.")
+        raise UserError("These weights do not name their data set.")
     frame_set = open_dataset(
         config["dataset"],
         spec,

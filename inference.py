@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="inference.py", description="Recognises the action in videos.")
+    parser = Parser(prog="python inference.py", description="Recognises the action in videos.")
     add = parser.add_argument
     add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp:// or http:// address")
     network = parser.add_argument_group("network")
@@ -72,24 +72,24 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--checkpoint", help=CHECKPOINT_HELP)
     add_network_flags(network)
     add("--batch-size", type=positive, default=8, help="windows per batch (default: 8)")
-    answer = parser.add_argument_group("answer")
+    answer = parser.add_argument_group("prediction")
     add = answer.add_argument
     add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
     add("--smooth", type=positive, metavar="N", help="average N neighbouring windows (default: 1)")
-    add("--threshold", type=fraction, default=0.0, metavar="P", help="label answers below probability P 'uncertain'")
-    add("--top", type=positive, default=TOP, help=f"classes to name (default: {TOP})")
-    add("--explain", action="store_true", help="show the places and moments behind the answer (Grad-CAM)")
+    add("--threshold", type=fraction, default=0.0, metavar="P", help="label 'uncertain' below probability P")
+    add("--top", type=positive, default=TOP, help=f"most probable classes to list (default: {TOP})")
+    add("--explain", action="store_true", help="draw a heat map of the evidence (Grad-CAM)")
     add("--explain-class", metavar="CLASS", help="explain this class instead of the most probable")
     written = parser.add_argument_group("output")
     add = written.add_argument
     add("--output", help="annotated video (.mp4, .mov, .mkv, .gif); a folder for several sources")
-    add("--json", type=Path, metavar="FILE", help="write answers, timeline and windows")
-    add("--csv", type=Path, metavar="FILE", help="write one row per video, with the answer of evaluate.py")
+    add("--json", type=Path, metavar="FILE", help="write predictions, timeline and windows")
+    add("--csv", type=Path, metavar="FILE", help="write one row per video, predicted as in evaluate.py")
     add("--show", action="store_true", help="open a window (q closes it)")
     live = parser.add_argument_group("camera and stream")
     live.add_argument("--duration", type=above_zero, metavar="S", help="stop after S seconds")
     live.add_argument(
-        "--timeout", type=above_zero, metavar="S", help=f"give up after S seconds without one (default: {TIMEOUT:g})"
+        "--timeout", type=above_zero, metavar="S", help=f"give up after S seconds without frames (default: {TIMEOUT:g})"
     )
     args = parser.parse_args(argv)
 

@@ -1,18 +1,18 @@
-r"""Where your data lies: the one file to edit. Relative paths start at this file's folder.
+r"""Folders of your data sets: the one file to edit. Relative paths start at this file's folder.
 
 Each entry is a data set:
 
     layout   "ucf101"   videos are named v_<Class>_gNN_cNN.avi; the three official splits follow from the names
              "hmdb51"   the three official splits are read from the list files
              "folder"   any folder of class folders:  <videos>/<class>/<video>
-                        or, already divided:          <videos>/<train|val|test>/<class>/<video>
+                        or, with a given split:       <videos>/<train|val|test>/<class>/<video>
     videos   the folder of class folders
-    list     instead of class folders: a text or csv file with a line a video, path,label[,group[,split]]; its paths
-             start at `videos` if given, else at the list's folder (docs/data.md)
+    list     instead of class folders: a text or CSV file with lines of path,label[,group[,split]]; its paths start
+             at `videos` if given, else at the list's folder (docs/data.md)
     classes  optional, with a list: a file with the names of the classes in their order
-    frames   folder for the extracted JPEG frames, made on first use (UCF101 needs about 22 GB)
+    frames   folder for the extracted JPEG frames, created on first use (UCF101 needs about 22 GB)
     splits   folder of the official list files (UCF101: optional; HMDB51: needed, and found beside the videos)
-    flip     True where a mirrored video shows the same action; False where left and right are different actions
+    flip     True if a mirrored video shows the same action; False if left and right are different actions
     groups   optional, for "folder": a regular expression on the file name. Videos with the same match were cut from
              one recording and are never divided between training and test: r"^(person\d+)_"
 """
@@ -22,7 +22,7 @@ DATASETS = {
         "layout": "ucf101",
         "videos": "/path/to/UCF-101",  # the folder that holds ApplyEyeMakeup/ ... YoYo/
         "frames": "/path/to/UCF-101-frames",
-        "splits": None,  # "/path/to/ucfTrainTestlist"; None: the rule that the lists follow
+        "splits": None,  # "/path/to/ucfTrainTestlist"; None: the same splits from the file names
         "flip": True,
     },
     "hmdb51": {

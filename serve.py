@@ -46,12 +46,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = network.add_argument
     add("checkpoint", nargs="?", help=CHECKPOINT_HELP)
     add_network_flags(network)
-    add("--batch-size", type=positive, default=8, help="windows per batch, of several requests (default: 8)")
+    add("--batch-size", type=positive, default=8, help="windows per batch, from several requests (default: 8)")
     add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
     service = parser.add_argument_group("service")
     add = service.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
-    add("--port", type=port, default=8000, help="port (default: 8000); 0 takes a free one")
+    add("--port", type=port, default=8000, help="port (default: 8000); 0: any free port")
     add("--decoders", type=positive, default=default_decoders(), help="decoder processes (default: %(default)s)")
     add("--queue", type=at_least(0), default=32, metavar="N", help="requests that may wait (default: 32)")
     limits = parser.add_argument_group("limits of a request")
@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         ("--max-size", "MB", DEFAULTS.max_bytes / 1e6, "size of a video"),
         ("--max-seconds", "S", DEFAULTS.max_seconds, "length of a video"),
         ("--max-pixels", "N", DEFAULTS.max_pixels, "pixels of a frame"),
-        ("--timeout", "S", DEFAULTS.timeout, "time until the answer"),
+        ("--timeout", "S", DEFAULTS.timeout, "time until the response"),
         ("--upload-timeout", "S", DEFAULTS.upload_timeout, "time of an upload"),
     ):
         kind, text = positive if metavar == "N" else above_zero, f"{text} (default: {round(default)})"
@@ -85,7 +85,7 @@ def default_decoders() -> int:
 
 def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is no port: a whole number up to 65535")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a port: a whole number up to 65535")
     return int(text)
 
 

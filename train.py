@@ -92,9 +92,9 @@ def main(config: TrainConfig) -> Path:
         if earlier:
             run_dir, done = earlier
             if done:
-                print(f"This launch has done its run already: {relative_to_cwd(run_dir)}")
+                print(f"This launch has already completed its run: {relative_to_cwd(run_dir)}")
                 return run_dir
-            print(f"This launch has begun {relative_to_cwd(run_dir)} and goes on there.")
+            print(f"This launch continues its run {relative_to_cwd(run_dir)}.")
             config = replace(config, resume=str(run_dir))
         run = resume_run(config, mypath.DATASETS, runs) if config.resume else begin_run(config, mypath.DATASETS, runs)
         with StopRequest() as stop:
@@ -269,7 +269,7 @@ def save_unfinished(run: Run) -> str:
     check_weights(run)
     write_checkpoint(run, "last.pth", for_resume=True)
     run_dir = shlex.quote(relative_to_cwd(run.run_dir))
-    return f"after step {run.progress.step}. To go on: python train.py --resume {run_dir}"
+    return f"after step {run.progress.step}. To continue: python train.py --resume {run_dir}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Class names from a text file: a name a line, or `number name` as in UCF101's classInd.txt."""
+"""Class names from a text file: one name per line, or `number name` as in UCF101's classInd.txt."""
 
 import re
 from pathlib import Path
@@ -45,5 +45,5 @@ def _read_lines(path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     lines = [same_spelling(line.strip()) for line in lines if line.strip() and not is_comment(line)]
     if not lines:
-        raise UserError(f"{path} is empty. It must have one class name a line.")
+        raise UserError(f"{path} is empty. It must have one class name per line.")
     return lines

@@ -176,9 +176,9 @@ def _raise_stopped(signum: int, _: object) -> None:
 
 
 ADVICE = {
-    errno.ENOSPC: "Free some space on that disk, or choose another folder; what is written whole is kept.",
+    errno.ENOSPC: "Free some space on that disk, or choose another folder; complete files are kept.",
     errno.EDQUOT: "Your disk quota is used up: free some space, or choose another folder.",
-    errno.EROFS: "Choose a folder on a disk that can be written.",
+    errno.EROFS: "Choose a folder on a writable disk.",
     errno.EACCES: "Choose a folder that you may write, or ask for the permission.",
     errno.EPERM: "Choose a folder that you may write, or ask for the permission.",
 }

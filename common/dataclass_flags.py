@@ -42,7 +42,7 @@ def build_parser(config: type, prog: str, description: str) -> argparse.Argument
         if title not in groups:
             groups[title] = parser.add_argument_group(title)
         _add_flag(groups[title], entry, _plain_type(types[entry.name]))
-    next(reversed(groups.values())).add_argument("-h", "--help", action="help", help="show this")
+    next(reversed(groups.values())).add_argument("-h", "--help", action="help", help="show this help")
     return parser
 
 

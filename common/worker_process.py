@@ -23,8 +23,8 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_
 
 PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError)  # whatever the data
 ADVICE = (
-    "No video is refused for this fault of the program, a library or the machine: check the libraries (pip install -r "
-    "requirements.txt) and the free memory, and give the same command again."
+    "The fault is in the program, a library or the machine, so no video is refused: check the libraries (pip install "
+    "-r requirements.txt) and the free memory, and repeat the command."
 )
 
 
@@ -75,7 +75,7 @@ class WorkerProcess:
         if self.stopped:
             self.process.kill()
         if self.readline() != f"{READY}\n".encode():
-            raise ProgramFault(f"The decoding process does not start ({self.last_words()}). {ADVICE}")
+            raise ProgramFault(f"The decoding process did not start ({self.last_words()}). {ADVICE}")
 
     def send(self, job: dict) -> None:
         """Gives the process a job. That it is dead shows when its answer is read."""
@@ -189,7 +189,7 @@ class CrashStreak:
         self.kind = kind
         if len(self.videos) >= 3:
             names = ", ".join(self.videos)
-            raise ProgramFault(f"Stopped, since {names} failed alike, one after the other: {reason}. {ADVICE}")
+            raise ProgramFault(f"Stopped: {names} failed in a row with the same error: {reason}. {ADVICE}")
 
 
 def memory_limit() -> float:

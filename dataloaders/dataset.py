@@ -89,7 +89,7 @@ class ClipSource:
             if image.shape != (height, width, 3):
                 raise UserError(
                     f"The frame {self.store.place(row, index)} is {image.shape[1]}x{image.shape[0]}, not "
-                    f"{width}x{height} as the manifest says. {self.store.advice(row)}"
+                    f"{width}x{height} as in the manifest. {self.store.advice(row)}"
                 )
             yield image
 
@@ -195,8 +195,8 @@ def reorder_frames(indices: np.ndarray, order: str, seed: tuple[int, ...]) -> np
 def _step(row: VideoRow, spec: InputSpec) -> float:
     if row.resampled and spec.fps and row.fps < min(spec.fps, row.source_fps):
         raise UserError(
-            f"{row.video} is stored at {row.fps:g} frames a second (--fps), and this model wants {spec.fps:g} of its "
-            f"{row.source_fps:g}. Preprocess with --fps {spec.fps:g}, or without, into another folder (--frames)."
+            f"{row.video} is stored at {row.fps:g} frames a second instead of {row.source_fps:g}; this model expects "
+            f"{spec.fps:g}. Preprocess with --fps {spec.fps:g}, or without, into another folder (--frames)."
         )
     try:
         return clip_step(spec.frame_stride, row.every, spec.fps, row.fps or None)

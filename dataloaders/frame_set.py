@@ -72,7 +72,7 @@ def open_frames(
     if not frames.is_dir():
         raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
     if (frames / PARTIAL_PACK_NAME).is_file() and not is_packed(frames):
-        raise UserError(f"The packing into {frames} was interrupted. Give its command again: it goes on where it was.")
+        raise UserError(f"The packing into {frames} was interrupted. Repeat the command: it continues.")
     if is_packed(frames):
         check_manifest(frames)
     if not manifest.names(frames):
@@ -123,7 +123,7 @@ def _check_size(source: DataSource, frames: Path, rows: Sequence[VideoRow], spec
                 wanted = f"frames that keep their aspect (--size short:{min(spec.resize)})"
             other = "" if spec.keep_aspect else f" (or --size short:{min(spec.resize)}: aspect kept)" * any_aspect
             raise UserError(
-                f"{frames} holds {held}; this model wants {wanted}. Choose another --frames folder for them. "
+                f"{frames} holds {held}; this model expects {wanted}. Choose another --frames folder for them. "
                 f"{_how_to_extract(source, spec)}{other}"
             )
 
@@ -178,6 +178,6 @@ def other_classes(classes: Sequence[str], frame_set: FrameSet) -> str:
         if labels
     ]
     return (
-        f"The checkpoint knows {plural(len(classes), 'class')}, and {name} has {len(found)}: "
+        f"The checkpoint has {plural(len(classes), 'class')}, and {name} has {len(found)}: "
         + f"{', '.join(differences)}."
     )

@@ -71,7 +71,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="a folder of extracted frames")
-    which.add_argument("--verify", metavar="DIR", help="read a pack to its last byte and check its hashes")
+    which.add_argument("--verify", metavar="DIR", help="read a whole pack and check its hashes")
     parser.add_argument("--size", type=parse_size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
     parser.add_argument("--output", metavar="DIR", help="folder for the pack (default: <frames>-packed)")
     parser.add_argument(
@@ -94,9 +94,7 @@ def frames_of(source: DataSource, asked: FrameSize | None) -> Path:
     others = [folder for folder in beside if folder.is_dir() and not is_packed(folder)]
     if others:
         there = " and ".join(str(folder) for folder in others)
-        raise UserError(
-            f"There are no frames in {frames}, but in {there}: name the ones to pack by --frames or --size."
-        )
+        raise UserError(f"There are no frames in {frames}, but in {there}: choose them by --frames or --size.")
     raise UserError(
         f"There are no frames in {frames}. Extract them first: python -m dataloaders.preprocess --dataset {source.name}"
     )
@@ -108,7 +106,7 @@ def _gigabytes(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of gigabytes above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of gigabytes greater than 0")
     return value
 
 
@@ -116,15 +114,15 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
     """Writes the pack of `frames` into `output`. Raises UserError where frames are missing or the disk is too small."""
     rows = _rows_to_pack(frames)
     if output == frames or frames in output.parents or output in frames.parents:
-        raise UserError(f"--output {output} and the frames in {frames} lie in each other. Choose a folder beside it.")
+        raise UserError(f"--output {output} and the frames in {frames} contain each other. Choose a separate folder.")
     manifest_hash = sha256_of(frames / manifest.NAME)
     if _is_packed_already(frames, output, manifest_hash):
         return
     if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file, and the pack is to be a folder. Choose another --output.")
+        raise UserError(f"{output} is a file, not a folder. Choose another --output.")
     is_begun = (output / PARTIAL_PACK_NAME).is_file()
     if output.is_dir() and not is_begun and any(not path.name.startswith(".") for path in output.iterdir()):
-        raise UserError(f"{output} has files in it that no packing wrote. Choose another --output.")
+        raise UserError(f"{output} has files that are not from a pack. Choose another --output.")
 
     start = time.monotonic()
     sizes = _frame_sizes(frames, rows)
@@ -175,7 +173,7 @@ def _rows_to_pack(frames: Path) -> list[VideoRow]:
     if not manifest.names(frames):
         manifest.write_manifest(frames, index_frames(frames))  # made elsewhere
     if not manifest.is_complete(frames):
-        raise UserError(f"The extraction into {frames} was interrupted. Let it end first: its command goes on.")
+        raise UserError(f"The extraction into {frames} was interrupted. Complete it first, with the same command.")
     rows = manifest.usable(manifest.read_manifest(frames))
     if not rows:
         raise UserError(f"{frames / manifest.NAME} lists no video that can be used.")
@@ -198,7 +196,7 @@ def _frame_sizes(frames: Path, rows: Sequence[VideoRow]) -> list[np.ndarray]:
         return np.array(sizes, np.uint32)
 
     with ThreadPoolExecutor(READERS) as pool:
-        return list(progress(pool.map(sizes_of, rows), len(rows), "Looking at frames", "videos"))
+        return list(progress(pool.map(sizes_of, rows), len(rows), "Checking frames", "videos"))
 
 
 def _done_volumes(output: Path, volumes: Sequence[Volume], manifest_hash: str) -> list[dict]:
@@ -239,7 +237,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
             try:
                 written = write_volume(frames, temporary, volume)
                 if sha256_of(temporary) != written:
-                    raise UserError(f"{temporary} does not read back as it was written: is that disk failing?")
+                    raise UserError(f"{temporary} differs from what was written: is the disk failing?")
                 temporary.replace(output / volume.name)
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -247,7 +245,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
             done.append({"name": volume.name, "bytes": volume.num_bytes, "sha256": written})
             _save_json(output / PARTIAL_PACK_NAME, {"plan": plan, "volumes": done})
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(done)} of {plural(len(volumes), 'file')} are packed; the same command goes on from there.")
+        print(f"{len(done)} of {plural(len(volumes), 'file')} are packed; the same command continues.")
         raise
 
 
@@ -279,7 +277,7 @@ def _save_json(path: Path, content: dict) -> None:
 def verify(folder: Path) -> None:
     """Reads a pack to its last byte. Raises UserError that names the files which are not as they were written."""
     if not is_packed(folder):
-        raise UserError(f"{folder} is no pack: it has no {PACK_NAME}. python -m dataloaders.pack makes one.")
+        raise UserError(f"{folder} is not a pack: it has no {PACK_NAME}. Create one: python -m dataloaders.pack")
     check_manifest(folder)
     content = read_pack(folder)
     rows = manifest.usable(manifest.read_manifest(folder))
@@ -289,10 +287,10 @@ def verify(folder: Path) -> None:
         name for name, known in progress(files, len(files), "Reading", "files") if sha256_of(folder / name) != known
     ]
     if damaged:
-        raise UserError(f"{folder}: not as it was written: {', '.join(damaged)}. {REPACK}")
+        raise UserError(f"{folder}: files are damaged: {', '.join(damaged)}. {REPACK}")
     num_bytes = sum(entry["bytes"] for entry in content["volumes"])
     print(
-        f"{folder} is whole: {plural(len(rows), 'video')} in {plural(len(files) - 1, 'file')}, {gigabytes(num_bytes)}."
+        f"{folder} is complete: {plural(len(rows), 'video')}, {plural(len(files) - 1, 'file')}, {gigabytes(num_bytes)}."
     )
 
 

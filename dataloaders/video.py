@@ -82,7 +82,7 @@ class VideoReader:
 
         if self.stream.codec_context is None:
             self.container.close()
-            raise VideoError("its video codec is not known")
+            raise VideoError("its video codec is unknown")
         self.stream.thread_type = threads
         self.rate = self.stream.average_rate or self.stream.guessed_rate or None
         self.fps = float(self.rate) if self.rate else None
@@ -181,4 +181,4 @@ def _read_whole(path: Path) -> None:
 
 
 def _why_not_opened(path: Path) -> str:
-    return "the file is empty (0 bytes)" if path.stat().st_size == 0 else "it is not a video that can be opened"
+    return "the file is empty (0 bytes)" if path.stat().st_size == 0 else "it cannot be opened as a video"

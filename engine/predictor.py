@@ -123,5 +123,5 @@ def network_logits(model: nn.Module, spec: InputSpec, device: torch.device, amp:
 def check_probabilities(probs: np.ndarray) -> np.ndarray:
     """Returns the probabilities; raises a UserError where one is not a number."""
     if not np.isfinite(probs).all():
-        raise UserError("The network's answer is not a number (NaN): its weights are damaged, or diverged.")
+        raise UserError("The network's output is not a number (NaN): its weights are damaged, or diverged.")
     return probs

@@ -39,17 +39,17 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m network",
-        description="Without a command: prints every model with its parameters for 101 classes, its multiply-adds for "
-        "a clip, the clip it takes and the names of its known weights.",
+        description="Without a command, lists all models: parameters (101 classes), multiply-adds per clip, input clip "
+        "and names of pretrained weights.",
     )
     commands = parser.add_subparsers(dest="command", metavar="show | convert | check")
     show = commands.add_parser("show", help="print a model's layers with output shapes and parameters")
     show.add_argument("model", metavar="NAME")
-    convert = commands.add_parser("convert", help="convert weights of another program into a checkpoint of this one")
+    convert = commands.add_parser("convert", help="convert weights of another program into a checkpoint")
     convert.add_argument("source", metavar="IN", help="a file, FILE+MEAN, or a name such as kinetics400")
     convert.add_argument("output", metavar="OUT.pth", type=Path)
-    convert.add_argument("--model", required=True, metavar="NAME", help="the network that the weights belong to")
-    convert.add_argument("--labels", type=Path, metavar="FILE", help="text file with one class name a line")
+    convert.add_argument("--model", required=True, metavar="NAME", help="network of the weights")
+    convert.add_argument("--labels", type=Path, metavar="FILE", help="text file with a class name on each line")
     check = commands.add_parser("check", help="check that a file holds the published Sports-1M weights of C3D")
     check.add_argument("file", metavar="FILE")
     check.add_argument("--model", required=True, metavar="NAME", help="c3d")
@@ -57,7 +57,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     if args.command in ("show", "convert"):
         check_model_name(args.model)
     elif args.command == "check" and args.model != "c3d":
-        raise UsageError(f"'check' knows the answer of c3d only (to a clip of zeros), not of {args.model}.")
+        raise UsageError(f"'check' needs c3d, whose output for a clip of zeros is known, not {args.model}.")
     return args
 
 
@@ -113,7 +113,7 @@ def check(source: str, model_name: str) -> int:
     with torch.inference_mode():
         probs = model.eval()(torch.zeros(1, 3, spec.clip_len, spec.crop_size, spec.crop_size)).softmax(dim=1)[0]
     top = int(probs.argmax())
-    found = f"For a clip of zeros class {top} of {SPORTS1M_CLASSES} is the top one, with {100 * probs[top]:.1f} %"
+    found = f"For a clip of zeros class {top} of {SPORTS1M_CLASSES} is the most probable, with {100 * probs[top]:.1f} %"
     if top == SPORTS1M_ZEROS:
         print(f"{found}, as for the published weights: these are right.")
         return 0

@@ -19,8 +19,8 @@ def add_network_flags(group: argparse._ActionsContainer, labels: bool = True, de
         add("--labels", type=Path, help="with --model: text file with a class name on each line")
     if not device:
         return
-    add("--device", default="auto", help="cuda, cuda:1, mps or cpu (default: a GPU where there is one)")
-    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="precision; auto: bf16 where it is fast")
+    add("--device", default="auto", help="cuda, cuda:1, mps or cpu (default: a GPU if present)")
+    add("--amp", default="auto", choices=("auto", "off", "bf16"), help="precision; auto: bf16 if it is fast")
 
 
 def check_network_flags(args: argparse.Namespace, checkpoint: str = "--checkpoint FILE") -> None:

@@ -47,14 +47,14 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
-    parser.add_argument("--frames", help="folder of its frames (default: as in mypath.py, or FOLDER-frames)")
+    parser.add_argument("--frames", help="extracted frames (default: as in mypath.py, or FOLDER-frames)")
     parser.add_argument("--split", choices=SPLITS, help="split to check (default: 1, given or random)")
     parser.add_argument(
-        "--val", choices=("auto", "none"), default="auto", help="validation as for train.py (default: auto)"
+        "--val", choices=("auto", "none"), default="auto", help="validation split as in train.py (default: auto)"
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
     parser.add_argument("--decode", action="store_true", help="decode every frame, for exact counts; slow")
-    parser.add_argument("--clip-len", type=positive, help="frames per clip (default: of mypath.py's model)")
+    parser.add_argument("--clip-len", type=positive, help="frames per clip (default: as in the default model)")
     parser.add_argument(
         "--frame-stride", type=positive, help="step between a clip's frames, with --clip-len (default: 1)"
     )

@@ -27,14 +27,14 @@ KINDS = {
     "empty_class": "class folders without videos, which preprocessing and training refuse",
     "missing_part": "classes without training, validation or test videos",
     "case_only": "class folders whose names differ in upper and lower case only",
-    "ignored": "files that are not where videos are looked for, and are left out",
+    "ignored": "files outside the class folders, which are not read",
     "damaged": "videos that are damaged in places",
-    "still": "videos in which nothing changes",
+    "still": "videos without motion",
     "too_short": "videos shorter than a clip, which repeat from their beginning",
     "long": "videos much longer than the others",
-    "aspect": "videos of an unusual shape, which storing at one size distorts",
-    "tiny": "videos with very small pictures",
-    "header_count": "videos whose header claims another number of frames",
+    "aspect": "videos of an unusual aspect, which storing at one size distorts",
+    "tiny": "videos with very small frames",
+    "header_count": "videos with a wrong number of frames in the header",
     "uneven": "videos whose frames are not evenly spaced in time",
 }
 SHARING = ("shared_recording", "shared_file")
@@ -168,7 +168,7 @@ def leak_warning(source: DataSource, split: Split, rows: Sequence[VideoRow], com
             leaks.append(f"{plural(len(of_kind), what)} in more than one part (first: {of_kind[0]})")
     if not leaks:
         return ""
-    return f"WARNING: split {split.name} leaks, and its accuracy will be too good: {'; '.join(leaks)}. All: {command}"
+    return f"WARNING: split {split.name} leaks, and its accuracy will be too high: {'; '.join(leaks)}. All: {command}"
 
 
 def _possibly_equal(split: Split, rows: Sequence[VideoRow]) -> list[VideoRow]:
@@ -251,4 +251,4 @@ def _about_one(facts: VideoInfo, span: int, usual_seconds: float) -> Iterator[tu
         counted = "packets follow" if facts.counted == "packets" else "decode"
         yield "header_count", f"{facts.header_frames} in the header, {facts.num_frames} {counted}"
     if facts.uneven > UNEVEN:
-        yield "uneven", f"{100 * facts.uneven:.0f} % of the steps are half off the usual step or more"
+        yield "uneven", f"{100 * facts.uneven:.0f} % of the time steps differ by half or more from the usual step"

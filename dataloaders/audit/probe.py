@@ -116,7 +116,7 @@ class ProbeProcess:
         if "crash" not in answer:
             return VideoInfo(**answer)
         if self.worker.expired:
-            return VideoInfo(_size_of(path), f"the decoder was not done with it after {duration(limit)}")
+            return VideoInfo(_size_of(path), f"decoding took more than {duration(limit)}")
         return Crash(_size_of(path), f"the decoder crashed on it ({answer['crash']})")
 
     def close(self) -> None:
@@ -148,7 +148,7 @@ def probe_video(path: Path, decode: bool = False) -> VideoInfo:
     except VideoError as error:
         return VideoInfo(_size_of(path), str(error))
     except FileNotFoundError:
-        return VideoInfo(0, "there is no such file, only a link to it" if path.is_symlink() else "it is gone")
+        return VideoInfo(0, "it is a broken link" if path.is_symlink() else "it is gone")
     except OSError as error:
         return VideoInfo(_size_of(path), f"{error.strerror}".lower() or "it cannot be read")
 

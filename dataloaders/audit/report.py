@@ -53,7 +53,7 @@ def _summary(audit: Audit) -> list[str]:
         f"Frames     {_how_counted(audit)}",
     ]
     if totals["recordings"] == totals["videos"] and source.groups is None and source.layout == "folder":
-        lines.append("Groups     each video is its own recording; if some were cut from one, say 'groups' in mypath.py")
+        lines.append("Groups     each video is its own recording; if several share one, set 'groups' in mypath.py")
     balance = _imbalance(audit)
     lines.append(
         f"Imbalance  largest class {_short(balance['largest']['class'])} ({balance['largest']['videos']:,} videos), "
@@ -68,7 +68,7 @@ def _how_counted(audit: Audit) -> str:
     if ways["packets"]:
         known = len(audit.facts) - ways["packets"] - sum(bool(fact.unreadable) for fact in audit.facts.values())
         some = f" of {plural(ways['packets'], 'video')}" if known else ""
-        return f"counted in the packets{some}, some of which may show no frame (--decode counts those that do)"
+        return f"the number of packets{some}, some of which may have no frame (--decode counts the frames)"
     return "as decoded by preprocessing (manifest.csv)" if ways["manifest"] else "every one decoded"
 
 
@@ -82,7 +82,7 @@ def _class_table(audit: Audit, everything: bool) -> list[str]:
     if len(rows) > SHOWN_CLASSES and not everything:
         order = sorted(range(len(rows)), key=lambda number: -classes[number]["videos"])
         half = SHOWN_CLASSES // 2
-        left_out = f"... {len(rows) - 2 * half} classes between (--all shows them)"
+        left_out = f"... {len(rows) - 2 * half} classes between them (--all prints all)"
         rows = [rows[number] for number in order[:half]] + [left_out] + [rows[number] for number in order[-half:]]
         title = [f"The {half} largest and the {half} smallest of {plural(len(classes), 'class')}:"]
     rule = "-" * len(head)
@@ -115,7 +115,7 @@ def _found(audit: Audit, everything: bool) -> list[str]:
                 lines.append(f"  {len(of_kind):,}  {heading}")
                 lines += [line for text in shown for line in _broken(printable(text))]
             if len(shown) < len(of_kind):
-                lines.append(f"       ... and {len(of_kind) - len(shown):,} more (--all shows them)")
+                lines.append(f"       ... and {len(of_kind) - len(shown):,} more (--all prints all)")
     return [*lines, "", _verdict(audit)]
 
 
@@ -131,16 +131,16 @@ def _verdict(audit: Audit) -> str:
     name = audit.split.name
     levels = {finding.level for finding in audit.findings if finding.kind in SHARING}
     if not levels:
-        return f"Split {name} does not leak: no recording and no file is in two of its parts."
+        return f"Split {name} does not leak: no recording and no file is in two parts."
     if "leak" not in levels:
-        where = "what the official lists share" if "note" in levels else "what validation shares with training"
-        return f"Split {name} does not leak, but for {where}, above."
+        where = "files shared in the official lists" if "note" in levels else "videos shared with validation"
+        return f"Split {name} does not leak, except for {where}, above."
     advice = []
     if any(finding.kind == "shared_recording" for finding in audit.leaks):
         advice.append("put all videos of a recording into one part (--split random does)")
     if any(finding.kind == "shared_file" for finding in audit.leaks):
         advice.append("keep one of each set of equal files" + audit.source.kind.duplicates_note)
-    return f"Split {name} LEAKS: its accuracy will be too good. To mend it, {'; '.join(advice)}."
+    return f"Split {name} LEAKS: its accuracy will be too high. To fix it, {'; '.join(advice)}."
 
 
 def to_dict(audit: Audit) -> dict:
@@ -201,7 +201,7 @@ def _parts(audit: Audit) -> dict[str, int]:
 
 
 def _classes(audit: Audit) -> list[dict]:
-    """A row a class, in the order of the ids."""
+    """One row per class, in the order of the ids."""
     members = {label: [] for label in audit.classes}
     for video in audit.videos:
         members[video.label].append(video)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.download", description=__doc__.split("\n")[0])
     parser.add_argument("name", choices=DOWNLOADS, help="data set to fetch")
-    parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data, in the project)")
+    parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data/ in the project)")
     parser.add_argument(
         "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
     )
@@ -62,7 +62,7 @@ def download(
     if lists_only:
         archives = [archive for archive in archives if archive is data.lists]
     if not archives:
-        print(f"Everything is there already, in {folder}.")
+        print(f"All files already exist in {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".download.lock", timeout=0):
@@ -121,7 +121,7 @@ def _say_space(kind: Layout, archives: Sequence[Archive], folder: Path) -> None:
     need = max(to_fetch, 0) + (data.unpacked if data.videos in archives else 0)
     free = shutil.disk_usage(folder).free
     names = " and ".join(archive.name for archive in archives)
-    print(f"{names}: {size(max(to_fetch, 0))} to fetch, {size(need)} with what is in them, into {folder}.")
+    print(f"{names}: {size(max(to_fetch, 0))} to download, {size(need)} with the unpacked files, into {folder}.")
     if need > free:
         raise UserError(
             f"The disk of {folder} has {size(free)} free, and {size(need)} are needed. Free some space, or "
@@ -153,11 +153,11 @@ def _unpack_whole(kind: Layout, archive: Archive, folder: Path) -> None:
 
 
 def _say_by_hand(archives: Sequence[Archive], folder: Path, page: str) -> None:
-    print(f"\nBy hand, on a machine that reaches them (from {page}):")
+    print(f"\nTo download them on another machine (from {page}):")
     for archive in archives:
         print(f"  fetch {archive.urls[0]}  ({size(archive.about)})")
         print(f"  to    {folder / archive.name}")
-    print("and give the same command again: it checks and unpacks what is there.\n")
+    print("and repeat the command: it checks and unpacks the files.\n")
 
 
 def _say_entry(kind: Layout, folder: Path, lists_only: bool) -> None:

@@ -68,4 +68,4 @@ def unpack(archive: Path, folder: Path) -> None:
         said.append(f"{name}: {lines[-1].strip() if lines else f'status {answer.returncode}'}")
     if not said:
         raise UserError(f"No program here unpacks {archive}. {install_advice()}")
-    raise UserError(f"{archive} is not to be unpacked here ({'; '.join(said)}). {install_advice()}")
+    raise UserError(f"{archive} cannot be unpacked here ({'; '.join(said)}). {install_advice()}")

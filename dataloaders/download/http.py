@@ -56,14 +56,14 @@ def fetch(archive: Archive, path: Path, mirror: str | None = None, check_certifi
             print(f"  {error}")
             reasons.append(str(error))
         except (KeyboardInterrupt, Stopped):
-            print(f"Stopped at {size(num_bytes_there(path))}; the same command goes on from there.")
+            print(f"Stopped at {size(num_bytes_there(path))}; the same command continues.")
             raise
         except OSError as error:
             if out_of_space(error):
                 left = archive.about - num_bytes_there(path)
                 raise UserError(
-                    f"The disk of {path.parent} is full. What is fetched is kept: free some space (about "
-                    f"{size(left)} more for {archive.name}) and give the same command again."
+                    f"The disk of {path.parent} is full. The downloaded part is kept: free some space (about "
+                    f"{size(left)} more for {archive.name}) and repeat the command."
                 ) from error
             raise
     raise Unreachable("; ".join(dict.fromkeys(reasons)))
@@ -99,11 +99,11 @@ def _why_lost(url: str, error: Exception) -> str:
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):
         raise Refused(
-            f"the certificate of {host} is not to be verified ({reason.verify_message}). It may lack an intermediate "
-            "certificate; with --no-check-certificate the SHA-256 of the file alone is what it is known by"
+            f"the certificate of {host} cannot be verified ({reason.verify_message}). It may lack an intermediate "
+            "certificate; with --no-check-certificate the file is checked by its SHA-256 only"
         ) from error
     if isinstance(reason, OSError) and reason.errno is not None and reason.errno < 0:  # names that are not resolved
-        raise Refused(f"there is no way to {host} from here ({reason.strerror})") from error
+        raise Refused(f"{host} cannot be reached ({reason.strerror})") from error
     if isinstance(reason, ConnectionRefusedError):
         raise Refused(f"{host} refused the connection") from error
     return f"{host}: {reason or 'the connection broke off'}"
@@ -127,10 +127,10 @@ def _fetch_some(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
         return False
     with answer:
         if answer.headers.get_content_type() == "text/html":
-            raise Refused(f"{urllib.parse.urlsplit(url).netloc} gives a web page instead of {archive.name}")
+            raise Refused(f"{urllib.parse.urlsplit(url).netloc} sent a web page instead of {archive.name}")
         goes_on = answer.status == http.client.PARTIAL_CONTENT
         if have and not goes_on:
-            print(f"  the server cannot go on at {size(have)}; from the beginning")
+            print(f"  the server cannot resume at {size(have)}; starting again")
             have = 0
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -158,6 +158,6 @@ def check(archive: Archive, path: Path) -> None:
     if digest.hexdigest() != archive.sha256:
         raise UserError(
             f"{path} ({size(path.stat().st_size)}) is not the official archive, or damaged: its SHA-256 is "
-            f"{digest.hexdigest()[:16]}... and not {archive.sha256[:16]}... Delete it and give the same command again, "
-            "or fetch it from elsewhere (--from URL)."
+            f"{digest.hexdigest()[:16]}... and not {archive.sha256[:16]}... Delete it and repeat the command, or use "
+            "another server (--from URL)."
         )

@@ -31,7 +31,7 @@ def index_frames(frames: Path) -> list[VideoRow]:
             content = (folder / pattern.format(first)).read_bytes()  # imread crashes on names that are no UTF-8
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
             if image is None:
-                raise UserError(f"{folder / pattern.format(first)} is not a picture that can be read.")
+                raise UserError(f"{folder / pattern.format(first)} is not a readable picture.")
             relative = folder.relative_to(frames).as_posix()
             rows.append(
                 VideoRow(
@@ -57,7 +57,7 @@ def index_frames(frames: Path) -> list[VideoRow]:
                 )
             )
     if not rows:
-        raise UserError(f"{frames} has no frames in it: <class>/<video>/00001.jpg is what is looked for.")
+        raise UserError(f"{frames} has no frames. The expected layout is <class>/<video>/00001.jpg.")
     return rows
 
 
@@ -72,8 +72,8 @@ def _classes(frames: Path) -> list[tuple[str, Path]]:
 
 def _no_videos(class_folder: Path, frames: Path) -> str:
     if any(FRAME_NAME.fullmatch(path.name) for path in class_folder.iterdir()):
-        return f"{class_folder} has frames in it where videos should be. A tree of frames is {frames}/<class>/<video>/."
-    return f"{class_folder} has no folders of frames in it. Put its videos' frames there, or take it away."
+        return f"{class_folder} has frames instead of folders of frames. The layout is {frames}/<class>/<video>/."
+    return f"{class_folder} has no folders of frames. Add its videos' frames, or remove the folder."
 
 
 def _folders_in(folder: Path) -> list[Path]:
@@ -94,7 +94,7 @@ def _frame_pattern(folder: Path) -> tuple[str, int, int]:
         raise UserError(f"{folder} has no frames named like 00001.jpg, image_00001.jpg or img_00001.jpg.")
     if len(by_prefix) > 1:
         series = " and ".join(sorted(min(names.values()) for names in by_prefix.values()))
-        raise UserError(f"{folder} has more than one series of frames ({series} begin them). Take all but one away.")
+        raise UserError(f"{folder} has more than one series of frames (from {series}). Remove all but one.")
     (names,) = by_prefix.values()
     numbers = sorted(names)
     if numbers[-1] - numbers[0] + 1 != len(numbers):

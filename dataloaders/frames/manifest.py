@@ -1,4 +1,4 @@
-"""manifest.csv: one row a video, what was extracted, what was refused and why.
+"""manifest.csv: one row per video, what was extracted, what was refused and why.
 
 Training and evaluation read it, never the folders. While a run extracts, finished rows go to manifest.partial.csv,
 one line each; when all are done they become manifest.csv at once. A run of one shard writes manifest.3-of-8.csv and
@@ -26,7 +26,7 @@ from dataloaders.frames.settings import Settings, read_size
 NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
 MERGED = ".manifest-merged"  # manifest.csv is whole, and what it was made from is being deleted
-REBUILD = "Preprocess again, with the settings of these frames, to have it rebuilt: python -m dataloaders.preprocess"
+REBUILD = "To rebuild it, preprocess again with the settings of these frames: python -m dataloaders.preprocess"
 MOST_LINES = 64  # of the file that one row takes; names may have line breaks
 
 
@@ -119,14 +119,14 @@ def salvage(frames: Path, name: str = NAME) -> tuple[list[VideoRow], list[str]]:
     rows, problems, expected, last_good = [], [], set(), 0
     header, _, content = (frames / name).read_bytes().partition(b"\n")
     if header + b"\n" != HEADER and not (is_partial(name) and not content):
-        problems.append("its first line is not the one that this version writes")
+        problems.append("its header line is not that of this version")
     for number, row, num_rows in _checked_rows(content):
         if row is not None:
             rows.append(row)
             expected.add(num_rows)
             last_good = len(problems)
         else:
-            problems.append(f"line {number} is not as it was written")
+            problems.append(f"line {number} was changed")
     if is_partial(name):  # the run may have been killed while it wrote the last row
         return rows, problems[:last_good]
 

@@ -67,7 +67,7 @@ def check_memory(rows: Sequence[VideoRow], sizes: Sequence[tuple[int, int]], pro
     what = f"--cache ram needs {gigabytes(need)} of memory for {plural(num_frames, 'decoded frame')}{each}"
     if free is not None and need + RESERVE > free:
         raise UserError(
-            f"{what}; {gigabytes(free)} are free, and {gigabytes(RESERVE)} of them are left to the run itself. Train "
+            f"{what}; {gigabytes(free)} are free, of which {gigabytes(RESERVE)} are reserved for the run. Train "
             "without it, or on fewer frames (preprocess with --every 4 into another folder takes a quarter)."
         )
     print(f"{what}; {'how much is free is not known here' if free is None else f'{gigabytes(free)} are free'}.")

@@ -124,7 +124,7 @@ def _check_frame(frames: Path, row: VideoRow, index: int, content: bytes, planne
     """A cut or foreign file is found here, and not in the tenth epoch. (To decode all would take an epoch's time.)"""
     path = frames / row.folder / row.frame_name(index)
     if len(content) != planned:
-        raise UserError(f"The frame {path} has changed while it was packed. Let the other program end first.")
+        raise UserError(f"The frame {path} has changed during packing. Wait until the other program has ended.")
     if row.quality:
         is_whole = content.startswith(JPEG) and content.endswith(JPEG_END)
     else:  # other programs may write PNG, or more behind the picture

@@ -55,8 +55,7 @@ def read_size(text: str) -> FrameSize:
         width, height = (positive(number) for number in kind.split("x"))
     except (ValueError, argparse.ArgumentTypeError) as error:
         raise ValueError(
-            f"'{text}' is no size; write it as 171x128 (width x height), or as short:256 (the shorter side, "
-            "the aspect kept)"
+            f"'{text}' is not a size; write 171x128 (width x height), or short:256 (shorter side, aspect kept)"
         ) from error
     return width, height
 

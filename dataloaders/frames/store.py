@@ -21,11 +21,8 @@ from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 
 REDO = "Delete its folder (or the whole frames folder), and preprocess again."
-REMAKE = (
-    "Make its video's frames again with the program that made them; or delete their folder, and manifest.csv, which is "
-    "then made anew without it."
-)
-REPACK = "Copy the pack anew, or delete its folder and pack again; python -m dataloaders.pack --verify DIR checks one."
+REMAKE = "Recreate the frames of its video, or delete their folder and manifest.csv, which is then rebuilt without it."
+REPACK = "Copy the pack again, or delete its folder and pack again; python -m dataloaders.pack --verify DIR checks it."
 
 PACK_NAME = "pack.json"  # written last: where it is, the pack is whole
 PARTIAL_PACK_NAME = "pack.partial.json"
@@ -210,7 +207,7 @@ def check_manifest(frames: Path) -> None:
     known = read_pack(frames)["manifest_sha256"]
     path = frames / manifest.NAME
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known:
-        raise UserError(f"{path} is not the one that was packed. {REPACK}")
+        raise UserError(f"{path} has changed since packing. {REPACK}")
 
 
 def read_pack(frames: Path) -> dict:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
 
     args = parse_args(argv)
     if args.fps and args.every != 1:
-        raise UsageError("--fps and --every both say which frames are kept. Give one of them.")
+        raise UsageError("--fps and --every both select frames. Give only one of them.")
     settings = Settings(args.size, args.every, args.quality, args.fps)
     source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
@@ -47,10 +47,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fps", type=rate, help="resample to this frame rate (default: the video's own)")
     parser.add_argument("--quality", type=percent, default=95, help="JPEG quality, 1 to 100 (default: 95)")
     parser.add_argument(
-        "--shard",
-        type=read_shard,
-        metavar="K/N",
-        help="extract the K-th of N parts, for N machines that share the folder",
+        "--shard", type=read_shard, metavar="K/N", help="extract part K of N, on N machines that share the folder"
     )
     return parser.parse_args(argv)
 
@@ -61,7 +58,7 @@ def rate(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of frames a second, such as 15 or 12.5")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a frame rate, such as 15 or 12.5")
     return value
 
 

@@ -41,12 +41,12 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
             preprocess(source, stored_settings(frames), split)
         return
     if frames.exists() and not frames.is_dir():
-        raise UserError(f"{frames} is a file, and a folder of frames is looked for there. Choose another --frames.")
+        raise UserError(f"{frames} is a file, not a folder of frames. Choose another --frames.")
     if frames.is_dir() and (state := shard_state(frames)):
         if state.missing:
             raise UserError(
-                f"{frames} is made in shards, and {state} is missing. Extract it, or preprocess without --shard, which "
-                "takes what is there and extracts the rest."
+                f"{frames} is extracted in shards, and {state} is missing. Extract it, or preprocess without --shard "
+                "to extract only the missing videos."
             )
         rows, _ = manifest.salvage(frames, Shard(1, state.total).manifest_name)
         preprocess(source, rows[0].settings if rows else Settings(size), split)
@@ -88,13 +88,13 @@ def _rebuild(source: DataSource, frames: Path, size: tuple[int, int], split: str
     frames."""
     rows, problems = manifest.salvage(frames) if (frames / manifest.NAME).is_file() else ([], ["it is gone"])
     if not (frames / LOCK).exists() and not any(row.quality for row in rows):
-        print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is made anew from the folders.")
+        print(f"{frames / manifest.NAME} is damaged: {problems[0]}. It is rebuilt from the folders.")
         manifest.write_manifest(frames, index_frames(frames))
         return
     if not source.videos.is_dir():
         raise UserError(
-            f"{frames / manifest.NAME} is damaged: {problems[0]}. To rebuild it, the videos are needed, and "
-            f"there is no folder {source.videos}. Restore the manifest from a copy."
+            f"{frames / manifest.NAME} is damaged: {problems[0]}. Rebuilding needs the videos, but there is no "
+            f"folder {source.videos}. Restore the manifest from a copy."
         )
     preprocess(source, rows[0].settings if rows else Settings(size), split)
 

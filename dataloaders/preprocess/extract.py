@@ -187,7 +187,7 @@ def _write_frames(
             num_bytes += folder.add(num_frames, pixels, parameters)
             if num_frames == limit:
                 break
-    damage = f"damaged in {plural(reader.num_damaged, 'place')}: frames there are missing or spoilt"
+    damage = f"damaged in {plural(reader.num_damaged, 'place')}: frames there are missing or corrupted"
     note = damage if reader.num_damaged else ""
     return Extracted(num_frames, num_bytes, reader.fps or 0.0, reader.width, reader.height, *stored, note=note)
 
@@ -199,10 +199,10 @@ def refusal(error: Exception, video: Path) -> str:
     if isinstance(error, FileNotFoundError):
         if video.exists():  # then it is the folder that is gone
             raise error
-        return "there is no such file, only a link to it" if video.is_symlink() else "it is gone"
+        return "it is a broken link" if video.is_symlink() else "it is gone"
     if isinstance(error, cv2.error) and error.code != cv2.Error.STS_NO_MEM:
         raise error
-    return f"its frames take more memory than the {gigabytes(memory_limit())} that one video may have"
+    return f"decoding needs more than {gigabytes(memory_limit())} of memory, the limit for a video"
 
 
 Way = Callable[[VideoReader, Callable[[], None]], Iterator[av.VideoFrame]]
@@ -216,7 +216,7 @@ def _ways(video: Path, every: int, fps: float | None) -> list[Way]:
     if fps:
         with VideoReader(video) as reader:
             if not reader.rate:
-                raise VideoError("it does not say how many frames a second it has, which --fps must know")
+                raise VideoError("its frame rate is unknown, and --fps needs it")
             rate = Fraction(str(fps)) / reader.rate
         if not has_constant_rate(video, reader.rate):
             ways.append(lambda reader, alive: _by_time(reader, alive, Fraction(str(fps))))

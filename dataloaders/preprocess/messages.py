@@ -26,17 +26,17 @@ class Outcome:
 
 def print_split(shown: str, split: str) -> None:
     print(
-        f"The folders go on showing split {shown}. Training on split {split} picks its videos from the manifest; "
-        "nothing needs to be extracted again."
+        f"The folders stay arranged by split {shown}. Training on split {split} reads its videos from the manifest; "
+        "nothing is extracted again."
     )
 
 
 def print_removed(rows: Sequence[VideoRow], videos: Path) -> None:
-    _print_number(f"No longer in {videos} and therefore out of the manifest", [row.video for row in rows])
+    _print_number(f"No longer in {videos}, and removed from the manifest", [row.video for row in rows])
 
 
 def print_missing(videos: Sequence[str]) -> None:
-    _print_number("Frames that the manifest lists are not there as it says, and are extracted again", videos)
+    _print_number("Frames differ from the manifest, and are extracted again", videos)
 
 
 def print_retried(videos: Sequence[str]) -> None:
@@ -66,8 +66,8 @@ def print_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> N
     """rows: of all the run's videos, those that were done before too."""
     if outcome.confirmed:
         print(
-            f"Rebuilt {plural(len(outcome.confirmed), 'row')} of the manifest from frames that were there; their "
-            "videos were decoded to compare."
+            f"Rebuilt {plural(len(outcome.confirmed), 'row')} of the manifest from existing frames, which were "
+            "compared with their videos."
         )
     refused = [row for row in outcome.rows if row.status == "refused"]
     extracted = [row for row in outcome.rows if row.status == "ok" and row.video not in outcome.confirmed]
@@ -79,7 +79,7 @@ def print_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> N
             f"into {frames} in {duration(outcome.seconds)}."
         )
     _say_reasons(refused, f"{plural(len(refused), 'file')} refused:")
-    _say_reasons(damaged, f"{plural(len(damaged), 'video')} used in spite of damage:")
+    _say_reasons(damaged, f"{plural(len(damaged), 'video')} used despite damage:")
     for label in sorted({row.label for row in rows} - {row.label for row in rows if row.status == "ok"}):
         print(f"Class {label} has no video that can be used.")
     if not any(row.status == "ok" for row in rows):

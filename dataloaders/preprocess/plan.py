@@ -34,8 +34,8 @@ def check_folder_is_ours(frames: Path) -> None:
     """A folder in which a run of this program began has its lock."""
     if not manifest.names(frames) and not (frames / LOCK).exists() and has_content(frames):
         raise UserError(
-            f"{frames} has files in it that no run of this program wrote. Frames made elsewhere can be trained on as "
-            "they are; to extract, choose another folder: --frames DIR"
+            f"{frames} has files that preprocessing did not write. Training can read frames of other programs; to "
+            "extract, choose another folder: --frames DIR"
         )
 
 
@@ -54,10 +54,10 @@ def read_existing_frames(frames: Path, settings: Settings) -> ExistingFrames:
         rows.update({row.video: row for row in found})
     for row in rows.values():
         if not row.quality:
-            raise UserError(f"{frames} holds frames that were made elsewhere. Choose another folder: --frames DIR")
+            raise UserError(f"{frames} has frames of another program. Choose another folder: --frames DIR")
         if row.settings != settings:
             raise UserError(
-                f"{frames} holds frames at {row.settings}, and {settings} is asked for. "
+                f"{frames} has frames at {row.settings}, not at {settings}. "
                 "Choose another folder (--frames DIR), or delete that one."
             )
     return ExistingFrames(rows, next((row.split for row in rows.values()), ""), is_damaged)

@@ -56,7 +56,7 @@ def preprocess(
     shown = split_videos(source, videos, split)
     frames = source.frames_for(settings.size)
     if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
-        raise UserError(f"{frames} is a pack, to which nothing can be added. Extract into another folder: --frames DIR")
+        raise UserError(f"{frames} is a pack, which cannot be extended. Extract into another folder: --frames DIR")
     frames.mkdir(parents=True, exist_ok=True)
     check_folder_is_ours(frames)
 
@@ -142,7 +142,7 @@ def _extract(
     except OSError as error:
         raise _explain(error, frames, len(plan.jobs), len(outcome.rows), outcome.num_bytes) from error
     except (KeyboardInterrupt, Stopped):
-        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command goes on from there.")
+        print(f"{len(outcome.rows)} of {plural(len(plan.jobs), 'video')} done; the same command continues.")
         raise
     finally:
         results.close()  # ends the workers, which would go on writing
@@ -154,8 +154,8 @@ def _extract(
 
 def _other_settings(folder: Path, settings: Settings) -> str:
     return (
-        f"{folder} does not hold what its video gives at {settings}, and the manifest that would tell is damaged. Give "
-        "the settings that these frames were made with; or delete that folder, if it is damaged too."
+        f"{folder} differs from its video at {settings}, and the manifest with the settings is damaged. Give the "
+        "settings of these frames, or delete the folder if it is damaged too."
     )
 
 
@@ -164,7 +164,7 @@ def _merge_or_say_what_is_missing(frames: Path, videos: Sequence[SourceVideo]) -
         rows = merge_shards(frames)
         state = shard_state(frames)
     if rows is None and state is not None:
-        print(f"Not there yet: {state}. The one that comes last makes {frames / manifest.NAME}.")
+        print(f"Missing: {state}. The last shard to end writes {frames / manifest.NAME}.")
     elif rows is not None:
         missing = sorted({video.video for video in videos} - {row.video for row in rows})
         if missing:
@@ -208,6 +208,6 @@ def _explain(error: OSError, frames: Path, num_todo: int, num_done: int, num_byt
         return error
     needed = f" (about {gigabytes(num_bytes / num_done * (num_todo - num_done))} more)" if num_bytes else ""
     return UserError(
-        f"The disk of {frames} is full. What is extracted is kept: free some space{needed} and give the same command "
-        "again, or choose another folder (--frames DIR)."
+        f"The disk of {frames} is full. Extracted videos are kept: free some space{needed} and repeat the command, "
+        "or choose another folder (--frames DIR)."
     )

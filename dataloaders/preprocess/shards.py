@@ -53,7 +53,7 @@ def read_shard(text: str) -> Shard:
     """3/8 -> Shard. Raises argparse's error."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None or not 1 <= int(match.group(1)) <= int(match.group(2)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no shard; write it as 3/8, from 1/8 to 8/8")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a shard; write 3/8, from 1/8 to 8/8")
     return Shard(int(match.group(1)), int(match.group(2)))
 
 
@@ -86,7 +86,7 @@ def shard_state(frames: Path) -> ShardState | None:
     if len(totals) > 1:
         raise UserError(
             f"{frames} holds shards of different divisions ({', '.join(sorted(match.group(0) for match in found))}). "
-            "Preprocess without --shard: it takes what is there and extracts the rest."
+            "Preprocess without --shard to extract only the missing videos."
         )
     begun = frozenset(int(match.group(1)) for match in found if match.group(3))
     done = frozenset(int(match.group(1)) for match in found if not match.group(3)) - begun
@@ -98,8 +98,8 @@ def check_division(frames: Path, shard: Shard) -> None:
     state = shard_state(frames)
     if state is not None and state.total != shard.total:
         raise UserError(
-            f"{frames} is being made in {state.total} shards, and {shard} is asked for. Go on with shards of "
-            f"{state.total}, or preprocess without --shard: that takes what is there and extracts the rest."
+            f"{frames} is extracted in {state.total} shards, not as {shard}. Use shards of {state.total}, or "
+            "preprocess without --shard to extract only the missing videos."
         )
 
 

@@ -75,11 +75,11 @@ class Extractor:
 
     def _refused(self, crash: str, num_bytes: int) -> Extracted:
         if self.worker.expired == "stall":
-            return Extracted(refused=f"the decoder was stuck on it: no frame came for {duration(self.limits.stall)}")
+            return Extracted(refused=f"the decoder yielded no frame for {duration(self.limits.stall)}")
         if self.worker.expired:
             return Extracted(
-                refused=f"it was not done after {duration(self.limits.seconds_for(num_bytes))}, which is more than any "
-                f"whole video of {gigabytes(num_bytes)} takes"
+                refused=f"decoding took more than {duration(self.limits.seconds_for(num_bytes))}, the limit "
+                f"for a video of {gigabytes(num_bytes)}"
             )
         return Extracted(refused=f"the decoder crashed on it ({crash})", doubtful=True)
 

@@ -23,7 +23,7 @@ class DataSource:
     flip     whether a mirrored video still shows the same action; None: not known
     groups   regular expression on the file name without ending; videos whose match (first bracket, if any) is equal
              were cut from one recording and stay together in every split. None: each video is its own group
-    list     text or csv file with a line a video (see video_list.py), instead of class folders
+    list     text or csv file with one line per video (see video_list.py), instead of class folders
     classes  file that names the classes of a list, in their order
     drawing  how recordings are told from names, and random splits drawn; 1: as runs made before this was stored had it
     """

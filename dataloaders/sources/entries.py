@@ -27,9 +27,9 @@ def source_of_entry(name: str, entry: dict, root: Path) -> DataSource:
     """The data set that an entry of mypath.py describes. Raises UserError that names the line of a mistake."""
     _check_values(name, entry, root)
     if not entry.get("videos") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has no key 'videos'. Say there where its videos lie.")
+        raise UserError(f"mypath.py: '{name}' has no key 'videos', the folder of its videos. Add it.")
     if entry.get("classes") and not entry.get("list"):
-        raise UserError(f"mypath.py: '{name}' has 'classes', which goes with a 'list'; folders have their own names.")
+        raise UserError(f"mypath.py: '{name}' has 'classes', which needs a 'list'; folders name their classes.")
     listed = _path(entry["list"], root) if entry.get("list") else None
     videos = _path(entry["videos"], root) if entry.get("videos") else listed.parent
     layout_name = entry.get("layout") or "folder"

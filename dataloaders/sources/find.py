@@ -59,7 +59,7 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
     if extracted:
         return _with_layout_of_frames(source, extracted[0])
     if listed:
-        raise UserError(f"There is no list '{name}'. --dataset takes a list with a line a video, or a folder of them.")
+        raise UserError(f"There is no list '{name}'. --dataset takes a list of videos, or a folder of class folders.")
     if "/" in name or "\\" in name or name.startswith("."):
         raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
     raise UsageError(
@@ -83,7 +83,7 @@ def _refuse_flat_folder(folder: Path) -> None:
     if not subfolders(folder):
         why = why_no_videos(folder, folder)
         example = f"A data set is a folder of class folders: {folder.name}/<class>/<video>."
-        raise UserError(why or f"{folder} has no folders in it. {example}")
+        raise UserError(why or f"{folder} has no folders. {example}")
 
 
 def _with_layout(source: DataSource) -> DataSource:
@@ -143,8 +143,7 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
     if empty and not (empty_too and len(empty) < len(folders)):
         raise UserError(
             why_no_videos(empty[0], source.videos)
-            or f"The class folder {empty[0]} has no videos in it (hidden files do not count). Put its videos there, "
-            "or remove the folder."
+            or f"The class folder {empty[0]} has no videos (hidden files are ignored). Add videos or remove it."
         )
     for given, folder in folders:
         files = video_files(folder)
@@ -153,12 +152,12 @@ def _videos_in_folders(source: DataSource, empty_too: bool) -> list[SourceVideo]
             found.append(SourceVideo(path.relative_to(source.videos).as_posix(), label, "", given))
     if not found:
         why = why_no_videos(source.videos, source.videos)
-        raise UserError(why or f"{source.videos} has no class folders. It should look like <class>/<video> in there.")
+        raise UserError(why or f"{source.videos} has no class folders. The expected layout is <class>/<video>.")
     stray = stray_videos(source.videos, [folder for _, folder in folders])
     if stray:
         first = stray[0].relative_to(source.videos).as_posix()
         number = plural(len(stray), "video")
-        print_once(f"Note: not used, since not directly in a class folder: {number} (first: {first}).")
+        print_once(f"Note: not used, because not directly in a class folder: {number} (first: {first}).")
     _refuse_doubled_parts(found)
     groups = groups_of(source, [(video.label, video.stem) for video in found])
     return [replace(video, group=group) for video, group in zip(found, groups, strict=True)]
@@ -173,17 +172,17 @@ def _listed_videos(source: DataSource) -> list[SourceVideo]:
 def _missing_videos(source: DataSource) -> str:
     if source.videos.as_posix().startswith("/path/to/"):
         return (
-            f"mypath.py is not edited yet: it says that the videos of '{source.name}' lie in {source.videos}. "
-            "Put their real folder there, fetch them (python -m dataloaders.download, for UCF101 and HMDB51), or try "
-            "the generated data set: --dataset demo"
+            f"mypath.py is not edited yet: its folder of the videos of '{source.name}' is {source.videos}. Enter the "
+            "real folder, download the videos (python -m dataloaders.download, for UCF101 and HMDB51), or use the "
+            "generated data set: --dataset demo"
         )
     packed = packed_videos(source.videos)
     if packed:
         commands = unpack_commands(packed[0].parent, packed)
         return f"There is no folder {source.videos}, but {packed[0]}, which is not unpacked. Run: {commands}"
     return (
-        f"There is no folder {source.videos}, where the videos of '{source.name}' should lie. "
-        "Correct it in mypath.py, or put the videos there."
+        f"There is no folder {source.videos} for the videos of '{source.name}'. Correct it in mypath.py, or create "
+        "the folder."
     )
 
 

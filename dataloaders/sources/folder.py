@@ -108,7 +108,7 @@ def why_no_videos(folder: Path, root: Path) -> str:
     video = next((path for path in _below(folder, 3) if path.suffix.lower() in VIDEO_SUFFIXES), None)
     if video is not None and video.parent != folder:
         return (
-            f"Its videos lie deeper ({video.relative_to(folder).as_posix()}). A data set is <folder>/<class>/<video>."
+            f"Its videos are deeper ({video.relative_to(folder).as_posix()}). A data set is <folder>/<class>/<video>."
         )
     return ""
 

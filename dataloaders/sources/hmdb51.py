@@ -1,6 +1,6 @@
 """HMDB51. Kuehne et al.: "HMDB: A Large Video Database for Human Motion Recognition", ICCV 2011.
 
-Videos are named <film>_<class>_<tags>_<number>.avi. The official splits are in list files, one a class and split.
+Videos are named <film>_<class>_<tags>_<number>.avi. The official splits are in list files, one per class and split.
 """
 
 import re
@@ -69,15 +69,15 @@ class Hmdb51(Layout):
     def official_split(self, source: Source, videos: Sequence[Video], split: str) -> tuple[dict[str, str], list[str]]:
         if source.splits is None:
             raise UserError(
-                f"The splits of HMDB51 are in its list files, and there are none in {source.videos}, beside it or "
-                f"beside {source.frames}. Fetch test_train_splits.rar and unpack it (python -m dataloaders.download "
-                "hmdb51 --lists-only does both), or name its folder in mypath.py's 'splits'; without lists: --split "
-                "random, which keeps films whole."
+                f"The splits of HMDB51 need its list files, which are not in {source.videos}, beside it or beside "
+                f"{source.frames}. Download and unpack test_train_splits.rar (python -m dataloaders.download hmdb51 "
+                "--lists-only does both), or set 'splits' in mypath.py to its folder; without lists: --split random, "
+                "which keeps films whole."
             )
         return split_by_lists(source, videos, partial(read_hmdb51_lists, split=split))
 
     def unpack_commands(self, archive: str) -> str | None:
-        """hmdb51_org.rar holds 51 archives, one a class."""
+        """hmdb51_org.rar holds 51 archives, one per class."""
         if archive != self.download.videos.name:
             return None
         inner = f'unrar x ../{archive} && for f in *.rar; do unrar x "$f" && rm "$f"; done'

@@ -154,7 +154,7 @@ def split_by_lists(
             f"(first video: {unlisted[0]}). Is this the right folder of lists?"
         )
     if unlisted:
-        notes.append(f"In no list and therefore unused: {plural(len(unlisted), 'video')} (first: {unlisted[0]}).")
+        notes.append(f"Unused, because in no list: {plural(len(unlisted), 'video')} (first: {unlisted[0]}).")
     here, labels = {_key(video) for video in videos}, {video.label for video in videos}
     absent = [key for key in listed if key not in here and key.partition("/")[0] in labels and listed[key] != "unused"]
     if absent:

@@ -17,7 +17,7 @@ from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, p
 def read_video_list(source: DataSource) -> VideoList:
     """The list, read again where it or the file of its classes has changed."""
     if not source.list.is_file():
-        raise UserError(f"There is no list {source.list}, which names the videos of '{source.name}'.")
+        raise UserError(f"There is no list {source.list} of the videos of '{source.name}'.")
     names = class_file(source.list, source.classes)
     listed = _read_once(source.list, source.videos, source.classes, _state(source.list), names and _state(names))
     for note in listed.notes:
@@ -72,13 +72,13 @@ def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
     found = [(row, line) for row, line in zip(rows, lines, strict=True) if line is not None]
     if not found:
         raise UserError(
-            f"None of the {plural(len(rows), 'video')} that have frames stands in {source.list} (first: "
+            f"None of the {plural(len(rows), 'video')} that have frames is in {source.list} (first: "
             f"{rows[0].video}). Is it the list of these frames?"
         )
     if len(found) < len(rows):
         first = next(row.video for row, line in zip(rows, lines, strict=True) if line is None)
         left_out = plural(len(rows) - len(found), "video")
-        print_once(f"Note: not in {source.list.name} and therefore left out: {left_out} (first: {first}).")
+        print_once(f"Note: left out, because not in {source.list.name}: {left_out} (first: {first}).")
     if len(found) < len(videos):
         seen = {line.video for _, line in found}
         missing = [video.video for video in videos if video.video not in seen]

@@ -29,7 +29,7 @@ def groups_of(source: DataSource, names: Sequence[tuple[str, str]]) -> list[str]
         if _are_recordings(stems, names):
             example = next(stem for (_, stem), short in zip(names, stems, strict=True) if short != stem)
             print_once(
-                f"Note: names end in counters ({example}): videos with the same name before it count as one recording "
+                f"Note: names end in counters ({example}): videos with the same text before it are one recording "
                 f"({plural(len(set(stems)), 'recording')} in all). If each is a recording of its own, say in mypath.py "
                 "groups=r'.+'."
             )

@@ -63,8 +63,8 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
     if asked is None and split in source.kind.splits and any(video.given for video in videos):
         who = "list divides" if source.list else "folders divide"
         notes.append(
-            f"The {who} these videos, which by their names are of {source.layout}: its split {split} is taken. "
-            "--split given keeps to what is there."
+            f"The {who} these videos, but their names are those of {source.layout}, so its split {split} is used. "
+            "--split given uses the given one."
         )
     if "val" not in parts.values() and val == "auto":
         notes += _hold_out_validation(source, videos, parts)
@@ -98,7 +98,7 @@ def _hold_out_validation(source: DataSource, videos: Sequence[Video], parts: dic
     training = [video for video in videos if parts[video.video] == "train"]
     _take_groups(training, parts, "val", VAL_FRACTION, source.drawing)
     if "val" not in parts.values():
-        return ["Too few groups to hold some out for validation; the last epoch is kept."]
+        return ["Too few groups to hold some out for validation: the run keeps the last epoch."]
     return []
 
 

@@ -1,4 +1,4 @@
-"""A list of videos as a data set: a text or csv file with a line a video.
+"""A list of videos as a data set: a text or csv file with one line per video.
 
     clips/a.avi run                     path and label, with a space (the label is the last word)
     clips/a.avi,run                     path,label     with commas, semicolons or tabs
@@ -6,7 +6,7 @@
     clips/a.avi,run,anna,train          path,label,group,split
     path,label,split                    or in any order, where the first line names the columns
 
-A name with a comma in it goes in quotes. A # alone or before a space begins a comment. Errors name file and line.
+A name that contains a comma needs quotes. A # alone or before a space begins a comment. Errors name file and line.
 """
 
 import csv
@@ -75,7 +75,7 @@ def parse_video_list(path: Path, root: Path, classes: Path | None = None) -> Vid
     """
     lines = _read_lines(path)
     if not lines:
-        raise UserError(f"{path} lists no video. A line a video is looked for: {SHAPES}.")
+        raise UserError(f"{path} lists no video. Each line must be one of: {SHAPES}.")
     rows, notes = _split_columns(path, root, lines), []
     columns = _columns(path, rows, notes)
     if columns.pop("header"):
@@ -98,13 +98,11 @@ def check_files(listed: VideoList, root: Path) -> None:
         return
     first = missing[0]
     more = f" (and {len(missing) - 1:,} more of {len(listed.videos):,})" if len(missing) > 1 else ""
-    hint = f"Paths count from {root}."
+    hint = f"Paths are relative to {root}."
     if first is listed.videos[0]:
         hint += " A first line that names the columns says at least path and label."
     if re.search(r" \d+$", first.video) and first.label.isdecimal():
-        hint += (
-            " A list of frame folders (path, number of frames, label) is none of videos: give the frames as --frames."
-        )
+        hint += " Lists of frame folders (path, number of frames, label) are not accepted: give the frames as --frames."
     elif " " in first.video and not (root / first.video).exists():
         hint += " A label of several words needs a comma or a tab before it."
     elif any("\udc80" <= sign <= "\udcff" for sign in first.video):
@@ -113,8 +111,8 @@ def check_files(listed: VideoList, root: Path) -> None:
         hint += " Write / between folders."
     elif (root / first.video).is_dir():
         raise UserError(
-            f"{listed.path}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames made "
-            "elsewhere are given as --frames DIR, a folder of <class>/<video>/."
+            f"{listed.path}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames of "
+            "another program are given as --frames DIR, a folder of <class>/<video>/."
         )
     raise UserError(f"{listed.path}, line {first.line}: there is no file {first.video}{more}. {hint}")
 
@@ -188,7 +186,7 @@ def _columns(path: Path, rows: Rows, notes: list[str]) -> dict[str, int]:
     columns = dict(zip(("path", "label", "group", "split"), range(max(width, 2)), strict=False))
     if width == 3 and all(len(cells) == 3 and cells[2].lower() in PARTS for _, cells in rows):
         columns["split"] = columns.pop("group")
-        notes.append(f"Note: the third column of {path.name} says train, val or test and is taken for the split.")
+        notes.append(f"Note: the third column of {path.name} has train, val or test and is used as the split.")
     return columns | {"header": 0, "width": width}
 
 
@@ -200,7 +198,7 @@ def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict
     if max(columns["path"], columns["label"]) >= len(cells):
         raise UserError(f"{where}: no label in '{' '.join(cells)}'. A line is one of: {SHAPES}.")
     if len(cells) > width:
-        raise UserError(f"{where}: {len(cells)} columns, {width} above it. A name with a comma in it goes in quotes.")
+        raise UserError(f"{where}: {len(cells)} columns, {width} above it. A name that contains a comma needs quotes.")
 
     def cell(kind: str) -> str:
         return cells[columns[kind]] if kind in columns and columns[kind] < len(cells) else ""
@@ -258,8 +256,8 @@ def _with_class_names(path: Path, videos: list[ListedVideo], classes: Path | Non
         return (_known(videos, path, classes) if classes else videos), ""
     if file is None:
         return videos, (
-            f"Note: the labels of {path.name} are numbers, and no {CLASS_FILES[0]} beside it names them: the numbers "
-            "are the names of the classes."
+            f"Note: the labels of {path.name} are numbers, without a {CLASS_FILES[0]} beside it: the numbers are the "
+            "class names."
         )
     names = read_class_names(file)
     unnamed = next((video for video in videos if int(video.label) not in names), None)

@@ -25,7 +25,7 @@ def find_run(name: str, runs: Path) -> Path:
             return folder.resolve()
     path = find_checkpoint(name, runs)
     if path.name != "best.pth":
-        raise UserError(f"{relative_to_cwd(path)} is a file. Runs are compared by their best.pth; name a run's folder.")
+        raise UserError(f"{relative_to_cwd(path)} is a file. Give a run's folder; runs are compared by their best.pth.")
     return path.resolve().parent
 
 

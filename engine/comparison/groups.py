@@ -39,7 +39,7 @@ class Group:
             said.append(f"Tested on different videos: {each}")
         machines = sorted({run.device for run in self.runs if run.device})
         if len(machines) > 1:
-            said.append(f"Trained on different machines, which clips/s and hours show too: {'; '.join(machines)}")
+            said.append(f"Trained on different machines, which affects clips/s and hours: {'; '.join(machines)}")
         return said
 
     def tested_on(self) -> str:

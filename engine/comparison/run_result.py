@@ -98,7 +98,7 @@ def read_run(run_dir: Path, name: str) -> RunResult:
     config, split = checkpoint["config"], checkpoint.get("split")
     split = split if isinstance(split, dict) else {}
     if not (isinstance(config.get("model"), str) and isinstance(config.get("dataset"), str)):
-        raise UserError("best.pth does not say which network was trained on which data set")
+        raise UserError("best.pth has no network or data set in its config")
     notes: list[str] = []
     records = _read_records(run_dir, notes)
     parameters, gmacs = _cost(checkpoint, spec_of(path, checkpoint), notes)
@@ -158,7 +158,7 @@ def _cost(checkpoint: dict, spec: InputSpec, notes: list[str]) -> tuple[int | No
         return parameters, macs / 1e9
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        notes.append(f"its network cannot be built here, so neither parameters nor GMACs: {reason}")
+        notes.append(f"no parameters and GMACs, because its network cannot be built here: {reason}")
         return None, None
 
 
@@ -177,7 +177,7 @@ def _device(run_dir: Path, notes: list[str]) -> str | None:
     except FileNotFoundError:
         notes.append("no config.json")
     except (OSError, ValueError, AttributeError):
-        notes.append("config.json is half-written or damaged")
+        notes.append("config.json is incomplete or damaged")
     return None
 
 
@@ -193,7 +193,7 @@ def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -
         notes.append(f"not tested yet: {again}")
         return None
     except (OSError, ValueError):
-        notes.append(f"test.json is half-written or damaged: {again}")
+        notes.append(f"test.json is incomplete or damaged: {again}")
         return None
     if not isinstance(record, dict) or "format" not in record:
         notes.append(f"test.json is of an older version: {again}")
@@ -238,7 +238,7 @@ def _read_videos(path: Path, num_videos: int, notes: list[str]) -> tuple[TestedV
     except (OSError, KeyError, ValueError, csv.Error):  # a KeyError for a line that is cut, too: its `right` is None
         videos = ()
     if len(videos) != num_videos:
-        notes.append("test/videos.csv is missing or damaged: its single videos are not compared")
+        notes.append("test/videos.csv is missing or damaged, so its videos are not compared")
         return ()
     return videos
 

@@ -99,7 +99,7 @@ def _escaped(text: str) -> str:
 
 
 def runs_csv(groups: Sequence[Group]) -> str:
-    """A line a run, all groups in one file: data set and split are columns here. What is unknown is empty."""
+    """One line per run, all groups in one file: data set and split are columns here. Unknown values are empty."""
     header = (
         "dataset", "split", "run", "model", "pretraining", "parameters", "gmacs", "epochs", "planned_epochs",
         "best_val_top1", "test_top1", "test_low", "test_high", "test_videos", "protocol", "leak", "clips_per_second",

@@ -26,7 +26,7 @@ def bootstrap_interval(
     groups as in Cameron, Gelbach and Miller, 2008.)
 
     values    hits (bool) or any number a video: a difference of two models' hits gives the interval of the difference
-    weights   how much each counts, such as clips a video; values are then means over so many
+    weights   how much each counts, such as clips per video; values are then means over so many
     None where the answer would be no interval: fewer than two groups, or all groups alike, such as all right, where
     there is nothing to vary. The same numbers give the same bits: the generator is seeded.
     """

@@ -23,7 +23,7 @@ class Evaluation:
     top1, top5   of videos: softmax averaged over a video's clips; top5 is top-min(5, classes)
     clip_top1    of single clips
     loss         mean cross-entropy of clips
-    probs        (V, K) float64, a row a video       labels     (V,) class ids
+    probs        (V, K) float64, one row per video       labels     (V,) class ids
     clips_right  (V,) how many of a video's clips are right, of num_clips (V,)
     """
 
@@ -81,7 +81,7 @@ def evaluate_answers(
     videos: np.ndarray | None = None,
 ) -> Evaluation | None:
     """evaluate() for whatever answers clips (B, T, h, w, 3) uint8, as the loader has them, with logits (B, K)."""
-    rows, stopped = [], False  # a row a batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
+    rows, stopped = [], False  # per batch: positions (B,), probs (B, K), labels (B,), clip hits, clip losses (B, N)
     for clips, labels, positions in progress(loader, len(loader), label, "batches"):
         if stop():
             stopped = True

@@ -76,9 +76,7 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -
     """Raises UserError where the classes differ, where there is nothing to test on, and, without --allow-leak, where
     the checkpoint has seen the recordings that it is to be tested on."""
     if is_exported(path) and options.crops != 1:
-        raise UsageError(
-            f"--crops {options.crops}: {path.name} takes the middle of a frame itself. Give the run instead."
-        )
+        raise UsageError(f"--crops {options.crops}: {path.name} contains the centre crop. Give the run instead.")
     trained = open_predictor(path, options.device)
     checkpoint = trained.checkpoint
     frame_set = open_test_frames(trained, options, datasets)
@@ -90,9 +88,9 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -
     leak = find_leak(checkpoint, frame_set, options.on, same_data)
     if leak and not options.allow_leak:
         raise UserError(
-            f"{leak[0].upper()}{leak[1:]}, so its accuracy there would mean nothing. Evaluate it on the split it was "
-            f"trained for, {checkpoint['split'].get('name')}, with the videos it had then; --allow-leak gives the "
-            "number all the same, and marks it."
+            f"{leak[0].upper()}{leak[1:]}, so its accuracy there would be meaningless. Evaluate it on its own split, "
+            f"{checkpoint['split'].get('name')}, with the same videos; --allow-leak evaluates nevertheless, and "
+            "marks the result."
         )
     own = same_data and frame_set.split.hash == (checkpoint.get("split") or {}).get("hash")
     return EvaluationJob(path, frame_set, own, leak)
@@ -104,7 +102,7 @@ def open_test_frames(trained: Predictor, options: EvaluationOptions, datasets: d
     config = trained.checkpoint["config"]
     name = options.dataset or config.get("dataset")
     if not name:
-        raise UserError("This checkpoint does not say which data set it was trained on. Name one: --dataset")
+        raise UserError("This checkpoint does not name its data set. Give one: --dataset")
     frames = options.frames or (config.get("frames") if options.dataset is None else None)
     own = options.dataset is None and options.split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (options.split, "auto")

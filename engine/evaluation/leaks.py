@@ -11,11 +11,11 @@ def knows_its_training(checkpoint: dict) -> bool:
 def what_is_unknown(checkpoint: dict) -> str:
     """A note on what cannot be compared, since the checkpoint does not hold it; "" where it holds all."""
     if not knows_its_training(checkpoint):
-        return "Note: the checkpoint does not say which videos it was trained on, so an overlap cannot be noticed."
+        return "Note: the checkpoint has no list of its training videos, so an overlap cannot be detected."
     if "training_content" not in checkpoint["split"]:
         return (
-            "Note: this checkpoint is of an earlier version and holds names of recordings, not the training videos "
-            "themselves: an overlap is noticed by those names only."
+            "Note: this checkpoint is of an earlier version, with names of recordings instead of training videos: an "
+            "overlap is detected by those names only."
         )
     return ""
 

@@ -115,7 +115,7 @@ class Analysis:
         return {name: pair and [100 * bound for bound in pair] for name, pair in found.items()}
 
     def per_class_csv(self) -> str:
-        """A line a class, in the order of the class ids."""
+        """One line per class, in the order of the class ids."""
         lines = []
         for number, name in enumerate(self.classes):
             mine = self.labels == number
@@ -142,7 +142,7 @@ class Analysis:
         return csv_text([header, *lines])
 
     def videos_csv(self) -> str:
-        """A line a video, in the order of the manifest."""
+        """One line per video, in the order of the manifest."""
         header = (
             "video", "class", "group", "prediction", "right", "rank", "probability", "own_probability", "clips",
             "clips_right",

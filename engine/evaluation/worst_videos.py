@@ -41,7 +41,7 @@ def draw_worst(
     columns = min(COLUMNS, len(worst))
     sheet = canvas(TITLE + -(-len(worst) // columns) * cell_height, MARGIN + columns * cell_width)
     once = len({rows[position].group for position in worst}) == len(worst)
-    title = f"{title}; the surest mistakes{', one a recording' if once else ''}"
+    title = f"{title}; the most confident mistakes{', one a recording' if once else ''}"
     draw_text(sheet, fitting(title, sheet.shape[1] - 2 * MARGIN, 18, bold=True), (MARGIN, 26), 18, bold=True)
 
     for place, (position, strip) in enumerate(zip(worst, strips, strict=True)):

@@ -48,7 +48,8 @@ class Comparison:
     def __str__(self) -> str:
         real = "no real clips" if self.real is None else f"real clips {self.real:.1e}"
         return (
-            f"largest difference of a probability: random clips {self.random:.1e}, resized inside {self.resized:.1e}, "
+            f"largest difference between probabilities: random clips {self.random:.1e}, with resizing "
+            f"{self.resized:.1e}, "
             f"{real} (allowed: {self.tolerance:.2g})"
         )
 

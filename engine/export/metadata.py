@@ -94,9 +94,9 @@ def read_metadata(text: str | None, where: str) -> Metadata:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is damaged: what it says of itself is no JSON. Export it again.") from error
+        raise UserError(f"{where} is damaged: its metadata is not JSON. Export it again.") from error
     if not isinstance(values, dict) or type(values.get("format")) is not int:
-        raise UserError(f"{where} does not say how it is to be read; was it written by export.py?")
+        raise UserError(f"{where} has no format number; was it written by export.py?")
     if values["format"] > FORMAT:
         raise UserError(f"{where} was written by a newer version of this program (format {values['format']}).")
     for field in fields(Metadata):

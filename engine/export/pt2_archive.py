@@ -39,7 +39,7 @@ def read_archive(path: Path) -> tuple[str | None, io.BytesIO]:
             members = {name: archive.read(stored) for name, stored in content.items()}
         _check_content(path, members)
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is no torch.export program, or is damaged. Export it again.") from error
+        raise UserError(f"{path} is not a torch.export program, or is damaged. Export it again.") from error
 
     anew = io.BytesIO()
     with zipfile.ZipFile(anew, "w") as archive:
@@ -62,7 +62,7 @@ def _check_content(path: Path, members: dict[str, bytes]) -> None:
     for kind in ("weights", "constants"):
         config = json.loads(members[f"data/{kind}/model_{kind}_config.json"])
         if any(entry["use_pickle"] for entry in config["config"].values()):
-            raise UserError(f"{path} holds objects that are no tensors. It is not opened.")
+            raise UserError(f"{path} holds objects that are not tensors. It is not opened.")
         _check_strings(path, config)
     if members["data/sample_inputs/model.pt"]:  # it would be unpickled; ours is empty
         raise _foreign(path, "example inputs")

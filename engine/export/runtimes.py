@@ -58,7 +58,7 @@ class OnnxProgram:
         on_gpu = CUDA in self.session.get_providers()  # without a driver, CUDA or cuDNN it takes the processor instead
         if device.startswith("cuda") and not on_gpu:
             raise UserError(
-                f"--device {device}: ONNX Runtime finds no such GPU, or not the CUDA and cuDNN that it was built for. "
+                f"--device {device}: ONNX Runtime does not find this GPU, or its versions of CUDA and cuDNN. "
                 "Use --device cpu, or a .pt2 file."
             )
         self.device = torch.device("cuda", number) if on_gpu else torch.device("cpu")
@@ -83,7 +83,7 @@ class TorchProgram:
         self.device = pick_device(device)
         if self.device.type == "mps":
             if device != "auto":
-                raise UserError(f"--device {device}: a .pt2 file has float64 in it, which Apple's GPUs have not.")
+                raise UserError(f"--device {device}: a .pt2 file uses float64, which Apple's GPUs do not support.")
             self.device = torch.device("cpu")
         try:
             program = torch.export.load(archive)
@@ -125,7 +125,9 @@ def _has_cuda(runtime: ModuleType, device: str) -> bool:
 def _check_shapes(path: Path, metadata: Metadata, frames: Sequence, answers: Sequence) -> None:
     """Raises UserError unless the graph has the shapes that the metadata describes."""
     if frames[1] != metadata.spec.read_len:
-        raise UserError(f"{path} is damaged: it takes {frames[1]} frames, and says {metadata.spec.read_len}.")
+        raise UserError(
+            f"{path} is damaged: it takes {frames[1]} frames, but its metadata has {metadata.spec.read_len}."
+        )
     if answers[-1] != len(metadata.classes):
         raise UserError(f"{path} is damaged: it gives {answers[-1]} probabilities for {len(metadata.classes)} classes.")
 

@@ -111,9 +111,11 @@ def export_model(
         try:
             comparison = compare(program, trained.model, trained.input_spec, real, TOLERANCES[dtype])
         except NotImplementedError as error:  # an operation that torch does not have in half precision
-            raise UserError(f"--half: {trained.name} cannot be run in it here ({error}). Leave --half out.") from error
+            raise UserError(
+                f"--half: {trained.name} cannot run in half precision here ({error}). Leave --half out."
+            ) from error
         if not comparison.holds:
             raise UserError(
-                f"{printable(output)} is not written: read again, it does not answer as the network does, {comparison}."
+                f"{printable(output)} is not written: its probabilities differ from the network's, {comparison}."
             )
     return comparison

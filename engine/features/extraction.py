@@ -48,7 +48,7 @@ class FeatureExtractor:
         said = self.read(to_model_input(clips.to(self.device, non_blocking=True), self.spec))
         values = said.cpu().numpy()
         if not np.isfinite(values).all():
-            raise UserError("The network's features are no numbers (NaN): its weights are damaged, or diverged.")
+            raise UserError("The network's features are not numbers (NaN): its weights are damaged, or diverged.")
         return values
 
     def finish(self, rows: list[np.ndarray]) -> np.ndarray:

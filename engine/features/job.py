@@ -47,7 +47,7 @@ def extract(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
     else:
         found = find_sources(args.sources)
         if found.live:
-            raise UsageError(f"{found.live} is a camera or a stream. Features are of videos that have an end.")
+            raise UsageError(f"{found.live} is a camera or a stream. Features need finite videos.")
         videos = [(path, entry_of(path, relative)) for path, relative in found.videos]
         entries = (entry for _, entry in videos)
         writer = FeatureWriter(args.output, settings | {"dataset": None, "classes": None}, entries)
@@ -119,7 +119,7 @@ def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, 
     kept = loaded.state.get(f"{head}.weight")
     if layer == "prob" and kept is None:
         raise UserError(
-            f"{loaded.origin} has no last layer ({head}), so it gives no probabilities. Choose another layer."
+            f"{loaded.origin} has no last layer ({head}), so it has no probabilities. Choose another layer."
         )
     model = create_model(model_name, 1 if kept is None else len(kept), **loaded.options)
     report = load_into(model, loaded)
@@ -161,7 +161,7 @@ def svm(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> int:
     for split in splits:
         leaks += [leak for leak in (seen_in_training(s, data, split) for s in data.settings) if leak]
         if leaks and not args.allow_leak:
-            raise UserError(f"{leaks[0][0].upper()}{leaks[0][1:]}: the accuracy would mean nothing (--allow-leak).")
+            raise UserError(f"{leaks[0][0].upper()}{leaks[0][1:]}: the accuracy would be meaningless (--allow-leak).")
         outcomes += run_split(data, split, dims, None if args.search_c else args.c)
     write_results(output, data, outcomes, leaks)
     print_outcomes(data, outcomes, dims, leaks)
@@ -226,18 +226,18 @@ def predict(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
     folders = trained["folders"]
     if len(folders) != 1 or not folders[0]:
         why = "made elsewhere" if len(folders) == 1 else f"of {len(folders)} networks side by side"
-        raise UserError(f"{args.svm} was trained on features {why}, so a video alone cannot be described for it.")
+        raise UserError(f"{args.svm} was trained on features {why}, which predict cannot compute for a video.")
     made_with = {key: folders[0][key] for key in ("step", "pooling", "norm", "per_window")}
     extractor, settings = load_extractor(args, runs, folders[0]["layer"], **made_with)
     for key in ("weights_hash", "input_spec"):
         if settings[key] != folders[0][key]:
             raise UserError(
-                f"{args.svm} was trained on features of {folders[0]['model']} with {folders[0]['weights']}, and "
-                "this is another network. Give the one it was trained with."
+                f"{args.svm} was trained on features of {folders[0]['model']} with {folders[0]['weights']}, not of "
+                "this network. Give that network."
             )
     sources = find_sources(args.videos)
     if sources.live:
-        raise UsageError(f"{sources.live} is a camera or a stream. Features are of videos that have an end.")
+        raise UsageError(f"{sources.live} is a camera or a stream. Features need finite videos.")
     failed = 0
     for video, _ in sources.videos:
         try:

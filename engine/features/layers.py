@@ -26,7 +26,7 @@ def layer_reader(model: VideoModel, layer: str) -> Callable[[torch.Tensor], torc
         return lambda x: _flat(model.forward_features(x).float())
     if not isinstance(getattr(model, layer, None), nn.Linear):
         raise UserError(
-            f"--layer {layer} is a layer of C3D, and {type(model).__name__} has none of that name. Every model has: "
+            f"--layer {layer} is a layer of C3D, not of {type(model).__name__}. All models have: "
             f"{', '.join(EVERY_MODEL_HAS)}."
         )
 

@@ -53,8 +53,9 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
         if len(common) < len(entries):
             alone = sorted(set(entries) - set(common))
             raise UserError(
-                f"{folder} describes {plural(len(alone), 'video')} that the other folders do not (first: {alone[0]}). "
-                "Features are put together video by video: extract the missing ones."
+                f"{folder} has features of {plural(len(alone), 'video')} that the other folders lack (first: "
+                f"{alone[0]}). "
+                "Features are concatenated per video: extract the missing ones."
             )
     first = [by_video[0][key] for key in common]
     if source is None:
@@ -152,7 +153,7 @@ def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndar
     if without:
         raise UserError(
             f"Split {split.name} has no training video of {plural(len(without), 'class')} (first: {without[0]}). "
-            "Extract them, or take another split."
+            "Extract them, or choose another split."
         )
 
 

@@ -50,7 +50,7 @@ class FeatureWriter:
             check_same(folder, earlier, settings)
             self.done = {entry["video"]: entry for entry in earlier["videos"]}
         elif any(folder.rglob("*.npy")):
-            raise UserError(f"{folder} holds .npy files and no {INDEX}. Choose another --output.")
+            raise UserError(f"{folder} has .npy files but no {INDEX}. Choose another --output.")
         self._check_names(entries)
         partial = folder / PARTIAL
         if not partial.is_file():
@@ -66,7 +66,7 @@ class FeatureWriter:
             with atomic_write(path) as temporary, temporary.open("wb") as file:
                 np.save(file, feature.astype(np.float32), allow_pickle=False)
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}. What is there is kept.") from error
+            raise UserError(f"{path} cannot be written: {error.strerror}. Existing files are kept.") from error
         self._note({**vars(entry)})
 
     def refuse(self, video: str, reason: str) -> None:
@@ -115,12 +115,12 @@ def read_index(folder: Path) -> dict | None:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}). Extract anew into another --output.") from error
+        raise UserError(f"{path} is damaged ({error}). Extract again, into another --output.") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise UserError(f"{path} was written by another version of this program. Extract anew into another --output.")
+        raise UserError(f"{path} was written by another version of this program. Extract again, into another --output.")
     videos = index.get("videos")
     if not isinstance(videos, list) or not all(map(_is_entry, videos)):
-        raise UserError(f"{path} is damaged (its list of videos is not whole). Extract anew into another --output.")
+        raise UserError(f"{path} is damaged (its list of videos is not whole). Extract again, into another --output.")
     return index
 
 
@@ -134,7 +134,7 @@ def check_same(folder: Path, earlier: dict, settings: dict) -> None:
     for key in SETTINGS:
         if earlier.get(key) != settings[key]:
             what = "other weights" if key == "weights_hash" else f"{key} {earlier.get(key)}, not {settings[key]}"
-            raise UserError(f"{folder} holds features of {what}. Choose another --output; nothing is mixed.")
+            raise UserError(f"{folder} holds features of {what}. Choose another --output.")
 
 
 def list_features(folder: Path) -> tuple[dict, list[FeatureEntry]]:
@@ -144,9 +144,9 @@ def list_features(folder: Path) -> tuple[dict, list[FeatureEntry]]:
     for a folder without any, an interrupted extraction, and files that the index has and the folder has not.
     """
     if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}. Features are made by: python features.py extract")
+        raise UserError(f"There is no folder {folder}. Extract them first: python features.py extract")
     if (folder / PARTIAL).is_file():
-        raise UserError(f"The extraction into {folder} was interrupted. Give its command again: it goes on.")
+        raise UserError(f"The extraction into {folder} was interrupted. Repeat the command: it continues.")
     index = read_index(folder)
     if index is None:
         return {}, _foreign(folder)
@@ -154,7 +154,7 @@ def list_features(folder: Path) -> tuple[dict, list[FeatureEntry]]:
     missing = [entry.file for entry in entries if not (folder / entry.file).is_file()]
     if missing:
         raise UserError(
-            f"{folder / INDEX} lists {plural(len(missing), 'file')} that are not there (first: {missing[0]}). Copy "
+            f"{folder / INDEX} lists {plural(len(missing), 'file')} that are missing (first: {missing[0]}). Copy "
             f"them, or delete {INDEX} and its folder's files, and extract again."
         )
     if not entries:
@@ -167,7 +167,7 @@ def _foreign(folder: Path) -> list[FeatureEntry]:
     for path in sorted(folder.rglob("*.npy")):
         relative = path.relative_to(folder)
         if len(relative.parts) < 2:
-            raise UserError(f"{path} lies in no class folder. Features are <class>/<video>.npy.")
+            raise UserError(f"{path} is in no class folder. The layout is <class>/<video>.npy.")
         stem = relative.stem.split(".proc.")[0]
         while Path(stem).suffix.lower() in VIDEO_SUFFIXES:
             stem = stem[: stem.rfind(".")]
@@ -199,7 +199,7 @@ def load_features(folder: Path, entries: Sequence[FeatureEntry], per_window: boo
             values = pool_windows(values)
         values = values.reshape(-1)
         if not np.isfinite(values).all():
-            problems.append(f"{path} holds values that are no numbers")
+            problems.append(f"{path} has values that are not numbers")
         elif rows and values.shape != rows[0].shape:
             problems.append(f"{path} has {len(values)} values, and the first file {len(rows[0])}")
         else:

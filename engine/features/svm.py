@@ -124,9 +124,9 @@ def load_svm(path: Path) -> tuple[LinearSvm, dict]:
         known = meta["format"] == FORMAT
         svm = LinearSvm(classes=meta["classes"], c=meta["c"], **arrays)
     except FileNotFoundError as error:
-        raise UserError(f"There is no file {path}. An SVM is trained by: python features.py svm") from error
+        raise UserError(f"There is no file {path}. Train an SVM first: python features.py svm") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no SVM that features.py has written.") from error
+        raise UserError(f"{path} is not an SVM of features.py.") from error
     if not known:
         raise UserError(f"{path} was written by another version of this program. Train it anew.")
     return svm, meta["features"]

@@ -39,9 +39,7 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: there are {torch.cuda.device_count()} GPUs here, counted from cuda:0.")
     if device.type == "cuda" and world_size() > 1:
-        raise UsageError(
-            f"--device {name}: of {world_size()} processes each takes a GPU of its own. Use --device cuda."
-        )
+        raise UsageError(f"--device {name}: each of {world_size()} processes needs its own GPU. Use --device cuda.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine has no Apple GPU that PyTorch can use. Use --device cpu.")
     if device.type not in ("cuda", "mps", "cpu"):
@@ -65,7 +63,7 @@ def unusable_gpu() -> str:
 def _own_gpu() -> torch.device:
     if local_rank() >= torch.cuda.device_count():
         raise UserError(
-            f"torchrun started more processes on this machine than the {torch.cuda.device_count()} it has GPUs. Use "
+            f"torchrun started more processes on this machine than its {torch.cuda.device_count()} GPUs. Use "
             f"--nproc-per-node={torch.cuda.device_count()}, or --device cpu."
         )
     return torch.device("cuda", local_rank())

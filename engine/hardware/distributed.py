@@ -18,7 +18,7 @@ from common.torchrun import is_rank_zero, local_rank, num_restarts, rank, world_
 
 T = TypeVar("T")
 
-SYNC_BELOW = 16  # clips a GPU: fewer give batch norms too poor statistics of their own
+SYNC_BELOW = 16  # clips per GPU: fewer give batch norms too poor statistics of their own
 PREPARATION = timedelta(days=2)  # the others wait while the first process extracts frames
 LOST = ("closed by peer", "reset by peer", "Connection refused", "Broken pipe", "Application timeout")
 BETWEEN = ("NCCL", "gloo", "Gloo", "TCPStore")  # in what PyTorch says of trouble between processes
@@ -51,12 +51,12 @@ def process_group(device_name: str) -> Iterator[None]:
             yield
         except RuntimeError as error:
             if any(sign in str(error) for sign in LOST):
-                raise UserError("Another process of this launch has ended; its message says why.") from error
+                raise UserError("Another process of this launch has ended; see its message.") from error
             if not any(sign in str(error) for sign in BETWEEN):
                 raise
             raise UserError(
-                f"The processes of this launch do not reach each other: {str(error).splitlines()[0]} Look at the "
-                "address of --rdzv-endpoint, the network between the machines and that all use one PyTorch."
+                f"The processes of this launch cannot connect: {str(error).splitlines()[0]} Check the address of "
+                "--rdzv-endpoint, the network, and that all machines have the same PyTorch."
             ) from error
         finally:
             sys.stdout = stdout
@@ -123,7 +123,7 @@ def sync_batch_norms(model: nn.Module, batch_size: int, device: torch.device) ->
     if world_size() == 1 or batch_size >= SYNC_BELOW or not _has_batch_norm(model):
         return
     if device.type != "cuda":
-        print(f"Note: batch norms are computed over the {batch_size} clips of each process: over all needs GPUs.")
+        print(f"Note: batch norms are computed over the {batch_size} clips of each process; SyncBatchNorm needs GPUs.")
         return
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
     print(f"Batch norms are computed over all GPUs (SyncBatchNorm), since each has fewer than {SYNC_BELOW} clips.")

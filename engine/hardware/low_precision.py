@@ -58,7 +58,7 @@ class LowPrecisionModel:
             reason = f"cannot run in bf16 ({str(error).splitlines()[0]})"
         if reason is None:
             return low
-        print(f"This network {reason}: float32 is used, slower.", file=sys.stderr, flush=True)
+        print(f"This network {reason}: float32 is used, which is slower.", file=sys.stderr, flush=True)
         self.dtype = self.low = None
         return exact
 
@@ -85,7 +85,7 @@ def _probabilities_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
     clear = top2[:, -1] - top2[:, 0] > 2 * PROBABILITY_TOLERANCE  # elsewhere either class may win
     if difference <= PROBABILITY_TOLERANCE and not (low.argmax(1) != exact.argmax(1))[clear].any():
         return None
-    return f"answers differently in bf16 (a probability differs by {difference:.2f})"
+    return f"predicts differently in bf16 (a probability differs by {difference:.2f})"
 
 
 def features_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
@@ -93,7 +93,7 @@ def features_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
     difference = relative_difference(low, exact, dim=1).max().item()
     if difference <= FEATURE_TOLERANCE:
         return None
-    return f"gives other features in bf16 (a feature moves by {100 * difference:.0f} %)"
+    return f"computes other features in bf16 (a feature moves by {100 * difference:.0f} %)"
 
 
 def relative_difference(low: torch.Tensor, exact: torch.Tensor, dim: int | None = None) -> torch.Tensor:

@@ -47,7 +47,7 @@ def annotate(
     video, output = Path(video), Path(output)
     container_format = video_format(output)
     if same_file(video, output):
-        raise UsageError(f"{printable(output)} would be written over, and it is read here. Choose another name.")
+        raise UsageError(f"{printable(output)} is also an input and would be overwritten. Choose another name.")
     if container_format == "gif":
         check_short(prediction, output)
 

@@ -82,8 +82,8 @@ def check_explainable(model: VideoModel) -> None:
     """Raises UserError for a network without maps, such as a transformer."""
     if not model.stage_names:
         raise UserError(
-            f"--explain shows what the maps of convolutions say, and {type(model).__name__} has none. "
-            "It works for the networks made of convolutions (C3D, R3D, MC3, R(2+1)D, CNN + LSTM, S3D)."
+            f"--explain needs feature maps of convolutions, which {type(model).__name__} does not have. It works for "
+            "convolutional networks (C3D, R3D, MC3, R(2+1)D, CNN + LSTM, S3D)."
         )
 
 

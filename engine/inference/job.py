@@ -23,7 +23,7 @@ NUM_CLIPS = 10  # of a video, as in evaluate.py
 
 
 def only_classifies(args: argparse.Namespace, sources: Sources) -> bool:
-    """Whether one answer a video is wanted, and nothing over time."""
+    """Whether one prediction per video is wanted, and nothing over time."""
     return sources.from_folder and not (args.output or args.json or args.show)
 
 
@@ -31,19 +31,19 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
     """Raises UsageError for flags that would do nothing, given these sources and the other flags."""
     if sources.live and (args.csv or args.explain):
         flag = "--csv" if args.csv else "--explain"
-        raise UsageError(f"{flag} is for videos that have an end; {sources.live} is a camera or a stream.")
+        raise UsageError(f"{flag} needs finite videos; {sources.live} is a camera or a stream.")
     if not sources.live and (args.duration or args.timeout):
         flag = "--duration" if args.duration else "--timeout"
-        raise UsageError(f"{flag} is for cameras and streams; a file is answered to its end.")
+        raise UsageError(f"{flag} is for cameras and streams; files are processed to their end.")
     if args.explain and not (args.output or args.show or args.json):
-        raise UsageError("--explain shows its heat on the video: give --output FILE, --json FILE or --show, too.")
+        raise UsageError("--explain needs an output for its heat map: give --output FILE, --json FILE or --show, too.")
     shows_time = sources.live or args.output or args.json or args.show
     if args.smooth and not shows_time:
-        raise UsageError("--smooth is about the label over time: give --output, --json or --show, too.")
+        raise UsageError("--smooth applies to labels over time: give --output, --json or --show, too.")
     if args.stride and only_classifies(args, sources):
         raise UsageError(
-            "--stride is about windows over time, and a folder's answers are of evenly spaced clips: give --output, "
-            "--json or --show, too."
+            "--stride applies to windows over time, but a folder is predicted from evenly spaced clips: give "
+            "--output, --json or --show, too."
         )
 
 
@@ -65,11 +65,9 @@ def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoint: Path | 
     identities = {identity(path) for path in read} - {None}
     for path in written:
         if identity(path) in identities:
-            raise UsageError(f"{printable(path)} would be written over, and it is read here. Choose another name.")
+            raise UsageError(f"{printable(path)} is also an input and would be overwritten. Choose another name.")
     if len({path.absolute() for path in written}) < len(written):
-        raise UsageError(
-            f"--output, --json and --csv need names of their own; {printable(written[-1])} is there twice."
-        )
+        raise UsageError(f"--output, --json and --csv need different names; {printable(written[-1])} is given twice.")
     if args.output:
         check_codecs()
     for path in written:
@@ -150,7 +148,7 @@ def recognize(args: argparse.Namespace, recognizer: Recognizer, video: Path, out
 
 
 def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sources) -> int:
-    """One answer a video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
+    """One prediction per video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
     refused = []
     table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     videos = [video for video, _ in sources.videos]
@@ -203,5 +201,5 @@ def watch_live(
     if args.json:
         write_json(args.json, prediction.to_dict(args.top, args.threshold))
     if live.lost:
-        raise UserError(f"{name} went away: {live.lost}. What came before is in the answer above.")
+        raise UserError(f"{name} was lost: {live.lost}. The prediction above is from the frames before.")
     return 0

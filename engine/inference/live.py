@@ -222,7 +222,7 @@ class Camera:
         while True:
             good, pixels = self.capture.read()
             if not good:
-                raise SourceLost("the camera sends nothing any more")
+                raise SourceLost("the camera no longer sends frames")
             yield pixels
 
     def close(self) -> None:
@@ -267,7 +267,7 @@ class Stream:
         except av.error.FFmpegError as error:
             if error.errno == errno.EIO:  # the other side closed: of a stream without a length, that is its end
                 return
-            why = f"nothing came for {self.timeout:g} s" if _timed_out(error) else error.strerror
+            why = f"no frame arrived for {self.timeout:g} s" if _timed_out(error) else error.strerror
             raise SourceLost(why) from error
 
     def close(self) -> None:

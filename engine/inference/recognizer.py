@@ -81,7 +81,7 @@ class Recognizer:
     def network(self) -> nn.Module:
         """The network. Raises UsageError for an exported file, whose layers are not accessible."""
         if self.model is None:
-            raise UsageError("--explain reads layers of the network, which an exported file hides. Give the run.")
+            raise UsageError("--explain needs the network's layers, which an exported file hides. Give the run.")
         return self.model
 
     def predict(self, video: str | Path, show_progress: bool = False) -> Prediction:

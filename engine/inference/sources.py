@@ -32,7 +32,7 @@ def find_sources(names: Sequence[str]) -> Sources:
     """
     live = [name for name in names if is_live(name)]
     if live and len(names) > 1:
-        raise UsageError(f"{live[0]} is a live source, which has to be the only source. Run the others separately.")
+        raise UsageError(f"{live[0]} is a live source and must be the only source. Run the others separately.")
     if live:
         return Sources([], live=live[0])
 
@@ -46,7 +46,7 @@ def find_sources(names: Sequence[str]) -> Sources:
         files = (Path(folder) / name for folder, _, names in os.walk(path, onerror=_unreadable) for name in names)
         found = sorted(file for file in files if file.is_file() and _may_be_video(file.relative_to(path)))
         if not found:
-            raise UserError(f"There is no video in the folder {printable(path)} (hidden files do not count).")
+            raise UserError(f"There is no video in the folder {printable(path)} (hidden files are ignored).")
         videos += [(file, file.relative_to(path)) for file in found]
     return Sources(videos, from_folder=from_folder)
 
@@ -81,10 +81,10 @@ def open_video(path: Path) -> Iterator[VideoReader]:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}.") from error
     if not path.is_file():
         raise UserError(
-            f"{printable(path)} is {'a folder' if path.is_dir() else 'no regular file'}. Here a video file is needed."
+            f"{printable(path)} is {'a folder' if path.is_dir() else 'no regular file'}. A video file is needed."
         )
     if path.suffix.lower() in NO_VIDEO_SUFFIXES:  # FFmpeg would show a text as a film of its letters
-        raise UserError(f"{printable(path)} is no video: that is not how the name of one ends.")
+        raise UserError(f"{printable(path)} is not a video: it has another file extension.")
 
     try:
         with VideoReader(path) as reader:

@@ -25,9 +25,7 @@ GIF_SECONDS, GIF_WIDTH, GIF_RATE = 30, 480, 12.5  # a GIF of more is tens of meg
 def video_format(path: Path) -> str:
     """FFmpeg's name for the container that a file's ending asks for."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"--output {printable(path)}: a video's name ends in {', '.join(FORMATS)} here (a folder's in /)."
-        )
+        raise UsageError(f"--output {printable(path)}: the name must end in {', '.join(FORMATS)} (a folder: in /).")
     return FORMATS[path.suffix.lower()]
 
 

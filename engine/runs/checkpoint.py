@@ -71,7 +71,7 @@ def load_checkpoint(path: Path, for_resume: bool = False) -> dict:
             "--model NAME --weights FILE."
         )
     if for_resume and "optimizer" not in content:
-        raise UserError(f"{path} holds weights only. A run is resumed from its last.pth: --resume {path.parent}")
+        raise UserError(f"{path} has weights only. Resume from the run's last.pth: --resume {path.parent}")
     bad = [
         key
         for key, kind in RESUME_CONTENT.items()

@@ -18,7 +18,7 @@ def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
         try:
             (runs / name).mkdir()
         except FileExistsError as error:
-            advice = f", or go on with it: --resume {name}" if (runs / name / "last.pth").is_file() else ""
+            advice = f", or continue it: --resume {name}" if (runs / name / "last.pth").is_file() else ""
             raise UserError(f"The run {runs / name} exists already. Choose another --name{advice}.") from error
         return runs / name
     while True:

@@ -1,4 +1,4 @@
-"""The record of a run: TensorBoard for curves, metrics.jsonl a line an epoch."""
+"""The record of a run: TensorBoard for curves, metrics.jsonl one line per epoch."""
 
 import json
 import math
@@ -78,7 +78,7 @@ class NoTracker:
 
 
 def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames: int = 8) -> np.ndarray:
-    """(B, C, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row a clip, time from left to right.
+    """(B, C, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row per clip, time from left to right.
 
     Differences are shown around grey; of a network that gets both, the colours.
     """

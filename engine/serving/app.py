@@ -27,14 +27,14 @@ LINGER = 5.0, 32 << 20  # seconds and bytes for which a refused upload is still 
 PARAMETERS = ("top", "threshold", "stride", "pictures")
 PROBLEMS = {
     400: "the form is damaged, or has no file",
-    403: "a browser asks for a page from elsewhere",
+    403: "a web page of another site sent the request",
     408: "the upload was too slow",
     413: "the file is too large",
-    415: "the file is no video, or cannot be decoded",
+    415: "the file is not a video, or cannot be decoded",
     422: "a parameter is wrong, or the video too long or its pictures too large",
-    500: "the server's fault",
-    503: "too many requests are waiting; Retry-After says when to come again",
-    504: "the answer took too long",
+    500: "an error in the server",
+    503: "too many requests are waiting; Retry-After has the seconds to wait",
+    504: "the prediction took too long",
 }
 FORM = {
     "type": "object",
@@ -54,7 +54,7 @@ BODY = {
 def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     """Builds the app. about: the answer of GET /model; folder: uploads while they are worked on."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is said in our own words
-    app = FastAPI(title="Video action recognition", version="1", description="Which action a video shows, and when.")
+    app = FastAPI(title="Video action recognition", version="1", description="Recognises actions in videos.")
     page = load_page()
 
     @app.get("/", include_in_schema=False)
@@ -90,17 +90,17 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
     )
     async def predict(
         request: Request,
-        top: Annotated[int, Query(ge=1, le=10_000, description="how many classes are named")] = TOP,
+        top: Annotated[int, Query(ge=1, le=10_000, description="number of classes in the response")] = TOP,
         threshold: Annotated[float, Query(ge=0, le=1, description="below it the label is 'uncertain'")] = 0.0,
         stride: Annotated[int | None, Query(ge=1, le=1_000_000, description="frames between windows")] = None,
-        pictures: Annotated[int, Query(ge=0, le=200, description="at most so many frames, as small JPEGs")] = 0,
+        pictures: Annotated[int, Query(ge=0, le=200, description="largest number of frames to return")] = 0,
     ) -> Response:
         """The actions in a video: on the whole, over time, and for each window."""
         for name in request.query_params:
             if name not in PARAMETERS:
                 raise Refused(422, unknown_name("parameter", client_name(name), PARAMETERS))
         if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise Refused(403, "This was asked by a page from elsewhere, and the service answers its own page only.")
+            raise Refused(403, "A web page of another site sent this request; only the service's own page may.")
         body, start = request.scope["body"], time.monotonic()
         with service.place(), stored(folder) as path:
             upload = await receive_upload(body, path, service.limits)
@@ -148,7 +148,7 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
 
 
 NOT_THERE = {
-    404: "There is nothing at '{1}'. There are POST /predict, GET /model, /health and /docs, and a page at /.",
+    404: "'{1}' does not exist. The service has POST /predict, GET /model, /health and /docs, and a page at /.",
     405: "{0} is not for '{1}'. A video goes to POST /predict: curl -F video=@clip.mp4; all else is GET.",
 }
 OUR_FAULT = "Something went wrong in the server. Its log has the reason."

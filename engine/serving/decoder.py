@@ -82,11 +82,11 @@ def answer(out: BinaryIO, job: dict, spec: SimpleNamespace, limits: Limits) -> N
             facts = {"fps": reader.fps, "num_frames": clock.num_frames, "num_damaged": reader.num_damaged}
         send(out, b"E", json.dumps({**facts, "times": times}).encode())
     except (MemoryError, TooLarge):
-        refuse(out, "its pictures take more memory than one video may have on this server", unfit=True)
+        refuse(out, "decoding needs more memory than this server allows for a video", unfit=True)
     except VideoError as error:
         refuse(out, str(error), unfit=isinstance(error, Unfit))
     except (av.error.FFmpegError, cv2.error) as error:
-        refuse(out, f"it cannot be decoded ({getattr(error, 'strerror', None) or 'its pictures have no usable size'})")
+        refuse(out, f"it cannot be decoded ({getattr(error, 'strerror', None) or 'its frames have no usable size'})")
 
 
 def check_header(reader: VideoReader, limits: Limits) -> None:
@@ -117,7 +117,7 @@ def limited(reader: VideoReader, limits: Limits) -> Iterator[av.VideoFrame]:
 def check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise Unfit(
-            f"its pictures are {width}x{height}, and this server takes at most {limits.max_pixels:,} pixels a picture"
+            f"its frames are {width}x{height}, and this server takes at most {limits.max_pixels:,} pixels per frame"
         )
 
 

@@ -105,7 +105,7 @@ class Decoder:
         last_words = self.worker.last_words()
         if last_words in CRASHES:
             return Refused(415, f"This cannot be used as a video: the decoder crashed on it ({last_words}).")
-        return ProgramFault(f"The decoding process ended while it was at work ({last_words}).")
+        return ProgramFault(f"The decoding process ended unexpectedly ({last_words}).")
 
 
 def resident(pid: int) -> int:

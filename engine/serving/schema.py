@@ -34,17 +34,17 @@ class Picture(BaseModel):
 class Answer(BaseModel):
     """The answer on one video, as `inference.py --json` writes it; with pictures where they were asked for."""
 
-    video: str = Field(description="the file's name as the client gave it, shortened")
+    video: str = Field(description="the file name sent by the client, shortened")
     fps: float | None
     num_frames: int
     num_damaged: int = Field(description="places that could not be decoded")
     seconds: float | None
     classes: list[str]
     label: str = Field(description="'uncertain' where no class reaches the threshold")
-    top: list[Likely] = Field(description="of the video as a whole, the mean over its windows")
+    top: list[Likely] = Field(description="for the whole video, the mean over its windows")
     timeline: list[Segment] = Field(description="without gaps, from the first frame to the last")
     windows: list[WindowAnswer]
-    pictures: list[Picture] | None = Field(None, description="evenly spaced, from the first frame on; only if asked")
+    pictures: list[Picture] | None = Field(None, description="evenly spaced, from the first frame on; only on request")
 
 
 class Spec(BaseModel):
@@ -73,18 +73,18 @@ class ModelInfo(BaseModel):
     dataset: str | None
     classes: list[str]
     input_spec: Spec
-    stride: int = Field(description="frames from one window to the next, where a request does not say")
+    stride: int = Field(description="frames between windows, unless the request has a stride")
     batch_size: int
     device: str
     limits: RequestLimits
 
 
 class Health(BaseModel):
-    status: str = Field(description="ok, or failing: the network or the decoders, so that only a new start helps")
-    there: int = Field(description="requests that are being uploaded, waiting, or at work")
-    working: int = Field(description="of these, at work")
-    waiting: int = Field(description="of these, not at work yet")
-    queue: int = Field(description="how many may wait; beyond that the answer is 503")
+    status: str = Field(description="ok, or failing: the network or the decoders fail; restart the service")
+    there: int = Field(description="requests that are being uploaded, waiting or running")
+    working: int = Field(description="of these, running")
+    waiting: int = Field(description="of these, not running yet")
+    queue: int = Field(description="how many may wait; further ones get status 503")
     decoders: int
     answered: int
     refused: int

@@ -79,7 +79,7 @@ class Job:
     @contextmanager
     def at_work(self, decoder: Decoder, timeout: float) -> Iterator[None]:
         """While a decoder is its own. It is stopped after `timeout` seconds."""
-        too_late = f"There was no answer after {timeout:g} s, the limit of this server. Send a shorter video."
+        too_late = f"The prediction took more than {timeout:g} s, the limit of this server. Send a shorter video."
         timer = threading.Timer(timeout, self.stop, [Refused(504, too_late)])
         timer.daemon = True
         with self._lock:
@@ -139,8 +139,7 @@ class Service:
             wait = self.retry_after()
             raise Refused(
                 503,
-                f"{self.num_there} requests are waiting or at work, and there is no room for more. "
-                f"Try again in {wait} s.",
+                f"{self.num_there} requests are waiting or running, the limit of this server. Try again in {wait} s.",
                 retry_after=wait,
             )
         self.num_there += 1
@@ -245,6 +244,6 @@ class Service:
 
 def _too_much(most: int, named: int) -> str:
     return (
-        f"The answer would have more than {most:,} probabilities, {named} for each window. Ask for a larger stride, or "
-        "for a smaller top."
+        f"The response would have more than {most:,} probabilities, {named} for each window. Use a larger stride or "
+        "a smaller top."
     )

@@ -143,12 +143,12 @@ async def receive_upload(body: Body, path: Path, limits: Limits) -> Upload:
     except TimeoutError:
         raise Refused(
             408,
-            f"The upload was not through after {limits.upload_timeout:g} s, the limit of this server, or came with "
-            f"less than {SLOWEST >> 10} KB a second.",
+            f"The upload took more than {limits.upload_timeout:g} s, the limit of this server, or was slower than "
+            f"{SLOWEST >> 10} KB per second.",
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Refused(503, "There is no room for the upload on this server's disk.", retry_after=60) from error
+            raise Refused(503, "This server's disk is full.", retry_after=60) from error
         raise
 
 
@@ -245,7 +245,7 @@ class FormSink:
             raise Refused(400, f"The field '{FIELD}' is no file: curl -F {FIELD}=@clip.mp4 (with the @)")
         self.num_files += 1
         if self.num_files > 1:
-            raise Refused(400, f"The form has more than one field '{FIELD}'. Send one video a request.")
+            raise Refused(400, f"The form has more than one field '{FIELD}'. Send one video per request.")
         self.name = client_name(file_name) or "video"
 
     def _options(self, header: str) -> dict[bytes, bytes]:

@@ -37,8 +37,8 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     rows, source = frame_set.rows, frame_set.source
     if frame_set.split.name == "random" and not source.groups and len({row.group for row in rows}) == len(rows):
         print(
-            "Note: each video counts as a recording of its own. Where several were cut from one recording, training "
-            "and test share it: set 'groups' in mypath.py, or give a list with a column for the group."
+            "Note: each video counts as a separate recording. If several were cut from one recording, training and "
+            "test may share it: set 'groups' in mypath.py, or give a list with a group column."
         )
     if not frame_set.part("test"):
         print(f"WARNING: split {frame_set.split.name} has no test videos of {frame_set.source.name}.")
@@ -47,7 +47,7 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
     if 10 * len(short) >= len(training):  # a few short ones are usual, and python -m dataloaders.audit names them
         print(
             f"WARNING: {len(short):,} of {plural(len(training), 'training video')} are shorter than a clip, which "
-            f"spans {max(short):,} frames, and repeat in it. A smaller --clip-len or --frame-stride fits more of them."
+            f"spans {max(short):,} frames, and repeat. Use a smaller --clip-len or --frame-stride."
         )
     unknown = [row.video for row in frame_set.rows if not row.fps]
     if spec.fps and unknown:
@@ -83,7 +83,7 @@ def pick_flip(config: TrainConfig, source: DataSource) -> bool:
     if config.flip is not None:
         return config.flip
     if source.flip is None:
-        print("Clips are not mirrored. If a mirrored video shows the same action here, add --flip.")
+        print("Clips are not mirrored. If a mirrored video shows the same action, add --flip.")
     return bool(source.flip)
 
 
@@ -91,13 +91,13 @@ def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None
     """Raises a UserError where the data set is not the one that a checkpoint was trained on."""
     if frame_set.classes != checkpoint["classes"]:
         raise UserError(
-            f"{other_classes(checkpoint['classes'], frame_set)} A run goes on with its own classes only. Begin a new "
-            "run; --weights takes this one's best.pth."
+            f"{other_classes(checkpoint['classes'], frame_set)} A run cannot change its classes. Begin a new run; "
+            "--weights accepts this run's best.pth."
         )
     if frame_set.split.hash != checkpoint["split"]["hash"]:
         raise UserError(
-            f"The videos of '{frame_set.source.name}' or their division are not those this run began with, so it "
-            "cannot go on where it was. Begin a new run; --weights takes this one's best.pth."
+            f"The videos of '{frame_set.source.name}' or their split differ from those of this run, so it cannot be "
+            "resumed. Begin a new run; --weights accepts this run's best.pth."
         )
 
 
@@ -162,8 +162,8 @@ def check_same_videos_on_all_ranks(frame_set: FrameSet) -> None:
     if other is not None:
         raise UserError(
             f"Process {other} has {found[other][1]:,} videos with {found[other][2]:,} frames in {frame_set.frames}, "
-            f"and process 0 has {found[0][1]:,} with {found[0][2]:,}, or they are divided otherwise. Copy one folder "
-            "to all machines, or put it on a shared disk."
+            f"and process 0 has {found[0][1]:,} with {found[0][2]:,}, or their split differs. Copy one folder to all "
+            "machines, or put it on a shared disk."
         )
 
 

@@ -21,7 +21,7 @@ def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str)
         other = sorted(set(given) - set(RESUMABLE))
         if other:
             raise UsageError(
-                f"--resume goes on with the run's own settings; {flag_name(other[0])} cannot be changed. "
+                f"--resume continues with the run's settings; {flag_name(other[0])} cannot be changed. "
                 f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
             )
         return [TrainConfig(**given)]

@@ -36,18 +36,18 @@ class TrainConfig:
     )
     flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", DATA)
     workers: int | None = flag(
-        None, "processes that read clips; 0: none (default: one per processor, at most 16)", DATA, at_least=0
+        None, "worker processes for clips; 0: none (default: one per processor, at most 16)", DATA, at_least=0
     )
     cache: str | None = flag(
         None, "ram: keep decoded frames in memory, so each is decoded once", DATA, choices=("ram", "none")
     )
     model: str | None = flag(
-        None, "network, or several for a run each; `python -m network` lists them", NETWORK, several=True
+        None, "network, or several for one run per network; `python -m network` lists them", NETWORK, several=True
     )
     weights: str | None = flag(
         None, "pretrained weights: a file, a run, or a name such as kinetics400", NETWORK, metavar="NAME|FILE"
     )
-    freeze: str = flag("none", "part that keeps the weights of --weights", NETWORK, choices=("none", "stem", "trunk"))
+    freeze: str = flag("none", "part that is not trained", NETWORK, choices=("none", "stem", "trunk"))
     dropout: float | None = flag(None, "dropout before the last layer", NETWORK, at_least=0, below=1)
     pool5: str | None = flag(
         None, "padding of C3D's pool5: ceil as in Caffe, or symmetric", NETWORK, choices=("ceil", "symmetric")
@@ -64,14 +64,14 @@ class TrainConfig:
     crop_size: int | None = flag(None, "side of the square crop, in pixels", NETWORK, at_least=1)
     epochs: int | None = flag(None, "passes over the training videos", OPTIMISATION, at_least=1)
     batch_size: int | None = flag(None, "clips per batch, on each GPU", OPTIMISATION, at_least=1)
-    accumulate: int = flag(1, "batches per optimiser step, in the memory of one batch", OPTIMISATION, at_least=1)
+    accumulate: int = flag(1, "batches whose gradients are added in each step", OPTIMISATION, at_least=1)
     optimizer: str | None = flag(
         None, "optimiser (default: the model's)", OPTIMISATION, choices=("sgd", "adam", "adamw")
     )
     lr: float | None = flag(
         None, "peak learning rate (default: the model's, scaled by the clips per step)", OPTIMISATION, above=0
     )
-    weight_decay: float | None = flag(None, "weight decay; norm layers and biases have none", OPTIMISATION, at_least=0)
+    weight_decay: float | None = flag(None, "weight decay, except of norm layers and biases", OPTIMISATION, at_least=0)
     schedule: str = flag(
         "cosine",
         "cosine to zero, or step: a tenth at 50 %% and 75 %% of the run",
@@ -81,9 +81,9 @@ class TrainConfig:
     warmup_epochs: float | None = flag(
         None, "epochs over which the learning rate rises to --lr", OPTIMISATION, at_least=0
     )
-    head_lr_scale: float = flag(10.0, "factor on --lr for layers that --weights lacks", OPTIMISATION, at_least=0)
+    head_lr_scale: float = flag(10.0, "factor on --lr for layers not in --weights", OPTIMISATION, at_least=0)
     clip_grad: float | None = flag(
-        None, "scale gradients down to this norm where it is larger; 0: never", OPTIMISATION, metavar="NORM", at_least=0
+        None, "limit the norm of the gradients to this value; 0: no limit", OPTIMISATION, metavar="NORM", at_least=0
     )
     recipe: str = flag(
         "plain", "defaults for flags not given; docs/training.md lists them", RECIPE, choices=tuple(RECIPES)
@@ -93,7 +93,7 @@ class TrainConfig:
         None, "vary the frame stride at random by up to this fraction, such as 0.3", RECIPE, at_least=0, below=1
     )
     zoom: float | None = flag(
-        None, "enlarge squares of at least this fraction of the crop, such as 0.6; 1: off", RECIPE, above=0, at_most=1
+        None, "random resized crops of at least this fraction, such as 0.6; 1: off", RECIPE, above=0, at_most=1
     )
     colour_jitter: float | None = flag(
         None, "vary brightness, contrast and saturation by up to this fraction", RECIPE, at_least=0, below=1
@@ -119,15 +119,15 @@ class TrainConfig:
         below=1,
     )
     early_stopping: int | None = flag(
-        None, "stop after this many epochs without a better validation; 0: never", RECIPE, metavar="EPOCHS", at_least=0
+        None, "stop after this many epochs without better validation; 0: never", RECIPE, metavar="EPOCHS", at_least=0
     )
-    device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto takes a GPU where there is one", MACHINE)
+    device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto: a GPU if present", MACHINE)
     amp: str = flag(
         "auto", "mixed precision; auto: bf16 on GPUs that support it", MACHINE, choices=("auto", "off", "bf16", "fp16")
     )
     compile: str = flag(
         "auto",
-        "torch.compile; auto: on a GPU, for runs of minutes",
+        "torch.compile; auto: on a GPU, unless the run is short",
         MACHINE,
         choices=("auto", "on", "off"),
         switch=True,
@@ -136,7 +136,7 @@ class TrainConfig:
     name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", RUN)
     seed: int = flag(0, "random seed of weights, clips and their order", RUN, at_least=0)
     val_clips: int = flag(3, "clips per video in the validation after each epoch", RUN, at_least=1)
-    resume: str | None = flag(None, "continue this run; takes no other settings", RUN, metavar="RUN")
+    resume: str | None = flag(None, "continue this run with its own settings", RUN, metavar="RUN")
     save_every: float = flag(
         10.0, "also write last.pth during an epoch; 0: at its end only", RUN, metavar="MINUTES", at_least=0
     )
@@ -146,13 +146,13 @@ class TrainConfig:
             object.__setattr__(self, "compile", "on" if self.compile else "off")
         check_values(self)
         if self.early_stopping and self.val == "none":
-            raise UsageError("--early-stopping needs validation, and --val none leaves none. Leave one of them out.")
+            raise UsageError("--early-stopping needs validation, but --val none disables it. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
-            raise UsageError(f"--name '{self.name}' is no folder name. It names a folder under run/, without slashes.")
+            raise UsageError(f"--name '{self.name}' is not a folder name. Give a name without slashes.")
 
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
         """Fills in every None from the recipe, the model and the data set.
@@ -199,9 +199,9 @@ class TrainConfig:
         for pair in self.model_options.split(",") if self.model_options else []:
             name, equals, value = pair.strip().partition("=")
             if not (name and equals and value):
-                raise UsageError(f"--model-options '{pair}' is no NAME=VALUE. Write it as pool=last,hidden=256.")
+                raise UsageError(f"--model-options '{pair}' is not NAME=VALUE. Write it as pool=last,hidden=256.")
             if name == "in_channels":
-                raise UsageError("How many channels the network reads follows from --input rgb, diff or rgb+diff.")
+                raise UsageError("--input rgb, diff or rgb+diff sets the number of input channels.")
             options[name] = _number_or_text(value)
         return options
 

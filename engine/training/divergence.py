@@ -55,7 +55,7 @@ def diverged(run: Run, step: int, what: str = "") -> UserError:
     if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in run.model.modules()):
         advice += ", or a model with normalisation layers (c3d_bn)"
     kept = f" {relative_to_cwd(run.run_dir / 'last.pth')} holds the epoch before." if run.progress.epoch else ""
-    what = what or f"The loss is not a number any more, from step {step} on"
+    what = what or f"The loss is not a number since step {step}"
     return UserErrorOnAllRanks(f"{what} (learning rate {lr:g}). {advice}.{kept}")
 
 
@@ -66,7 +66,7 @@ def out_of_memory(config: TrainConfig) -> UserError:
         advice = "A single clip does not fit: lower --clip-len or --crop-size, or take a smaller --model."
     else:
         half = -(-batch_size // 2)
-        advice = f"--batch-size {half} --accumulate {2 * accumulate} takes about half of it, "
+        advice = f"--batch-size {half} --accumulate {2 * accumulate} takes about half of the memory, "
         advice += "for the same steps." if batch_size % 2 == 0 else f"for steps of {2 * half * accumulate} clips."
     return UserError(
         f"Out of memory with --batch-size {batch_size} (clips of {config.clip_len} frames, {config.crop_size}x"

@@ -42,6 +42,6 @@ RECIPES = {"plain": PLAIN, "strong": STRONG, "finetune": FINETUNE}
 def recipe_for(name: str, options: set[str], has_weights: bool) -> dict[str, float | str]:
     """The settings of a recipe for a model with these options of its own."""
     if name == "finetune" and not has_weights:
-        raise UsageError("--recipe finetune goes on from weights that are there; give some with --weights.")
+        raise UsageError("--recipe finetune needs pretrained weights; give some with --weights.")
     recipe = RECIPES[name]
     return {key: value for key, value in recipe.items() if key != "dropout" or "dropout" in options}

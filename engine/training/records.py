@@ -141,7 +141,7 @@ def print_end(run: Run) -> None:
     """Prints how the run ended and the commands that come next."""
     progress, run_dir = run.progress, shlex.quote(relative_to_cwd(run.run_dir))
     if progress.epoch < run.config.epochs:
-        print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without a better validation.")
+        print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without better validation.")
     best = "" if progress.best_top1 is None else f", best validation video top-1 {progress.best_top1:.2f} %"
     print(f"Done in {duration(time.monotonic() - run.start)}: {run_dir}{best}")
     if run.frame_set.part("test"):

@@ -22,8 +22,8 @@ def restored_progress(path: Path, checkpoint: dict, config: TrainConfig, given: 
     if out_of_patience(config, progress):
         if not given.epochs:
             raise UserError(
-                f"{path.parent} stopped early, {plural(config.early_stopping, 'epoch')} after its best one. To go on "
-                f"all the same, give the number of epochs: --epochs {config.epochs}"
+                f"{path.parent} stopped early, {plural(config.early_stopping, 'epoch')} after its best one. To "
+                f"continue nevertheless, give the number of epochs: --epochs {config.epochs}"
             )
         progress.best_epoch = progress.epoch  # patience begins anew
     return progress
@@ -66,7 +66,8 @@ def regrouped(config: TrainConfig, saved_world_size: int) -> TrainConfig:
     if clips % at_once:
         raise UserError(
             f"This run makes steps of {clips} clips, {config.batch_size} at once on each of {saved_world_size} "
-            f"processes. Batches on {world_size()} do not add up to that: resume it with a number of processes that "
+            f"processes. Batches on {world_size()} processes cannot give that size: resume it with a number of "
+            "processes that "
             f"divides {clips // config.batch_size}."
         )
     print(f"On {plural(world_size(), 'process')} instead of {saved_world_size}, steps stay at {clips} clips.")

@@ -125,7 +125,7 @@ def build_run(
     if wrong:
         print(
             f"WARNING: this machine computes {plural(len(wrong), 'convolution')} of the network wrongly in "
-            f"{str(amp).removeprefix('torch.')}; float32 is used there: {', '.join(wrong[:2])}"
+            f"{str(amp).removeprefix('torch.')}; float32 is used for: {', '.join(wrong[:2])}"
             f"{', ...' if wrong[2:] else ''}"
         )
     sync_batch_norms(network, config.batch_size, device)

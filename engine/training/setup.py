@@ -55,7 +55,7 @@ WORTH_COMPILING = 180.0  # seconds of training
 def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_dir: Path | None = None) -> Run:
     """Sets up a new run. The run's folder is made last, so a mistake leaves nothing behind.
 
-    run_dir: the folder of a run that ended before its first checkpoint and begins again.
+    run_dir: the folder of a run that ended before its first checkpoint and starts again.
     """
     given = config
     machine = set_up_machine(config)
@@ -88,7 +88,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     config = changed(TrainConfig.from_dict(checkpoint["config"]), given)
     if checkpoint["epoch"] >= config.epochs:
         raise UserError(
-            f"{path.parent} has done {plural(checkpoint['epoch'], 'epoch')}. To go on, give a higher number: "
+            f"{path.parent} has done {plural(checkpoint['epoch'], 'epoch')}. To continue, give a higher number: "
             f"--epochs {checkpoint['epoch'] + 1} or more."
         )
     config = regrouped(config, checkpoint.get("processes", 1))
@@ -106,13 +106,13 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     restore_state(run, checkpoint)
     print_run(run)
     steps = run.progress.step - run.progress.epoch * run.train_loader.batch_sampler.num_steps
-    print(f"Going on after {plural(run.progress.epoch, 'epoch')} and {plural(steps, 'step')}.")
+    print(f"Continuing after {plural(run.progress.epoch, 'epoch')} and {plural(steps, 'step')}.")
     return run
 
 
 def begin_again(run_dir: Path, given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
     """Begins a run anew, in its folder, that ended before its first checkpoint."""
-    print(f"{relative_to_cwd(run_dir)} ended before its first checkpoint and begins again.")
+    print(f"{relative_to_cwd(run_dir)} ended before its first checkpoint and starts again.")
     settings, saved_environment = broadcast(saved_settings(run_dir / "config.json") if is_rank_zero() else None)
     config = regrouped(changed(settings, given), saved_environment.get("processes", 1))
     return begin_run(config, datasets, runs, run_dir)
@@ -163,7 +163,7 @@ def resolve(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, datasets:
     )
     flip = pick_flip(config, source)
     if (config.workers or 0) > 2 * num_processors():
-        print(f"Note: --workers {config.workers} on {plural(num_processors(), 'processor')}: they wait for each other.")
+        print(f"Note: --workers {config.workers} on {plural(num_processors(), 'processor')}; use fewer.")
     return config.resolved(spec, flip, frame_set.split.name, default_workers(), world_size())
 
 
@@ -183,7 +183,7 @@ def build_model(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, weigh
     check_frozen_parameters(freeze(network, config.freeze), new_parameters, weights.origin)
     if report.widened and config.freeze != "none":
         raise UserError(
-            f"--freeze would keep the first layer blind to half of its input: {report.widened} Train without "
+            f"--freeze would keep the first layer's new channels at zero: {report.widened} Train without "
             "--freeze, or with another --input."
         )
     trained_input = weights.input_spec.input if weights.input_spec else "rgb"

@@ -32,7 +32,7 @@ def train_each(configs: Sequence[TrainConfig], train: Callable[[TrainConfig], Pa
         except Stopped:
             rest = " ".join(later.model for later in configs[number + 1 :])
             if rest and is_rank_zero():
-                print(f"Not begun: {rest}", file=sys.stderr)
+                print(f"Not started: {rest}", file=sys.stderr)
             raise
         except Exception as error:
             if world_size() > 1 or isinstance(error, BrokenPipeError):
@@ -48,5 +48,5 @@ def train_each(configs: Sequence[TrainConfig], train: Callable[[TrainConfig], Pa
     if runs:
         print(f"\nCompare them: python compare.py {shlex.join(relative_to_cwd(run) for run in runs)}")
     if failed:
-        print(f"Failed: {', '.join(failed)}. Their messages stand above.", file=sys.stderr)
+        print(f"Failed: {', '.join(failed)}. See their messages above.", file=sys.stderr)
     return 1 if failed else 0

@@ -70,7 +70,7 @@ def read(path: Path, model_name: str) -> LoadedWeights:
     with refusing(path, "Caffe model", ValueError):
         layers = read_layers(path, memoryview(path.read_bytes()))
     if not layers:
-        raise UserError(f"{path} is a Caffe model without parameters: it describes a network. Take the trained one.")
+        raise UserError(f"{path} is a Caffe network description without parameters. Give the trained model.")
 
     state, renamed = {}, {}
     taken = Counter(our_layer(name) for name, blobs in layers if blobs)

@@ -61,7 +61,7 @@ def read(path: Path, model_name: str) -> LoadedWeights:
     check_is_c3d(path, model_name)
     weights = from_bgr(path, state, renamed, f"{path} (Keras)", {"pool5": "ceil"})
     if not any(LAYER_NAME.fullmatch(part) for name in renamed for part in name.split("/")):
-        weights.notes.append("The file's layers have no names of C3D's and are taken in their order.")
+        weights.notes.append("The file's layers do not have C3D's names and are used in their order.")
     return weights
 
 
@@ -118,7 +118,7 @@ def layers_of(path: Path, arrays: list) -> dict[str, tuple]:
         pairs = {name: items for name, items in groups.items() if any(item.ndim > 1 for item in items)}
         in_order = sorted(pairs, key=natural)
         if len(in_order) != len(OUR_LAYERS):
-            raise UserError(f"{path} has {len(in_order)} layers with parameters and none that is called as in C3D.")
+            raise UserError(f"{path} has {len(in_order)} layers with parameters and none has a name of C3D.")
         groups = {ours: pairs[theirs] for ours, theirs in zip(OUR_LAYERS, in_order, strict=True)}
 
     layers = {}

@@ -79,8 +79,8 @@ def load_into(model: nn.Module, weights: LoadedWeights, classes: list[str] | Non
     matched = sum(own[name].numel() for name in body if name in fits)
     if matched < MIN_MATCH * trunk:
         raise UserError(
-            f"{weights.origin} does not fit this model: {100 * matched / trunk:.0f} % of its values find a place, "
-            f"{100 * MIN_MATCH:.0f} % must. Only in the file: {_misfits(weights.state, own)}. "
+            f"{weights.origin} does not fit this model: {100 * matched / trunk:.0f} % of the trunk's values match, "
+            f"{100 * MIN_MATCH:.0f} % are needed. Only in the file: {_misfits(weights.state, own)}. "
             f"Only in the model: {_misfits(own, weights.state)}."
         )
     model.load_state_dict(fits, strict=False)
@@ -112,7 +112,7 @@ def build_whole(
     num_classes, classes = len(weights.state[head]), classes or weights.classes
     if not classes:
         raise UserError(
-            f"{weights.origin} does not name its {num_classes} classes. Give --labels FILE, one name a line."
+            f"{weights.origin} does not name its {num_classes} classes. Give --labels FILE, one name per line."
         )
     if len(classes) != num_classes:
         raise UserError(
@@ -174,7 +174,7 @@ def _notes_on_options(model: nn.Module, weights: LoadedWeights) -> list[str]:
 def _notes_on_classes(weights: LoadedWeights, classes: list[str] | None, new_head: str) -> list[str]:
     if classes is None or weights.classes is not None or new_head:
         return []
-    return ["The file does not name its classes; its last layer is kept as if they were those here, in this order."]
+    return ["The file has no class names; its last layer is used for these classes, in this order."]
 
 
 def _first(names: dict[str, int], limit: int = 4) -> str:

@@ -65,7 +65,7 @@ def read_weights(source: str | Path, model_name: str) -> LoadedWeights:
     path = _best_of(path)
     names = known_weights(model_name)
     if names and not path.exists() and not path.suffix and path.name == str(source):  # meant as a name, not as a file
-        raise UsageError(f"{unknown_name('weights', str(source), names)} There is no file of that name either.")
+        raise UsageError(f"{unknown_name('weights', str(source), names)} There is no such file either.")
 
     weights = _read_path(path, model_name)
     return _with_mean(weights, mean) if mean else weights
@@ -198,7 +198,7 @@ def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeight
     if not state:
         keys = ", ".join(map(str, list(inner)[:5]))
         raise UserError(f"{path} holds no parameters, neither at its top nor under {', '.join(STATE_KEYS)}: {keys}.")
-    note = f"The file does not describe its network's input; that of {model_name} is taken."
+    note = f"The file has no InputSpec; the input of {model_name} is used."
     return LoadedWeights(state, None, None, str(path), renamed, notes=[note])
 
 

@@ -53,12 +53,12 @@ def fetch(weights, label: str) -> dict[str, torch.Tensor]:
     except (URLError, HTTPException, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"Could not fetch the {label} ({getattr(error, 'reason', error)}). "
-            f"Fetch {weights.url} on a computer that can, and put {path.name} into {path.parent}."
+            f"Download {weights.url} on another computer, and copy {path.name} into {path.parent}."
         ) from None
     except (RuntimeError, UnpicklingError, EOFError):
         # a download is moved to its place only when its hash fits, so a damaged file here came another way
         place = f"{path} is damaged. Delete it" if path.exists() else f"{weights.url} arrived damaged. Start again"
-        raise UserError(f"{place}; then the {label} are fetched anew.") from None
+        raise UserError(f"{place}; then the {label} are downloaded again.") from None
     return dict(state)
 
 

@@ -80,7 +80,7 @@ def read(path: Path, model_name: str) -> LoadedWeights:
         origin=f"{path} (VMZ)",
         renamed={theirs: ours for theirs, (ours, _) in names.items()},
         options={"bn_eps": BN_EPS},
-        notes=["The clip's length is the model's; the file does not say its own."],
+        notes=["The clip length is the model's; the file has none."],
     )
 
 

@@ -36,8 +36,12 @@ def train_args(argv):
         (features_args, "svm a --pcaa 3", "Unknown flag '--pcaa'. Did you mean --pca? python features.py"),
         (export_args, "run --out a.pt2 --haf", "Unknown flag '--haf'. Did you mean --half? python export.py"),
         (serve_args, "run --prot 80", "Unknown flag '--prot'. Did you mean --port? python serve.py"),
-        (serve_args, "run --port 80000", "--port: '80000' is no port: a whole number up to 65535. python serve"),
-        (inference_args, "a.mp4 --chekpoint b", "Unknown flag '--chekpoint'. Did you mean --checkpoint? inference.py"),
+        (serve_args, "run --port 80000", "--port: '80000' is not a port: a whole number up to 65535. python serve"),
+        (
+            inference_args,
+            "a.mp4 --chekpoint b",
+            "Unknown flag '--chekpoint'. Did you mean --checkpoint? python inference",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_knows_what_was_meant(parse, line, said, capsys):

@@ -70,5 +70,5 @@ def test_a_sign_of_life_keeps_a_slow_worker(worker):
 
 def test_a_stopped_worker_does_not_start_again(worker):
     worker.stop()
-    with pytest.raises(ProgramFault, match=r"does not start \(SIGKILL\)"):
+    with pytest.raises(ProgramFault, match=r"did not start \(SIGKILL\)"):
         worker.start()

@@ -306,7 +306,9 @@ def test_a_bad_frame_is_an_error_that_names_the_file_and_never_another_sample(ow
 
 
 def test_frames_of_another_size_tell_the_command(own_set):
-    with pytest.raises(UserError, match="holds frames of 80x60; this model wants 171x128.*--size 171x128 --frames DIR"):
+    with pytest.raises(
+        UserError, match="holds frames of 80x60; this model expects 171x128.*--size 171x128 --frames DIR"
+    ):
         open_frames(own_set.source, InputSpec())
 
 
@@ -356,9 +358,7 @@ def test_a_bad_frame_made_elsewhere_is_not_to_be_preprocessed_again(tmp_path, da
     source = DataSource("mine", tmp_path, tmp_path, frames_given=True)
     frame_set = open_frames(source, SPEC, "random")
     (tmp_path / "run/a/7.jpg").unlink() if damage == "missing" else (tmp_path / "run/a/7.jpg").write_text("no picture")
-    with pytest.raises(
-        UserError, match="run/a/7.jpg is (missing|damaged).* Make its video's frames again with"
-    ) as error:
+    with pytest.raises(UserError, match="run/a/7.jpg is (missing|damaged).* Recreate the frames of its video") as error:
         list(frame_set.read_frames(frame_set.rows[0], [7]))
     assert "reprocess" not in str(error.value)
 

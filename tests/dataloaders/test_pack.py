@@ -199,7 +199,7 @@ def test_a_killed_packing_goes_on_to_the_same_pack(toy_source, toy_frames, toy_p
 
     with pytest.raises(UserError, match="The packing into .* was interrupted"):
         opened(toy_source, output)
-    with pytest.raises(UserError, match="is a pack, to which nothing can be added"):
+    with pytest.raises(UserError, match="is a pack, which cannot be extended"):
         preprocess(with_frames(toy_source, str(output)), Settings(TOY_SIZE))
     stamps = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
     capsys.readouterr()
@@ -254,13 +254,13 @@ def shift_entry(pack_folder: Path) -> None:
 SPOIL = {
     "manifest of another": (
         lambda folder: manifest.write_manifest(folder, manifest.read_manifest(folder)[1:]),
-        "manifest.csv is not the one that was packed. Copy the pack anew",
+        "manifest.csv has changed since packing. Copy the pack again",
     ),
     "damaged manifest": (
         lambda folder: change(folder / manifest.NAME, 900, b"?"),
-        "manifest.csv is not the one that was packed. Copy the pack anew",
+        "manifest.csv has changed since packing. Copy the pack again",
     ),
-    "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv is not the one that was packed"),
+    "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv has changed since packing"),
     "no volume": (lambda folder: (folder / "frames-00001.tar").unlink(), "frames-00001.tar is missing"),
     "cut volume": (
         lambda folder: (folder / "frames-00001.tar").write_bytes(b"x" * 1000),
@@ -294,22 +294,22 @@ def test_an_index_that_leads_elsewhere_never_gives_another_frame(toy_source, own
     shift_entry(own_pack)
     with pytest.raises(UserError, match=r"The frame train/.*/0\d+.jpg in .*frames-0000\d.tar is not there"):
         samples(TrainDataset(opened(toy_source, own_pack), SPEC))
-    with pytest.raises(UserError, match="not as it was written: index.npy"):
+    with pytest.raises(UserError, match="files are damaged: index.npy"):
         verify(own_pack)
 
 
 def test_a_spoilt_place_in_a_pack_is_named_by_reading_and_by_verify(toy_source, own_pack, capsys):
     verify(own_pack)
-    assert "is whole: 24 videos in" in capsys.readouterr().out
+    assert "is complete: 24 videos, " in capsys.readouterr().out
     frame_set = opened(toy_source, own_pack)
     row = frame_set.part("test")[2]
     entry = np.load(own_pack / "index.npy")[frame_set.store.starts[row.folder]]
     change(own_pack / f"frames-{entry['volume']:05d}.tar", int(entry["offset"]), bytes(600))
 
     dataset = EvalDataset(frame_set, SPEC, "test", num_clips=2)
-    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. Copy the pack anew"):
+    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. Copy the pack again"):
         dataset.load(0, 2, np.empty(dataset.clip_shape, np.uint8))
-    with pytest.raises(UserError, match=f"not as it was written: frames-{entry['volume']:05d}.tar"):
+    with pytest.raises(UserError, match=f"files are damaged: frames-{entry['volume']:05d}.tar"):
         verify(own_pack)
 
 
@@ -335,15 +335,15 @@ def test_mistakes_are_said_in_one_line(toy_frames, toy_pack, tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "thesis.tex").write_text("x")
     for frames, output, message in (
-        (toy_frames, toy_frames, "lie in each other"),
-        (toy_frames, toy_frames / "packed", "lie in each other"),
-        (toy_frames, tmp_path / "used", "has files in it that no packing wrote"),
+        (toy_frames, toy_frames, "contain each other"),
+        (toy_frames, toy_frames / "packed", "contain each other"),
+        (toy_frames, tmp_path / "used", "has files that are not from a pack"),
         (toy_pack, tmp_path / "new", "is a pack already"),
         (tmp_path / "gone", tmp_path / "new", "There are no frames in"),
     ):
         with pytest.raises(UserError, match=message):
             pack(frames, output)
-    with pytest.raises(UserError, match="is no pack: it has no pack.json"):
+    with pytest.raises(UserError, match="is not a pack: it has no pack.json"):
         verify(toy_frames)
 
 
@@ -383,7 +383,7 @@ def test_a_file_that_does_not_read_back_as_it_was_written_is_no_part_of_a_pack(t
         return written
 
     monkeypatch.setattr(module, "write_volume", write_to_a_failing_disk)
-    with pytest.raises(UserError, match="does not read back as it was written: is that disk failing"):
+    with pytest.raises(UserError, match="differs from what was written: is the disk failing"):
         pack(toy_frames, tmp_path / "packed", SMALL)
     assert not list((tmp_path / "packed").glob("*frames-*"))
 
@@ -392,7 +392,7 @@ def test_frames_of_another_size_are_named(toy_source, toy_frames, tmp_path):
     shutil.copytree(toy_frames, tmp_path / "mine-80x60")
     source = replace(toy_source, frames=tmp_path / "mine")
     assert module.frames_of(source, TOY_SIZE) == tmp_path / "mine-80x60"
-    with pytest.raises(UserError, match=r"no frames in .*mine, but in .*mine-80x60: name the ones to pack"):
+    with pytest.raises(UserError, match=r"no frames in .*mine, but in .*mine-80x60: choose them by"):
         module.frames_of(source, None)
     with pytest.raises(UserError, match="Extract them first"):
         module.frames_of(replace(source, frames=tmp_path / "other"), None)
@@ -420,4 +420,4 @@ def test_the_command_packs_beside_the_frames_and_checks(toy_frames, tmp_path, ca
     main(["--verify", str(tmp_path / "frames-packed")])
 
     assert json.loads((tmp_path / "frames-packed" / "pack.json").read_text())["num_frames"] == 480
-    assert "is whole" in capsys.readouterr().out
+    assert "is complete" in capsys.readouterr().out

@@ -136,8 +136,8 @@ def test_what_is_no_video_is_refused_with_the_reason(tmp_path):
 
     assert reasons == {
         "empty.avi": "the file is empty (0 bytes)",
-        "text.avi": "it is not a video that can be opened",
-        "noise.mp4": "it is not a video that can be opened",
+        "text.avi": "it cannot be opened as a video",
+        "noise.mp4": "it cannot be opened as a video",
         "sound.mp4": "it has no video stream",
     }
 
@@ -153,7 +153,7 @@ def test_a_playlist_opens_no_other_file(tmp_path, name, kind):
     }[kind]
     (tmp_path / name).write_text(content)
 
-    with pytest.raises(VideoError, match="not a video that can be opened"):
+    with pytest.raises(VideoError, match="cannot be opened as a video"):
         list(decode_frames(tmp_path / name))
 
 
@@ -166,7 +166,7 @@ def test_a_text_and_a_picture_are_no_videos_whatever_their_names(tmp_path):
     (tmp_path / "picture.png").rename(tmp_path / "picture.avi")
 
     for path in (tmp_path / "text.nfo", tmp_path / "picture.avi"):
-        with pytest.raises(VideoError, match="not a video that can be opened"):
+        with pytest.raises(VideoError, match="cannot be opened as a video"):
             list(decode_frames(path))
 
 
@@ -174,7 +174,7 @@ def test_a_header_without_frames_is_refused(tmp_path):
     path = write_naming_video(tmp_path / "clip.mkv", 20, codec="libx264")
     path.write_bytes(path.read_bytes()[:800])
 
-    with pytest.raises(VideoError, match="no frame of it can be decoded|not a video"):
+    with pytest.raises(VideoError, match="no frame of it can be decoded|cannot be opened as a video"):
         list(decode_frames(path))
 
 

@@ -92,7 +92,7 @@ def test_check_knows_the_answer_to_zeros(tmp_path, capsys, top, status):
     torch.save(state, tmp_path / "c3d.pickle")
     assert main(["check", str(tmp_path / "c3d.pickle"), "--model", "c3d"]) == status
     last = capsys.readouterr().out.splitlines()[-1]
-    assert f"class {top} of 487 is the top one" in last
+    assert f"class {top} of 487 is the most probable" in last
     assert ("are right" in last) == (status == 0)
 
 
@@ -100,7 +100,7 @@ def test_check_has_nothing_to_say_of_other_networks_and_classes(tmp_path):
     torch.save({"state_dict": hollow_c3d(5), "opt_dict": {}}, tmp_path / "C3D.pth.tar")
     with pytest.raises(UserError, match="has 5 classes"):
         main(["check", str(tmp_path / "C3D.pth.tar"), "--model", "c3d"])
-    with pytest.raises(UsageError, match="of c3d only"):
+    with pytest.raises(UsageError, match="needs c3d, whose output"):
         main(["check", str(tmp_path / "C3D.pth.tar"), "--model", "r3d_18"])
 
 

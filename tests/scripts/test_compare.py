@@ -203,7 +203,7 @@ def test_runs_on_other_data_or_splits_stand_in_tables_of_their_own(runs, capsys)
         "toy, split 2": 1,
     }
     compare.main([])
-    assert "3 tables: numbers of different data sets or splits do not compare." in capsys.readouterr().out
+    assert "3 tables: results on different data sets or splits are not comparable." in capsys.readouterr().out
 
 
 def test_other_protocols_and_other_videos_are_said_below_the_table(runs, capsys):

@@ -349,16 +349,16 @@ def test_a_checkpoint_of_an_earlier_version_says_that_only_names_were_compared(t
         del content["split"][name]
     torch.save(content, best)
     script.main([str(best), "--num-clips", "1"])
-    assert "an overlap is noticed by those names only" in capsys.readouterr().out
+    assert "overlap is detected by those names only" in capsys.readouterr().out
 
 
 def test_a_converted_checkpoint_is_evaluated_on_the_data_set_that_is_named(toy_project, tmp_path, capsys):
     best = train.main(TrainConfig(**TINY | {"epochs": 1})) / "best.pth"
     network_main.main(["convert", str(best), str(tmp_path / "c.pth"), "--model", "r3d_10"])
-    with pytest.raises(UserError, match="does not say which data set it was trained on. Name one: --dataset"):
+    with pytest.raises(UserError, match="does not name its data set. Give one: --dataset"):
         script.main([str(tmp_path / "c.pth")])
     script.main([str(tmp_path / "c.pth"), "--dataset", "toy", "--num-clips", "1"])
-    assert "an overlap cannot be noticed" in capsys.readouterr().out
+    assert "an overlap cannot be detected" in capsys.readouterr().out
 
 
 def test_a_folder_whose_videos_are_gone_is_still_evaluated_on_its_frames(toy_project, tmp_path, capsys):

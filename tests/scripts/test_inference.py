@@ -254,7 +254,7 @@ def test_several_sources_each_get_their_own_file(checkpoint, tmp_path, capsys, m
     argv = [*sources[:1], broken, *sources[1:], "--checkpoint", checkpoint, "--output", tmp_path / "out"]
     status, out, err = run([*argv, "--json", tmp_path / "all.json"], capsys, monkeypatch)
     assert status == 1
-    assert err == f"{broken} cannot be used as a video: it is not a video that can be opened.\n"
+    assert err == f"{broken} cannot be used as a video: it cannot be opened as a video.\n"
     counts = {path.name: len(decode(path)) for path in (tmp_path / "out").iterdir()}
     assert counts == {"clip.mp4": 8, "clip-2.mp4": 9, "Clip-3.mp4": 10}
     assert [answer["num_frames"] for answer in json.loads((tmp_path / "all.json").read_text())] == [8, 9, 10]
@@ -285,7 +285,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
     return {
         "missing": ([tmp_path / "no.mp4", *use], 1, "There is no file .*no.mp4"),
         "folder": ([tmp_path / "nothing", *use], 1, "There is no video in the folder"),
-        "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it is not a video"),
+        "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it cannot be opened"),
         "empty": ([tmp_path / "empty.mp4", *use], 1, "empty.mp4 cannot be used as a video: the file is empty"),
         "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is no video"),
         "sound": ([tmp_path / "sound.mp4", *use], 1, "sound.mp4 cannot be used as a video: it has no video stream"),
@@ -310,14 +310,14 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
         "json over source": ([video, *use, "--json", video], 2, "would be written over"),
         "json over network": ([video, *use, "--json", checkpoint], 2, "would be written over"),
-        "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "need names of their own; x.mp4"),
+        "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "need different names; x.mp4"),
         "json is a folder": ([video, *use, "--json", tmp_path], 2, "is a folder"),
         "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv, .gif"),
         "one file for two": ([video, video, *use, "--output", tmp_path / "o.mp4"], 2, "is one file.* 2 sources"),
         "under a file": ([video, *use, "--output", tmp_path / "file/out.mp4"], 1, "cannot be written"),
         "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
-        "smooth, unseen": ([video, *use, "--smooth", "3"], 2, "--smooth is about the label over time"),
-        "stride, unused": ([video.parent, *use, "--csv", "x.csv", "--stride", "4"], 2, "--stride is about windows"),
+        "smooth, unseen": ([video, *use, "--smooth", "3"], 2, "--smooth applies to labels over time"),
+        "stride, unused": ([video.parent, *use, "--csv", "x.csv", "--stride", "4"], 2, "--stride applies to windows"),
         "timeout of a file": ([video, *use, "--timeout", "3"], 2, "--timeout is for cameras and streams"),
     }
 

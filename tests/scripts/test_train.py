@@ -111,11 +111,11 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(
 
     with monkeypatch.context() as patch:
         stop_after(step, patch)
-        with pytest.raises(Stopped, match=f"after step {step}. To go on: python train.py --resume") as stopped:
+        with pytest.raises(Stopped, match=f"after step {step}. To continue: python train.py --resume") as stopped:
             run_tiny(name="stopped", **settings)
     assert stopped.value.signum == signal.SIGTERM
     resumed = train.main(TrainConfig(resume="stopped", workers=0))
-    assert f"Going on after {done}" in capsys.readouterr().out
+    assert f"Continuing after {done}" in capsys.readouterr().out
 
     assert_equal_weights(whole / "last.pth", resumed / "last.pth")
     assert_equal_weights(whole / "best.pth", resumed / "best.pth")
@@ -145,7 +145,7 @@ def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
 
 def test_a_finished_run_goes_on_with_more_epochs(toy_project):
     run_dir = run_tiny(epochs=1)
-    with pytest.raises(UserError, match=r"has done 1 epoch\. To go on, give a higher number: --epochs 2 or more"):
+    with pytest.raises(UserError, match=r"has done 1 epoch\. To continue, give a higher number: --epochs 2 or more"):
         train.main(TrainConfig(resume=str(run_dir)))
     train.main(TrainConfig(resume=str(run_dir), epochs=2))
     assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] == 2
@@ -167,7 +167,7 @@ def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
     content = torch.load(run_dir / "last.pth", weights_only=True)
     content["split"]["hash"] = "another"
     torch.save(content, run_dir / "last.pth")
-    with pytest.raises(UserError, match="are not those this run began with"):
+    with pytest.raises(UserError, match="differ from those of this run"):
         train.main(TrainConfig(resume=str(run_dir), epochs=2))
 
 
@@ -180,7 +180,7 @@ def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_before_a_checkpoint_holds_it(toy_project):
-    with pytest.raises(UserError, match=r"not a number any more, from step \d+ on \(learning rate .*Try a lower rate"):
+    with pytest.raises(UserError, match=r"not a number since step \d+ \(learning rate .*Try a lower rate"):
         run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0)
     run_dir = toy_project.runs / "r3d_10-toy-000"
     assert not list(run_dir.glob("*.pth"))
@@ -188,7 +188,7 @@ def test_a_loss_that_is_no_number_stops_before_a_checkpoint_holds_it(toy_project
 
 def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
     """The loss is computed before the step: one step an epoch, and it looks well to the end."""
-    with pytest.raises(UserError, match="not a number any more, from step 0 on"):
+    with pytest.raises(UserError, match="not a number since step 0"):
         run_tiny(lr=1e30, optimizer="sgd", warmup_epochs=0.0, batch_size=12)
     assert not list((toy_project.runs / "r3d_10-toy-000").glob("*.pth"))
 
@@ -320,7 +320,7 @@ def test_a_folder_of_class_folders_trains_without_an_entry_in_mypath(toy_project
     assert "Frames of 'mine' at 80x60 are not extracted yet: 12 videos" in out
     assert "Clips are not mirrored" in out
     assert "--flip" in out
-    assert "Note: each video counts as a recording of its own." in out
+    assert "Note: each video counts as a separate recording." in out
     assert run_dir.name == "r3d_10-mine-000"
     assert (tmp_path / "mine-frames-80x60" / "manifest.csv").is_file()
     assert train.main(TrainConfig(resume=str(run_dir), epochs=2)) == run_dir, "found again by its full path"
@@ -393,7 +393,7 @@ def test_ctrl_c_and_sigterm_end_the_program_with_last_written(toy_project, signu
     process.stdout.read()
     errors = process.stderr.read()
     assert process.wait(60) == status
-    assert "To go on: python train.py --resume" in errors
+    assert "To continue: python train.py --resume" in errors
     assert "Traceback" not in errors
     assert torch.load(toy_project.runs / "r3d_10-toy-000" / "last.pth", weights_only=True)["step"] > 0
 

@@ -158,7 +158,7 @@ def test_hmdb51_arrives_whole_and_the_printed_entry_opens_it(site, tmp_path, cap
     download(hmdb51_of(site, tmp_path), to)
 
     out = capsys.readouterr().out
-    assert "with what is in them, into" in out and "free." in out
+    assert "with the unpacked files, into" in out and "free." in out
     entry = eval("{" + out.split("as an entry of DATASETS:\n")[1].split("and then:")[0] + "}")
     source = find_source("hmdb51", entry, ROOT)
     videos = find_videos(source)
@@ -171,7 +171,7 @@ def test_hmdb51_arrives_whole_and_the_printed_entry_opens_it(site, tmp_path, cap
     site.files.clear()
     (to / "hmdb51_org.rar").unlink()
     download(hmdb51_of(Site("http://127.0.0.1:9"), tmp_path), to)
-    assert "Everything is there already" in capsys.readouterr().out
+    assert "All files already exist in" in capsys.readouterr().out
 
 
 def test_a_broken_connection_goes_on_where_it_broke(site, tmp_path, capsys):
@@ -207,7 +207,7 @@ def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
         out, _ = process.communicate()
         sizes.append(part.stat().st_size)
     assert 0 < sizes[1] < sizes[2] < len(site.files["lists.zip"])
-    assert process.returncode == 130 and "Stopped at" in out and "the same command goes on from there" in out
+    assert process.returncode == 130 and "Stopped at" in out and "the same command continues" in out
 
     download(data, tmp_path / "data", lists_only=True)
     assert [asked for _, asked in site.asked] == ["", *(f"bytes={size}-" for size in sizes[1:])]
@@ -222,7 +222,7 @@ def test_a_server_without_ranges_begins_anew_and_says_so(site, tmp_path, capsys)
     site.ranges = False
     download(data, part.parent, lists_only=True)
 
-    assert "the server cannot go on at 1 MB; from the beginning" in capsys.readouterr().out
+    assert "the server cannot resume at 1 MB; starting again" in capsys.readouterr().out
     assert (part.parent / "ucfTrainTestlist").is_dir()
 
 
@@ -247,7 +247,7 @@ def test_what_is_not_to_be_had_is_said_with_the_steps_by_hand(site, tmp_path, ca
     assert f"fetch {site.url}/lists.zip  (" in out and f"to    {tmp_path}/data/lists.zip" in out
 
     site.files["lists.zip"], site.kind = b"<html>" * 500_000, "text/html"
-    with pytest.raises(UserError, match="gives a web page instead of lists.zip"):
+    with pytest.raises(UserError, match="sent a web page instead of lists.zip"):
         download(data, tmp_path / "data", lists_only=True)
     site.files["lists.zip"], site.kind = b"short", "application/zip"
     with pytest.raises(UserError, match="the file there has 0 KB, where 3 MB are expected"):
@@ -313,7 +313,7 @@ def test_a_server_that_cannot_prove_who_it_is_is_refused(tmp_path, capsys):
     (tmp_path / "site/lists.zip").write_bytes(site.files["lists.zip"])
     try:
         with pytest.raises(
-            UserError, match=r"certificate of 127.* is not to be verified \(self.signed.*--no-check-certif"
+            UserError, match=r"certificate of 127.* cannot be verified \(self.signed.*--no-check-certif"
         ):
             download(data, tmp_path / "data", lists_only=True)
         download(data, tmp_path / "data", lists_only=True, check_certificate=False)

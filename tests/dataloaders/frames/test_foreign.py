@@ -55,7 +55,7 @@ def test_a_gap_in_the_frames_is_an_error_that_names_the_video(tmp_path):
 
 
 def test_a_folder_without_frames_and_an_empty_tree_are_errors(tmp_path):
-    with pytest.raises(UserError, match="has no frames in it"):
+    with pytest.raises(UserError, match="has no frames\. The expected layout"):
         index_frames(tmp_path)
     (tmp_path / "run" / "clip").mkdir(parents=True)
     (tmp_path / "run" / "clip" / "notes.txt").touch()
@@ -71,7 +71,7 @@ def test_what_would_be_left_out_of_a_tree_is_an_error(tmp_path):
 
     (tmp_path / "run" / "clip" / "00001.jpg").touch()
     with pytest.raises(
-        UserError, match="run/clip has more than one series of frames .00001.jpg and img_00001.jpg begin"
+        UserError, match="run/clip has more than one series of frames .from 00001.jpg and img_00001.jpg"
     ):
         index_frames(tmp_path)
     (tmp_path / "run" / "clip" / "00001.jpg").rename(tmp_path / "run" / "clip" / "img_1.jpg")
@@ -79,7 +79,7 @@ def test_what_would_be_left_out_of_a_tree_is_an_error(tmp_path):
         index_frames(tmp_path)
     (tmp_path / "run" / "clip" / "img_1.jpg").unlink()
     (tmp_path / "walk").mkdir()
-    with pytest.raises(UserError, match="walk has no folders of frames in it"):
+    with pytest.raises(UserError, match="walk has no folders of frames"):
         index_frames(tmp_path)
     (tmp_path / "walk").rmdir()
     (tmp_path / "ucfTrainTestlist").mkdir()
@@ -90,7 +90,9 @@ def test_what_would_be_left_out_of_a_tree_is_an_error(tmp_path):
 def test_a_tree_without_classes_is_told_what_it_lacks(tmp_path):
     write_tree(tmp_path / "v_Biking_g01_c01", NAMINGS["frame1.jpg"], range(1, 4))
 
-    with pytest.raises(UserError, match=r"v_Biking_g01_c01 has frames in it .*A tree of frames is .*/<class>/<video>/"):
+    with pytest.raises(
+        UserError, match=r"v_Biking_g01_c01 has frames instead of folders.*The layout is .*/<class>/<video>/"
+    ):
         index_frames(tmp_path)
 
 

@@ -104,13 +104,13 @@ def test_a_damaged_manifest_is_refused_with_its_line(tmp_path, line):
     with (tmp_path / "manifest.csv").open("a") as file:
         file.write(line)
 
-    with pytest.raises(UserError, match="manifest.csv is damaged: line 3 is not as it was written. Preprocess again"):
+    with pytest.raises(UserError, match="manifest.csv is damaged: line 3 was changed. To rebuild it, preprocess again"):
         read_manifest(tmp_path)
 
 
 def test_the_manifest_of_another_version_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_text("video,label\na,b\n")
-    with pytest.raises(UserError, match="its first line is not the one that this version writes"):
+    with pytest.raises(UserError, match="its header line is not that of this version"):
         read_manifest(tmp_path)
 
 

@@ -162,18 +162,18 @@ def test_what_cannot_be_used_is_refused_once_with_its_reason(two_videos, capsys,
 
     reasons = {
         "run/empty.avi": "the file is empty (0 bytes)",
-        "run/gone.avi": "there is no such file, only a link to it",
+        "run/gone.avi": "it is a broken link",
         "run/one.avi": "it has only 1 frame, and a single picture shows no action",
-        "run/text.avi": "it is not a video that can be opened",
-        os.fsdecode(b"run/caf\xe9.avi"): "it is not a video that can be opened",
+        "run/text.avi": "it cannot be opened as a video",
+        os.fsdecode(b"run/caf\xe9.avi"): "it cannot be opened as a video",
     }
     assert {row.video: row.reason for row in rows.values() if row.status == "refused"} == reasons
     assert "5 files refused:\n" in output
     for name, reason in reasons.items():
         printable = name.replace("\udce9", r"\xe9")
         assert f"  {printable}: {reason}\n" in output
-    assert rows["run/cut.avi"].reason == "damaged in 1 place: frames there are missing or spoilt"
-    assert "1 video used in spite of damage:\n  run/cut.avi: damaged in 1 place" in output
+    assert rows["run/cut.avi"].reason == "damaged in 1 place: frames there are missing or corrupted"
+    assert "1 video used despite damage:\n  run/cut.avi: damaged in 1 place" in output
     frames = two_videos.frames_for(TOY_SIZE)
     assert {path.name for path in frames.glob("*/*/*")} == {"a", "b", "cut"}
     assert read_manifest(frames) == sorted(rows.values(), key=lambda row: row.video)
@@ -199,7 +199,7 @@ def test_other_settings_into_the_same_folder_are_refused(toy_source, toy_frames,
     source = DataSource("toy", toy_source.videos, toy_frames, layout="ucf101", frames_given=True)
     before = contents(toy_frames)
 
-    with pytest.raises(UserError, match="holds frames at 80x60, every 1, quality 95, and .* is asked for"):
+    with pytest.raises(UserError, match="has frames at 80x60, every 1, quality 95, not at"):
         preprocess(source, settings)
     assert contents(toy_frames) == before
 
@@ -209,7 +209,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(two_videos):
     frames.mkdir()
     (frames / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(UserError, match="has files in it that no run of this program wrote"):
+    with pytest.raises(UserError, match="has files that preprocessing did not write"):
         preprocess(two_videos, SMALL)
     assert (frames / "thesis.tex").read_text() == "years of work"
 
@@ -247,7 +247,7 @@ def test_a_full_disk_ends_it_in_one_line_and_keeps_what_is_whole(toy_videos, toy
             status, _, errors = run_cli(*args)
             assert status == 1
             assert errors.startswith(
-                f"The disk of {disk / 'frames'} is full. What is extracted is kept: free some space"
+                f"The disk of {disk / 'frames'} is full. Extracted videos are kept: free some space"
             )
             assert errors.count("\n") == 1
             kept.append(len(read_manifest(disk / "frames", PARTIAL_NAME)))
@@ -325,7 +325,7 @@ def test_a_video_that_is_gone_leaves_the_manifest_aloud(two_videos, capsys):
         ("walk/a.avi", "walk"),
         ("walk/b.avi", "walk"),
     ]
-    assert "out of the manifest: 1 video (first: run/a.avi)" in capsys.readouterr().out
+    assert "removed from the manifest: 1 video (first: run/a.avi)" in capsys.readouterr().out
 
 
 def test_a_video_converted_to_another_format_is_not_there_twice(two_videos):
@@ -360,7 +360,7 @@ def test_another_split_moves_no_folder(toy_source, toy_frames, capsys):
     preprocess(toy_source, SMALL, split="2")
 
     output = capsys.readouterr().out
-    assert "The folders go on showing split 1. Training on split 2 picks its videos from the manifest" in output
+    assert "The folders stay arranged by split 1. Training on split 2 reads its videos from the manifest" in output
     assert contents(toy_frames) == before
 
 
@@ -542,7 +542,7 @@ def test_stopped_by_a_signal_it_ends_at_once_and_leaves_nothing_half_done(stuck,
     output, errors = process.communicate(timeout=20)
 
     assert (process.returncode, errors) == (status, message)
-    assert output == "2 of 3 videos done; the same command goes on from there.\n"
+    assert output == "2 of 3 videos done; the same command continues.\n"
     assert not (frames / ".partial").exists()
     assert len(read_manifest(frames, PARTIAL_NAME)) == 2
     assert not any(worker.exists() for worker in workers)
@@ -726,7 +726,7 @@ def test_a_damaged_manifest_does_not_let_other_settings_overwrite_the_frames(own
     (frames / NAME).write_text("garbage")
     before = {name: content for name, content in contents(frames).items() if not name.endswith(".csv")}
 
-    with pytest.raises(UserError, match="does not hold what its video gives at 80x60, every 2"):
+    with pytest.raises(UserError, match="differs from its video at 80x60, every 2"):
         preprocess(source, Settings(TOY_SIZE, every=2))
     assert {name: content for name, content in contents(frames).items() if not name.endswith(".csv")} == before
 
@@ -734,7 +734,7 @@ def test_a_damaged_manifest_does_not_let_other_settings_overwrite_the_frames(own
 def test_a_video_that_hangs_the_decoder_is_cut_off_and_refused(stuck):
     rows = {row.video: row for row in preprocess(stuck, SMALL, workers=1, limits=Limits(stall=1.5))}
 
-    assert rows["run/stuck.avi"].reason == "the decoder was stuck on it: no frame came for 2 s"
+    assert rows["run/stuck.avi"].reason == "the decoder yielded no frame for 2 s"
     assert [row.num_frames for row in rows.values() if row.status == "ok"] == [6, 8]
 
 
@@ -744,7 +744,7 @@ def test_a_video_that_takes_far_too_long_for_its_size_is_cut_off_and_refused(two
     limits = Limits(seconds=0.3, seconds_per_mb=0.0)
     rows = {row.video: row for row in preprocess(two_videos, Settings((1200, 900)), workers=1, limits=limits)}
 
-    assert "was not done after 0 s, which is more than any whole video of" in rows["run/long.avi"].reason
+    assert "decoding took more than 0 s, the limit for a video of" in rows["run/long.avi"].reason
     assert not list(two_videos.frames_for((1200, 900)).glob("*/run/long"))
 
 
@@ -756,5 +756,5 @@ def test_a_video_whose_frames_eat_memory_is_refused_and_the_run_goes_on(two_vide
 
     rows = {row.video: row for row in preprocess(two_videos, SMALL, workers=1, limits=Limits(memory=350 << 20))}
 
-    assert rows["run/bomb.mov"].reason == "its frames take more memory than the 367 MB that one video may have"
+    assert rows["run/bomb.mov"].reason == "decoding needs more than 367 MB of memory, the limit for a video"
     assert [row.num_frames for row in rows.values() if row.status == "ok"] == [6, 8]

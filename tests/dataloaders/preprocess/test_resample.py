@@ -114,7 +114,7 @@ def test_the_shorter_side_is_what_was_asked_for_and_the_longer_one_even(size, so
 
 @pytest.mark.parametrize("text", ["short:", "short:0", "long:256", "256", "axb", "171x", "short:12x3"])
 def test_a_size_that_is_none_is_refused(text):
-    with pytest.raises(ValueError, match="is no size; write it as 171x128"):
+    with pytest.raises(ValueError, match="is not a size; write 171x128"):
         read_size(text)
 
 
@@ -150,7 +150,7 @@ def test_frames_that_keep_their_aspect_are_trained_on_by_a_model_whose_shorter_s
             dataset.load(0, position, out)
             assert out.min() >= 0 and (out.reshape(-1, 56 * 56 * 3).max(1) > 0).all()
 
-    with pytest.raises(UserError, match=r"shorter side 60; this model wants 171x128.*or --size short:128"):
+    with pytest.raises(UserError, match=r"shorter side 60; this model expects 171x128.*or --size short:128"):
         open_frames(given, InputSpec(clip_len=4), val="none", any_aspect=True)
 
 
@@ -159,7 +159,7 @@ def test_a_network_that_learnt_from_kept_aspects_sees_them_everywhere(mixed):
     preprocess(mixed, Settings(60))
     given = DataSource("given", mixed.videos, mixed.frames_for(60), layout="ucf101", frames_given=True)
     spec = InputSpec(clip_len=4, resize=(80, 60), crop_size=56)
-    with pytest.raises(UserError, match="shorter side 60; this model wants 80x60"):
+    with pytest.raises(UserError, match="shorter side 60; this model expects 80x60"):
         open_frames(given, spec, val="none")
     learnt = of_frames(spec, open_frames(given, spec, val="none", any_aspect=True))
     assert learnt == replace(spec, keep_aspect=True) == InputSpec.from_dict(learnt.to_dict())
@@ -175,7 +175,7 @@ def test_a_network_that_learnt_from_kept_aspects_sees_them_everywhere(mixed):
 
     preprocess(mixed, Settings((80, 60)))
     squeezed = DataSource("given", mixed.videos, mixed.frames_for((80, 60)), layout="ucf101", frames_given=True)
-    with pytest.raises(UserError, match=r"wants frames that keep their aspect \(--size short:60\)"):
+    with pytest.raises(UserError, match=r"expects frames that keep their aspect \(--size short:60\)"):
         open_frames(squeezed, learnt, val="none")
 
 
@@ -196,7 +196,9 @@ def test_a_resampled_tree_is_read_in_its_own_frames(tmp_path):
         assert [frames[index] for index in indices] == expected
 
     faster = InputSpec(clip_len=4, fps=25, resize=TOY_SIZE, crop_size=56)
-    with pytest.raises(UserError, match="stored at 15 frames a second .* wants 25 of its 30. Preprocess with --fps 25"):
+    with pytest.raises(
+        UserError, match="stored at 15 frames a second instead of 30; this model expects 25. Preprocess with --fps 25"
+    ):
         ClipSource(open_frames(source, faster, val="none"), "train", faster)
 
 

@@ -36,7 +36,7 @@ def test_any_number_of_shards_makes_the_tree_of_none(toy_source, toy_frames, tmp
             [NAME] if done == total else sorted(f"manifest.{n}-of-{total}.csv" for n in order[:done])
         )
         if done == total - 1:
-            assert f"Not there yet: shard {order[-1]} of {total}. The one that comes last" in capsys.readouterr().out
+            assert f"Missing: shard {order[-1]} of {total}. The last shard to end" in capsys.readouterr().out
 
     assert f"Merged {total} shard{'s' if total > 1 else ''}: 24 videos in " in capsys.readouterr().out
     assert contents(source.frames) == contents(toy_frames)
@@ -69,7 +69,7 @@ def test_training_finds_shards_that_nobody_merged_and_says_which_are_missing(toy
     for number in (1, 3):
         shutil.copytree(tmp_path / f"machine{number}", source.frames, dirs_exist_ok=True)
 
-    with pytest.raises(UserError, match=r"is made in shards, and shard 2 of 3 is missing"):
+    with pytest.raises(UserError, match=r"is extracted in shards, and shard 2 of 3 is missing"):
         ensure_frames(source, TOY_SIZE)
     with pytest.raises(UserError, match="was interrupted"):
         open_frames(source, SPEC)
@@ -96,7 +96,7 @@ def test_shards_of_another_division_are_refused(toy_source, tmp_path):
     source = source_into(toy_source, tmp_path / "frames")
     preprocess(source, SMALL, shard=Shard(2, 8))
 
-    with pytest.raises(UserError, match="is being made in 8 shards, and 1/3 is asked for"):
+    with pytest.raises(UserError, match="is extracted in 8 shards, not as 1/3"):
         preprocess(source, SMALL, shard=Shard(1, 3))
 
 
@@ -160,7 +160,7 @@ def test_a_shard_that_is_none_is_bad_usage(text, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--shard", text])
     assert exit_.value.code == 2
-    assert "write it as 3/8" in capsys.readouterr().err or text == "-1/8"
+    assert "write 3/8" in capsys.readouterr().err or text == "-1/8"
 
 
 def test_a_shard_is_read_as_it_is_written():

@@ -145,7 +145,7 @@ def test_an_empty_class_folder_is_refused_by_name(tmp_path):
 def test_a_missing_folder_is_named():
     with pytest.raises(UserError, match=r"There is no folder '\./no/such'"):
         find_source("./no/such", mypath.DATASETS, ROOT)
-    with pytest.raises(UserError, match="There is no folder /no/such, where the videos of 'mine' should lie"):
+    with pytest.raises(UserError, match="There is no folder /no/such for the videos of 'mine'"):
         find_videos(folder_source(Path("/no/such")))
 
 
@@ -162,7 +162,7 @@ def test_an_unknown_data_set_is_a_usage_error_with_the_nearest_name():
 
 
 def test_videos_without_class_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match="has no folders in it. A data set is a folder of class folders"):
+    with pytest.raises(UserError, match="has no folders. A data set is a folder of class folders"):
         find_source(str(make_files(tmp_path / "flat", "a.avi")), {}, ROOT)
 
 
@@ -172,7 +172,7 @@ def test_videos_without_class_folders_are_refused(tmp_path):
         ({"videos": "v", "layuot": "folder"}, "has the key 'layuot'. Did you mean 'layout'"),
         ({"layout": "folder"}, "has no key 'videos'"),
         ({"list": None, "frames": "f"}, "has no key 'videos'"),
-        ({"videos": "v", "classes": "c.txt"}, "has 'classes', which goes with a 'list'"),
+        ({"videos": "v", "classes": "c.txt"}, "has 'classes', which needs a 'list'"),
         ({"videos": "v", "layout": "ucf"}, "has the layout 'ucf'. Known layouts: folder, hmdb51, ucf101"),
         ({"videos": "v", "groups": "(x"}, "is no regular expression"),
         ({"videos": "v", "flip": "False"}, "'flip' of 'mine' is 'False'. It must be True or False, without quotes."),

@@ -83,7 +83,7 @@ def write_hmdb_lists_of(folder: Path) -> None:
 def test_hmdb51_without_lists_is_not_divided_by_chance_unasked(tmp_path):
     source, videos = open_folder(make_files(tmp_path / "set", *HMDB_NAMES))
 
-    with pytest.raises(UserError, match="splits of HMDB51 are in its list files.*--split random"):
+    with pytest.raises(UserError, match="splits of HMDB51 need its list files.*--split random"):
         split_videos(source, videos)
     parts = split_videos(source, videos, "random").parts
     assert len({parts[video.video] for video in videos if "/Film3_brush" in video.video}) == 1
@@ -101,7 +101,9 @@ def test_videos_that_are_in_no_class_folder_are_said(tmp_path, capsys, stray):
     make_files(tmp_path, "run/a.avi", "walk/b.avi", "README", stray)
 
     assert len(open_folder(tmp_path)[1]) == 2
-    assert f"Note: not used, since not directly in a class folder: 1 video (first: {stray})." in capsys.readouterr().out
+    assert (
+        f"Note: not used, because not directly in a class folder: 1 video (first: {stray})." in capsys.readouterr().out
+    )
 
 
 def test_videos_beside_the_classes_of_a_divided_folder_are_said(tmp_path, capsys):
@@ -132,7 +134,7 @@ def test_a_folder_of_frames_as_data_set_is_told_where_it_belongs(tmp_path, tree)
         (["UCF101.rar"], "Run: cd .* && unrar x UCF101.rar"),
         (["my videos.zip"], "Run: cd .* && unzip 'my videos.zip'"),
         (["run/a.zip"], "run holds a.zip, not unpacked. Run: cd .*run && unzip a.zip"),
-        (["a/b/c/d.avi", "e/f/g/h.avi"], r"Its videos lie deeper \(b/c/d.avi\)"),
+        (["a/b/c/d.avi", "e/f/g/h.avi"], r"Its videos are deeper \(b/c/d.avi\)"),
     ],
 )  # fmt: skip
 def test_what_is_there_instead_of_videos_is_said_with_what_to_do(tmp_path, files, message):

@@ -127,7 +127,7 @@ def test_a_video_in_no_list_is_unused_and_said(tmp_path):
     split = split_videos(lists, [*videos, extra], "1")
 
     assert split.parts[extra.video] == "unused"
-    assert split.notes == ["In no list and therefore unused: 1 video (first: Biking/v_Biking_g26_c01.avi)."]
+    assert split.notes == ["Unused, because in no list: 1 video (first: Biking/v_Biking_g26_c01.avi)."]
 
 
 def test_videos_that_the_lists_name_and_nobody_has_are_said(tmp_path):
@@ -309,7 +309,7 @@ def test_divided_folders_of_ucf101_have_its_split_1_and_it_is_said():
     ]
     split = split_videos(source, videos)
     assert split.name == "1" and split.videos("test")[0] == "train/Biking/v_Biking_g01_c01.avi"
-    assert len(split.notes) == 1 and "of ucf101: its split 1 is taken. --split given" in split.notes[0]
+    assert len(split.notes) == 1 and "of ucf101, so its split 1 is used. --split given" in split.notes[0]
     assert split_videos(source, videos, "1").notes == []
     given = split_videos(source, videos, "given")
     assert given.notes == [] and all(video.startswith("test/") for video in given.videos("test"))

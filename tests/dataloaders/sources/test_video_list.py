@@ -86,7 +86,7 @@ def test_a_third_column_of_train_and_test_is_taken_for_the_split_and_said(tmp_pa
         "train",
         "test",
     ]
-    assert "third column of list.csv says train, val or test" in capsys.readouterr().out
+    assert "third column of list.csv has train, val or test" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_paths_count_from_the_list_or_from_videos_or_from_the_root(tmp_path):
     address = write_list(tmp_path / "lists", text, "mine.txt")
 
     assert [video for video, *_ in listed(address, videos=str(tmp_path / "data"))] == ["a.avi", "b.avi"]
-    with pytest.raises(UserError, match=r"mine.txt, line 2: there is no file b.avi. Paths count from .*lists\."):
+    with pytest.raises(UserError, match=r"mine.txt, line 2: there is no file b.avi. Paths are relative to .*lists\."):
         listed(address)
     (tmp_path / "lists/b.avi").symlink_to(tmp_path / "data/b.avi")
     assert [video for video, *_ in listed(address)] == [f"{tmp_path}/data/a.avi", "b.avi"]
@@ -126,7 +126,7 @@ def test_numbers_are_named_by_a_class_file_from_0_or_as_in_classind(tmp_path, ca
     address = write_list(tmp_path, "a.avi 2\nb.avi 1\n", "train.txt")
 
     assert [label for _, label, *_ in listed(address)] == ["2", "1"]
-    assert "labels of train.txt are numbers, and no classes.txt beside it names them" in capsys.readouterr().out
+    assert "labels of train.txt are numbers, without a classes.txt beside it" in capsys.readouterr().out
 
     (tmp_path / "classInd.txt").write_bytes(b"1 Zebra\r\n2 Ape cat\r\n")
     assert [label for _, label, *_ in listed(address)] == ["Ape cat", "Zebra"]
@@ -152,17 +152,17 @@ def test_classes_that_are_numbers_have_the_order_of_the_numbers(tmp_path):
         ("a.avi run\nno.avi run\nnor.avi run\n", r"line 2: there is no file no.avi \(and 1 more of 3\). Paths"),
         ("clip,verb\na.avi,run\n", "line 1: there is no file clip. .*A first line that names the columns says"),
         ("a.avi air drumming\n", "line 1: there is no file a.avi air. .*A label of several words needs a comma"),
-        ("more/x 300 7\n", "line 1: there is no file more/x 300. .*A list of frame folders .* is none of videos: give"),
+        ("more/x 300 7\n", "line 1: there is no file more/x 300. .*Lists of frame folders .* are not accepted: give"),
         ("more run\n", "line 1: more is a folder. .*--frames"),
         ("a.avi,run\nb.avi\n", "line 2: no label in 'b.avi'. A line is one of: path label"),
         ("a.avi,run,anna,dev\n", "line 1: the split 'dev' is not one of train, val, test"),
-        ("a.avi,run\nb,c.avi,run\n", "line 2: 3 columns, 2 above it. A name with a comma in it goes in quotes"),
+        ("a.avi,run\nb,c.avi,run\n", "line 2: 3 columns, 2 above it. A name that contains a comma needs quotes"),
         ("a.avi,run,x,train,5\n", "line 1: 5 columns, where at most 4 are known"),
         ("a.avi,run/fast\n", "line 1: the label 'run/fast' cannot be the name of a folder"),
         ("a.avi,\n", "line 1: the label is empty"),
         ("a.avi,\nb.avi,run\n", "line 1: the label is empty"),
         ('b.avi,run\n"a.avi,run\nc.avi,run\n', "line 2: a quotation mark that begins there does not end"),
-        ("# nothing\n\n", "lists no video. A line a video is looked for"),
+        ("# nothing\n\n", "lists no video. Each line must be one of"),
         ("path,label\n", "the names of the columns, and no video"),
         ("a\\b.avi,run\n", "there is no file a.b.avi. .*Write / between folders"),
     ],
@@ -285,7 +285,7 @@ def test_frames_made_elsewhere_have_the_groups_and_the_split_of_the_list(tmp_pat
     }
     assert "walk/dora_walk" not in frame_set.split.parts and len(frame_set.rows) == 6
     said = capsys.readouterr().out
-    assert "not in list.csv and therefore left out: 1 video (first: walk/dora_walk)" in said
+    assert "left out, because not in list.csv: 1 video (first: walk/dora_walk)" in said
     assert "no frames of 1 video of list.csv (first: clips/emil_run.avi)" in said
 
     source = find_source(write_list(tmp_path, "\n".join(lines)), {}, ROOT, frames)  # without a split: by its groups
@@ -296,7 +296,7 @@ def test_frames_made_elsewhere_have_the_groups_and_the_split_of_the_list(tmp_pat
 
 def test_a_list_of_other_frames_is_refused(tmp_path):
     frames = make_frames_elsewhere(tmp_path / "frames", "run/a", "walk/b")
-    with pytest.raises(UserError, match="None of the 2 videos that have frames stands in .*first: run/a"):
+    with pytest.raises(UserError, match="None of the 2 videos that have frames is in .*first: run/a"):
         open_frames(find_source(write_list(tmp_path, "x/c.avi,run\nx/d.avi,walk\n"), {}, ROOT, frames), SPEC)
     with pytest.raises(UserError, match="lines 1 and 2: both may be the video of the frames run/a"):
         text = "x/a.avi,run\ny/a.avi,run\nx/b.avi,walk\n"
@@ -316,7 +316,10 @@ def test_a_pack_has_the_labels_groups_and_splits_that_its_list_has_now(own_list,
     frame_set = open_frames(find_source(str(own_list), {}, ROOT, str(packed)), SPEC)
     assert sorted(row.group for row in frame_set.part("test")) == ["anna", "anna"]
     assert sorted(row.group for row in frame_set.part("train")) == ["carla", "carla"]
-    assert len(frame_set.rows) == 5 and "left out: 1 video (first: ben/walk.avi)" in capsys.readouterr().out
+    assert (
+        len(frame_set.rows) == 5
+        and "left out, because not in own.csv: 1 video (first: ben/walk.avi)" in capsys.readouterr().out
+    )
     images = {row.video: next(iter(frame_set.read_frames(row, [0]))) for row in frame_set.rows}
     folders = open_frames(source, SPEC)
     for row in folders.rows:

@@ -197,9 +197,9 @@ def test_foreign_files_are_refused_in_one_line(toy_export, tmp_path):
     for name, message in (
         ("other.onnx", "was it written by export.py"),
         ("text.onnx", "cannot be read by ONNX Runtime"),
-        ("text.pt2", "is no torch.export program"),
+        ("text.pt2", "is not a torch.export program"),
         ("other.pt2", "was it written by export.py"),
-        ("cut.pt2", "is no torch.export program"),
+        ("cut.pt2", "is not a torch.export program"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             Recognizer(tmp_path / name, device="cpu")
@@ -210,7 +210,7 @@ def test_foreign_files_are_refused_in_one_line(toy_export, tmp_path):
     ("change", "message"),
     [
         ({"classes": ["only", "two"]}, r"it gives 3 probabilities for 2 classes"),
-        ({"input_spec": {"clip_len": 5}}, r"it takes \d+ frames, and says \d+"),
+        ({"input_spec": {"clip_len": 5}}, r"it takes \d+ frames, but its metadata has \d+"),
     ],
 )
 @BOTH
@@ -319,7 +319,7 @@ def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     output.write_text("an older file")
     status, _, error = run([tmp_path / "best.pth", "--output", output], capsys, monkeypatch)
     assert (status, error.count("\n")) == (1, 1)
-    assert "does not answer as the network does" in error
+    assert "its probabilities differ from the network's" in error
     assert output.read_text() == "an older file"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
 
@@ -380,7 +380,7 @@ def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, cap
         (["{onnx}", "--output", "a.pt2"], "is exported already"),
         (["--output", "a.onnx"], "No network is given. Give CHECKPOINT"),
         (["{checkpoint}", "--model", "r3d_10", "--output", "a.onnx"], "Leave --model out"),
-        (["{checkpoint}", "--video", "{onnx}", "--output", "{onnx}"], "would be written over, and it is read here"),
+        (["{checkpoint}", "--video", "{onnx}", "--output", "{onnx}"], "is also an input and would be overwritten"),
     ],
 )
 def test_usage_mistakes_are_said_at_once(toy_export, argv, message, tmp_path, capsys, monkeypatch):
@@ -432,7 +432,7 @@ def test_onnx_runtime_takes_as_many_threads_as_torch(toy_export):
 def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     argv = [str(video), "--checkpoint", str(toy_export.pt2), "--device", "cpu"]
-    with pytest.raises(UsageError, match="--explain reads layers of the network"):
+    with pytest.raises(UsageError, match="--explain needs the network's layers"):
         inference.main([*argv, "--explain", "--json", str(tmp_path / "a.json")])
     with pytest.raises(UsageError, match="--amp bf16: the file computes in float32"):
         inference.main([*argv, "--amp", "bf16"])
@@ -450,7 +450,7 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_not_said_to_be_used(toy_export, m
         if "CUDAExecutionProvider" in onnxruntime.InferenceSession(toy_export.onnx).get_providers():
             pytest.skip("it can be used")
         assert open_program(toy_export.onnx).device == torch.device("cpu")
-        with pytest.raises(UserError, match="--device cuda: ONNX Runtime finds no such GPU"):
+        with pytest.raises(UserError, match="--device cuda: ONNX Runtime does not find this GPU"):
             open_program(toy_export.onnx, "cuda")
 
 
@@ -520,7 +520,7 @@ def test_a_network_that_has_no_half_here_is_said_in_one_line(tmp_path, capsys, m
     if status == 0:
         pytest.skip("this torch has it")
     assert (status, error.count("\n")) == (1, 1)
-    assert "--half: s3d cannot be run in it here" in error
+    assert "--half: s3d cannot run in half precision here" in error
     assert [path.name for path in tmp_path.iterdir()] == ["best.pth"]
 
 

@@ -93,7 +93,7 @@ def test_every_model_has_the_layer_pool():
 
 
 def test_a_layer_of_c3d_is_refused_for_others():
-    with pytest.raises(UserError, match="--layer fc6 is a layer of C3D, and VideoResNet has none.*pool, prob"):
+    with pytest.raises(UserError, match="--layer fc6 is a layer of C3D, not of VideoResNet\. .*pool, prob"):
         layer_reader(create_model("r3d_10", 2).eval(), "fc6")
 
 
@@ -169,7 +169,7 @@ def test_an_interrupted_extraction_goes_on_and_other_settings_are_refused(
     monkeypatch.setattr(FeatureExtractor, "windows", inside)
     done = sorted(path.name for path in out.rglob("*.npy"))
     assert 0 < len(done) < 4 and not (out / "index.json").exists()
-    with pytest.raises(UserError, match="was interrupted. Give its command again"):
+    with pytest.raises(UserError, match="was interrupted. Repeat the command"):
         list_features(out)
     with (out / "index.partial.jsonl").open("a") as file:
         file.write('{"video": "Run/v_R')  # the line that was being written
@@ -303,7 +303,7 @@ def test_features_of_several_networks_are_put_side_by_side(tmp_path, capsys, mon
     assert status == 0 and "200 features of 32 values, 4 classes" in out
     next((two / "ClassA").iterdir()).unlink()
     status, _, err = run(["svm", one, two], capsys, monkeypatch)
-    assert status == 1 and "describes 1 video that the other folders do not" in err
+    assert status == 1 and "has features of 1 video that the other folders lack" in err
 
 
 def test_bad_features_are_counted_and_named(tmp_path, capsys, monkeypatch):
@@ -318,7 +318,7 @@ def test_bad_features_are_counted_and_named(tmp_path, capsys, monkeypatch):
     status, err = broken("size", lambda f: np.save(f / first.replace("g01", "g02"), np.zeros(7, np.float32)))
     assert status == 1 and "1 feature cannot be used" in err and "has 7 values, and the first file 20" in err
     status, err = broken("nan", lambda f: np.save(f / first, np.full(20, np.nan, np.float32)))
-    assert status == 1 and "holds values that are no numbers" in err
+    assert status == 1 and "has values that are not numbers" in err
     status, err = broken("cut", lambda f: (f / first).write_bytes(b"\x93NUMPY"))
     assert status == 1 and "cannot be read" in err
 
@@ -349,7 +349,7 @@ def test_an_index_without_its_files_is_refused(videos, checkpoint, tmp_path, cap
     argv = ["extract", videos, "--checkpoint", checkpoint, "--output", out, "--device", "cpu"]
     assert run(argv, capsys, monkeypatch)[0] == 0
     (out / "Run/v_Run_g02_c01.npy").unlink()
-    with pytest.raises(UserError, match=r"lists 1 file that are not there \(first: Run/v_Run_g02_c01.npy\)"):
+    with pytest.raises(UserError, match=r"lists 1 file that are missing \(first: Run/v_Run_g02_c01.npy\)"):
         list_features(out)
     for damage in ("{", '{"format": 1}', '{"format": 1, "videos": [{"video": "Run/v_Run_g02_c01.avi"}]}'):
         (out / "index.json").write_text(damage)
@@ -449,11 +449,11 @@ def test_a_raw_video_gets_its_label_with_a_margin(videos, checkpoint, tmp_path, 
     other = torch.load(checkpoint, weights_only=True) | {"model": create_model("r3d_10", 3).state_dict()}
     save_checkpoint(tmp_path / "other.pth", other)
     status, _, err = run([*argv[:-3], tmp_path / "other.pth"], capsys, monkeypatch)
-    assert status == 1 and "this is another network" in err
+    assert status == 1 and "not of this network" in err
     status, _, err = run([*argv[:3], tmp_path / "no.npz", *argv[4:]], capsys, monkeypatch)
     assert status == 1 and "There is no file" in err
     status, _, err = run([*argv[:3], checkpoint, *argv[4:]], capsys, monkeypatch)
-    assert status == 1 and "is no SVM that features.py has written" in err
+    assert status == 1 and "is not an SVM of features.py" in err
 
 
 def test_weights_without_a_last_layer_describe_all_the_same(tmp_path, videos, capsys, monkeypatch):
@@ -469,10 +469,10 @@ def test_weights_without_a_last_layer_describe_all_the_same(tmp_path, videos, ca
 def test_bad_usage_is_one_line(videos, checkpoint, tmp_path, capsys, monkeypatch):
     output = ["--output", tmp_path / "o"]
     for argv, message in (
-        (["extract", *output, "--checkpoint", checkpoint], "Give videos or folders of them"),
+        (["extract", *output, "--checkpoint", checkpoint], "Give either videos or folders of them"),
         (
             ["extract", videos, "--dataset", "toy", *output, "--checkpoint", checkpoint],
-            "Give videos or folders of them",
+            "Give either videos or folders of them",
         ),
         (["extract", videos, *output], "No network is given"),
         (["extract", videos, *output, "--model", "r3d_18"], "needs --weights kinetics400 or FILE"),
@@ -486,7 +486,7 @@ def test_bad_usage_is_one_line(videos, checkpoint, tmp_path, capsys, monkeypatch
     np.save(tmp_path / "full/x.npy", np.zeros(3))
     argv = ["extract", videos, "--output", tmp_path / "full", "--checkpoint", checkpoint]
     status, _, err = run(argv, capsys, monkeypatch)
-    assert status == 1 and "holds .npy files and no index.json" in err
+    assert status == 1 and "has .npy files but no index.json" in err
 
 
 def test_low_precision_says_the_same_within_its_rounding(videos, checkpoint, tmp_path, capsys, monkeypatch):
@@ -521,7 +521,7 @@ def test_where_low_precision_says_something_else_float32_stays(capsys):
     for _ in range(2):
         assert torch.equal(reader(x), x.flatten(1)[:, :8])
     err = capsys.readouterr().err
-    assert err.count("float32 is used, slower") == 1 and "gives other features in bf16" in err
+    assert err.count("float32 is used, which is slower") == 1 and "computes other features in bf16" in err
 
 
 def test_videos_of_one_name_in_train_and_test_have_a_file_each():

@@ -157,8 +157,8 @@ def test_a_killed_worker_is_started_again_and_ends_with_the_weights_of_an_undist
     finish(torchrun(toy_project, 2, TRAIN, *flags, "--name=whole"))
     out = finish(torchrun(toy_project, 2, KILLED.format(step=step), *flags, options=("--max-restarts=1",)))
     killed = toy_project.runs / "norm_free-toy-000"
-    assert "This launch has begun run/norm_free-toy-000 and goes on there." in out
-    assert ("ended before its first checkpoint and begins again" in out) == (step == 1)
+    assert "This launch continues its run run/norm_free-toy-000 ." in out
+    assert ("ended before its first checkpoint and starts again" in out) == (step == 1)
     assert_equal_weights(toy_project.runs / "whole" / "last.pth", killed / "last.pth")
     assert [record["epoch"] for record in read_metrics(killed)] == [0, 1, 2]
     assert len(list(toy_project.runs.iterdir())) == 2, "a restarted worker began another run"
@@ -174,7 +174,7 @@ def test_sigterm_leaves_last_on_all_processes_and_one_process_goes_on_with_the_s
             break
     out = process.stdout.read()
     assert process.wait(60) != 0
-    assert out.count("To go on: python train.py --resume") == 1, out
+    assert out.count("To continue: python train.py --resume") == 1, out
     run_dir = toy_project.runs / "norm_free-toy-000"
     left = torch.load(run_dir / "last.pth", weights_only=True)
     assert left["processes"] == 2

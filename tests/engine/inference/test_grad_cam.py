@@ -79,7 +79,7 @@ def test_every_model_says_its_maps_or_is_a_transformer():
 
 
 def test_a_transformer_has_no_maps():
-    with pytest.raises(UserError, match="--explain shows what the maps of convolutions say, and Swin3D"):
+    with pytest.raises(UserError, match="--explain needs feature maps of convolutions, which Swin3D"):
         explain_clips(create_model("swin3d_t", 2).eval(), torch.zeros(1, 3, 4, 32, 32), 0)
 
 

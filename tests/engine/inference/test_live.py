@@ -122,7 +122,7 @@ def test_a_stream_that_stalls_is_said_and_what_came_is_kept(recognizer, transpor
         live = recognizer.watch(address, timeout=1.0)
         pictures = list(live)
         end.set()
-    assert live.lost == "nothing came for 1 s"
+    assert live.lost == "no frame arrived for 1 s"
     assert pictures and live.prediction().windows
 
 

@@ -85,7 +85,7 @@ def test_a_folder_gives_a_row_a_video_and_names_what_is_broken(folder, checkpoin
     status, out, err = run(argv, capsys, monkeypatch)
     assert status == 1
     assert out.splitlines() == [f"-> {table}", "3 answers, 1 could not be used"]
-    assert err == f"{folder / 'broken.mp4'} cannot be used as a video: it is not a video that can be opened.\n"
+    assert err == f"{folder / 'broken.mp4'} cannot be used as a video: it cannot be opened as a video.\n"
     rows = list(csv.DictReader(table.open(encoding="utf-8")))
     assert [row["video"] for row in rows] == [
         str(folder / name) for name in ("a/two.avi", "b/one.mp4", "broken.mp4", "three.mp4")

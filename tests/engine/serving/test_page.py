@@ -159,9 +159,7 @@ def test_where_neither_video_nor_pictures_can_be_shown_there_is_the_timeline(des
 def test_what_the_server_says_is_shown(desktop, server, tmp_path):
     (tmp_path / "<i>notes.mp4").write_text("no video")
     upload(desktop, server.address, tmp_path / "<i>notes.mp4")
-    assert text(desktop, "#reason") == [
-        "<i>notes.mp4: This cannot be used as a video: it is not a video that can be opened."
-    ]
+    assert text(desktop, "#reason") == ["<i>notes.mp4: This cannot be used as a video: it cannot be opened as a video."]
     (tmp_path / "large.mp4").write_bytes(bytes(400_000))
     upload(desktop, server.address, tmp_path / "large.mp4")
     assert text(desktop, "#reason") == ["large.mp4 has 0.4 MB, and this server takes at most 0.3 MB."]

@@ -36,15 +36,15 @@ RAW = {"content-type": "video/mp4"}
         ("", {**form(b""), "content": b"--x--\r\n"}, 400, "The form has no field 'video'"),
         ("", {"files": [("video", ("a.mp4", b"a")), ("video", ("b.mp4", b"b"))]}, 400, "more than one field 'video'"),
         ("", form(b""), 415, "This cannot be used as a video: the file is empty (0 bytes)."),
-        ("", form(b"a text, and long enough\n" * 50), 415, "it is not a video that can be opened."),
-        ("", form(PLAYLIST), 415, "it is not a video that can be opened."),
+        ("", form(b"a text, and long enough\n" * 50), 415, "it cannot be opened as a video."),
+        ("", form(PLAYLIST), 415, "it cannot be opened as a video."),
         (
             "",
             {**form(b""), "headers": {"content-type": f"multipart/form-data; {';' * 5000}"}},
             400,
             "more than 4,096 bytes",
         ),
-        ("", {**form(b""), "headers": {**RAW, "sec-fetch-site": "cross-site"}}, 403, "asked by a page from elsewhere"),
+        ("", {**form(b""), "headers": {**RAW, "sec-fetch-site": "cross-site"}}, 403, "web page of another site"),
         ("", {"content": b"", "headers": {**RAW, "content-encoding": "gzip"}}, 415, "without Content-Encoding"),
         ("", {"content": b"0" * 400_000, "headers": RAW}, 413, "The file is larger than 0.3 MB, the limit of this"),
         ("", {"content": iter([b"0" * 200_000] * 2), "headers": RAW}, 413, "The file is larger than 0.3 MB"),
@@ -89,7 +89,7 @@ def test_other_addresses_and_methods_are_refused_alike(server):
     assert answer.json()["detail"].startswith("GET is not for '/predict'. A video goes to POST /predict: curl -F")
     answer = server.client.post("/no{0}thing%0A", content=b"x" * 1000)
     assert answer.status_code == 404
-    assert answer.json()["detail"].startswith("There is nothing at '/no{0}thing\ufffd'. There are POST /predict,")
+    assert answer.json()["detail"].startswith("'/no{0}thing\ufffd' does not exist. The service has POST")
 
 
 def test_a_file_that_breaks_off_is_answered_or_refused(server, videos):
@@ -103,7 +103,7 @@ def test_a_picture_is_refused_by_its_header(server, tmp_path):
     write_video(tmp_path / "large.mp4", naming_video(3, size=(400, 300)))
     answer = server.send(tmp_path / "large.mp4")
     assert answer.status_code == 422
-    assert "its pictures are 400x300, and this server takes at most 30,000 pixels a picture" in answer.json()["detail"]
+    assert "its frames are 400x300, and this server takes at most 30,000 pixels per frame" in answer.json()["detail"]
 
 
 def test_a_picture_is_refused_where_the_header_is_not_believed(server, tmp_path):
@@ -121,7 +121,7 @@ def test_pictures_that_fill_the_memory_are_refused(gate):
     with running(gate, Limits(max_pixels=10**9, memory=300 << 20)) as server:
         answer = server.send(content)
         assert answer.status_code == 422
-        assert "its pictures take more memory than one video may have on this server" in answer.json()["detail"]
+        assert "decoding needs more memory than this server allows for a video" in answer.json()["detail"]
     with running(gate, Limits(max_pixels=10**9)) as server:
         assert server.send(content).status_code == 200
 
@@ -145,7 +145,7 @@ def test_an_answer_has_a_largest_size(server, videos):
     assert server.send(videos[3], stride=1, top=5).status_code == 200
     answer = server.send(videos[3], stride=1, top=100)
     assert answer.status_code == 422
-    assert "more than 1,000 probabilities, 6 for each window. Ask for a larger stride" in answer.json()["detail"]
+    assert "more than 1,000 probabilities, 6 for each window. Use a larger stride" in answer.json()["detail"]
 
 
 def test_an_upload_without_end_is_cut(server):

@@ -245,7 +245,7 @@ def test_the_command_line_serves_and_ends_with_what_it_began(checkpoint, videos,
     [
         ([], "Give CHECKPOINT, or --model NAME with --weights"),
         (["run", "--weights", "a.pth", "--model", "c3d"], "CHECKPOINT holds network, weights and class names"),
-        (["run", "--port", "99999"], "'99999' is no port: a whole number up to 65535"),
+        (["run", "--port", "99999"], "'99999' is not a port: a whole number up to 65535"),
         (["run", "--max-size", "0"], "'0' is not a number greater than 0"),
         (["run", "--queue", "-1"], "'-1' is not a whole number of at least 0"),
     ],
@@ -260,7 +260,7 @@ def test_a_network_that_cannot_answer_is_not_served(tmp_path):
     content = content_of()
     content["model"]["fc.bias"][0] = float("nan")
     save_checkpoint(tmp_path / "best.pth", content)
-    with pytest.raises(UserError, match="The network's answer is not a number"):
+    with pytest.raises(UserError, match="The network's output is not a number"):
         serve.main([str(tmp_path / "best.pth"), "--port", "0", "--device", "cpu"])
 
 

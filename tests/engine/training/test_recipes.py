@@ -228,7 +228,7 @@ def test_early_stopping_ends_so_many_epochs_after_the_best(toy_project, monkeypa
         run_dir = run_tiny(epochs=50, early_stopping=3)
     assert len(read_metrics(run_dir)) == 2 + 3
     assert torch.load(run_dir / "best.pth", weights_only=True)["epoch"] == 2
-    assert "Stopped early: 3 epochs without a better validation." in capsys.readouterr().out
+    assert "Stopped early: 3 epochs without better validation." in capsys.readouterr().out
 
     with pytest.raises(UserError, match="stopped early, 3 epochs after its best one.*--epochs 50"):
         train.main(TrainConfig(resume=str(run_dir)))
@@ -264,7 +264,7 @@ def test_a_recipe_answers_what_is_not_said_and_nothing_else():
     tuned = resolve("c3d", recipe="finetune", weights="w", epochs=3)
     assert (tuned.optimizer, tuned.lr, tuned.epochs, tuned.weight_decay) == ("adamw", 1e-4, 3, 0.02)
     assert (tuned.dropout, resolve("c3d", recipe="finetune", weights="w", dropout=0.0).dropout) == (0.5, 0.0)
-    with pytest.raises(UsageError, match="--recipe finetune goes on from weights that are there"):
+    with pytest.raises(UsageError, match="--recipe finetune needs pretrained weights"):
         resolve(recipe="finetune")
 
 
@@ -304,7 +304,7 @@ def test_all_flags_fit_on_one_screen_a_line_each(capsys):
         ({"label_smoothing": 1.0}, "--label-smoothing must be smaller than 1"),
         ({"ema": 1.0}, "--ema must be smaller than 1"),
         ({"clip_grad": -1.0}, "--clip-grad must be at least 0"),
-        ({"early_stopping": 3, "val": "none"}, "--early-stopping needs validation, and --val none leaves none"),
+        ({"early_stopping": 3, "val": "none"}, "--early-stopping needs validation, but --val none"),
         ({"mixup": -0.1}, "--mixup must be at least 0"),
         ({"class_weights": "inverse"}, "--class-weights is 'inverse'. It can be none, balanced"),
     ],

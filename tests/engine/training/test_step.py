@@ -81,14 +81,14 @@ def test_out_of_memory_is_one_line_that_says_what_would_fit(norm_free, toy_proje
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stderr == (
         "Out of memory with --batch-size 12 (clips of 480 frames, 56x56). "
-        "--batch-size 6 --accumulate 2 takes about half of it, for the same steps.\n"
+        "--batch-size 6 --accumulate 2 takes about half of the memory, for the same steps.\n"
     )
     assert done.returncode == 1
 
 
 def test_out_of_memory_names_the_step_that_an_odd_batch_gives_and_what_a_single_clip_needs():
     odd = out_of_memory(TrainConfig(batch_size=5, accumulate=3, clip_len=16, crop_size=112))
-    assert str(odd).endswith("--batch-size 3 --accumulate 6 takes about half of it, for steps of 18 clips.")
+    assert str(odd).endswith("--batch-size 3 --accumulate 6 takes about half of the memory, for steps of 18 clips.")
     one = out_of_memory(TrainConfig(batch_size=1, clip_len=16, crop_size=112))
     assert "A single clip does not fit: lower --clip-len" in str(one)
 

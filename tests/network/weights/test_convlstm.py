@@ -65,7 +65,7 @@ def test_a_convlstm_gives_the_answers_of_its_own_program(tmp_path, per_frame, la
         (
             "cnn_lstm_18",
             lambda state: {**state, "attention_layer.bias": torch.full((1,), float("nan"))},
-            "attention.bias that are no numbers",
+            "attention.bias that are not numbers",
         ),
         (
             "cnn_mean_18",

@@ -132,5 +132,5 @@ def test_a_c3d_for_another_network_is_refused_before_anything_is_built(tmp_path)
 
 def test_values_that_are_no_numbers_are_refused(tmp_path):
     torch.save(called(hollow_c3d(487, {"fc7.bias": float("nan")}), SEQUENTIAL), tmp_path / "nan.pth")
-    with pytest.raises(UserError, match="fc7.bias that are no numbers"):
+    with pytest.raises(UserError, match="fc7.bias that are not numbers"):
         read_weights(tmp_path / "nan.pth", "c3d")

@@ -57,7 +57,7 @@ def small_blobs() -> dict:
         (lambda blobs: blobs.pop("comp_2_spatbn_1_riv"), "it has no comp_2_spatbn_1_riv"),
         (lambda blobs: blobs.update(pred_w=np.ones(3, np.float32)), "pred_w has no place"),
         (lambda blobs: blobs.update(conv1_w=np.ones((3, 3), np.float32)), r"conv1_w is 3x3 and not \d+x3x3x7x7"),
-        (lambda blobs: blobs["comp_1_conv_2_w"].fill(np.nan), "layer2.0.conv2.0.weight that are no numbers"),
+        (lambda blobs: blobs["comp_1_conv_2_w"].fill(np.nan), "layer2.0.conv2.0.weight that are not numbers"),
         (lambda blobs: blobs.pop("last_out_L4_w"), "0 last layers"),
         (lambda blobs: blobs.update(conv1_w="text"), "conv1_w is no array"),
         (lambda blobs: blobs.update(last_out_L4_w=np.ones((5, 8), np.float32)), "last_out_L4_w for 5 classes"),
