@@ -287,7 +287,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "folder": ([tmp_path / "nothing", *use], 1, "There is no video in the folder"),
         "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it cannot be opened"),
         "empty": ([tmp_path / "empty.mp4", *use], 1, "empty.mp4 cannot be used as a video: the file is empty"),
-        "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is no video"),
+        "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is not a video"),
         "sound": ([tmp_path / "sound.mp4", *use], 1, "sound.mp4 cannot be used as a video: it has no video stream"),
         "no frames": ([tmp_path / "header.avi", *use], 1, "header.avi cannot be used as a video: no frame"),
         "no checkpoint": ([video, "--checkpoint", tmp_path / "no.pth"], 1, "no run and no checkpoint"),
@@ -306,10 +306,10 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
             "is not UTF-8, but of an older encoding",
         ),
         "no names": ([video, *foreign, checkpoint, "--labels", tmp_path / "file"], 1, "file is empty"),
-        "itself": ([video, *use, "--output", video], 2, "would be written over"),
-        "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be written over"),
-        "json over source": ([video, *use, "--json", video], 2, "would be written over"),
-        "json over network": ([video, *use, "--json", checkpoint], 2, "would be written over"),
+        "itself": ([video, *use, "--output", video], 2, "would be overwritten"),
+        "itself, linked": ([video, *use, "--output", tmp_path / "link.mp4"], 2, "would be overwritten"),
+        "json over source": ([video, *use, "--json", video], 2, "would be overwritten"),
+        "json over network": ([video, *use, "--json", checkpoint], 2, "would be overwritten"),
         "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "need different names; x.mp4"),
         "json is a folder": ([video, *use, "--json", tmp_path], 2, "is a folder"),
         "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv, .gif"),
@@ -364,7 +364,7 @@ def test_a_folder_that_may_not_be_read_is_named(checkpoint, video, tmp_path, cap
 
 
 def test_the_library_refuses_to_write_over_its_source(recognizer, video):
-    with pytest.raises(UsageError, match="would be written over"):
+    with pytest.raises(UsageError, match="would be overwritten"):
         annotate(video, recognizer.predict(video), video)
 
 

@@ -158,7 +158,7 @@ def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
     run_dir = run_tiny(epochs=1)
     with pytest.raises(UserError, match="no run and no checkpoint 'x'. Runs in .*: r3d_10-toy-000"):
         train.main(TrainConfig(resume="x"))
-    with pytest.raises(UserError, match="holds weights only"):
+    with pytest.raises(UserError, match="has weights only"):
         train.main(TrainConfig(resume=str(run_dir / "best.pth"), epochs=9))
 
 
@@ -175,7 +175,7 @@ def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
     videos = make_toy_videos(tmp_path / "mine", naming="folder")
     run_dir = run_tiny(dataset=str(videos), epochs=1)
     shutil.copytree(videos / "Biking", videos / "Cycling")
-    with pytest.raises(UserError, match="knows 3 classes, and mine has 4: 'Cycling' is new. A run goes on"):
+    with pytest.raises(UserError, match="has 3 classes, and mine has 4: 'Cycling' is new. A run cannot"):
         train.main(TrainConfig(resume=str(run_dir), epochs=2))
 
 

@@ -155,7 +155,7 @@ def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys
         status, out, err = run(["rtsp://x", "--checkpoint", checkpoint, *flag], capsys, monkeypatch)
         assert status == 2 and "camera or a stream" in err
     status, out, err = run(["0", "1", "--checkpoint", checkpoint], capsys, monkeypatch)
-    assert status == 2 and "has to be the only source" in err
+    assert status == 2 and "must be the only source" in err
 
 
 def test_a_file_named_as_a_number_is_no_camera(tmp_path, monkeypatch):

@@ -232,7 +232,7 @@ def test_an_upload_that_hardly_moves_is_ended(gate, monkeypatch):
         line.settimeout(60)
         while answer and not answer.endswith(b"}") and (more := line.recv(10_000)):  # the head may come alone
             answer += more
-        assert answer.startswith(b"HTTP/1.1 408") and b"less than 16 KB a second" in answer
+        assert answer.startswith(b"HTTP/1.1 408") and b"slower than 16 KB per second" in answer
         wait_until(lambda: server.service.num_there == 0)
 
 

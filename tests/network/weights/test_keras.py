@@ -85,7 +85,7 @@ def test_keras_files_of_other_ages_are_read_too(tmp_path, place):
     weights = read_weights(write_keras(tmp_path / "c3d.h5", hollow_arrays(), place, hollow=True), "c3d")
     assert list(weights.state)[:4] == ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"]
     assert len(weights.state) == 22
-    assert any("taken in their order" in note for note in weights.notes) == ("{layer}" not in place)
+    assert any("used in their order" in note for note in weights.notes) == ("{layer}" not in place)
 
 
 def test_theanos_order_of_axes_is_refused_with_the_reason(tmp_path):
