@@ -312,7 +312,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "json over network": ([video, *use, "--json", checkpoint], 2, "would be overwritten"),
         "json and output": ([video, *use, "--json", "x.mp4", "--output", "x.mp4"], 2, "need different names; x.mp4"),
         "json is a folder": ([video, *use, "--json", tmp_path], 2, "is a folder"),
-        "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "ends in .mp4, .mov, .mkv, .gif"),
+        "ending": ([video, *use, "--output", tmp_path / "out.avi"], 2, "must end in .mp4, .mov, .mkv, .gif"),
         "one file for two": ([video, video, *use, "--output", tmp_path / "o.mp4"], 2, "is one file.* 2 sources"),
         "under a file": ([video, *use, "--output", tmp_path / "file/out.mp4"], 1, "cannot be written"),
         "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
