@@ -377,7 +377,7 @@ def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, cap
     ("argv", "message"),
     [
         (["{checkpoint}", "--output", "a.pth"], "must end in .onnx (ONNX) or .pt2 (torch.export)"),
-        (["{onnx}", "--output", "a.pt2"], "is exported already"),
+        (["{onnx}", "--output", "a.pt2"], "is an exported file"),
         (["--output", "a.onnx"], "No network is given. Give CHECKPOINT"),
         (["{checkpoint}", "--model", "r3d_10", "--output", "a.onnx"], "Leave --model out"),
         (["{checkpoint}", "--video", "{onnx}", "--output", "{onnx}"], "is also an input and would be overwritten"),
@@ -436,7 +436,7 @@ def test_what_a_file_cannot_do_is_said(toy_export, tmp_path):
         inference.main([*argv, "--explain", "--json", str(tmp_path / "a.json")])
     with pytest.raises(UsageError, match="--amp bf16: the file computes in float32"):
         inference.main([*argv, "--amp", "bf16"])
-    with pytest.raises(UsageError, match="--crops 3: toy.pt2 takes the middle of a frame itself"):
+    with pytest.raises(UsageError, match="--crops 3: toy.pt2 contains the centre crop"):
         evaluation.main([str(toy_export.pt2), "--crops", "3"])
 
 
