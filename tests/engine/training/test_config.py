@@ -60,8 +60,8 @@ def test_config_survives_json_and_a_setting_of_another_version_is_named(tmp_path
         ({"lr": 0.0}, "--lr must be greater than 0"),
         ({"lr": float("nan")}, "--lr must be greater than 0"),
         ({"optimizer": "lion"}, "--optimizer is 'lion'. It can be sgd, adam, adamw"),
-        ({"name": "a/b"}, "--name 'a/b' is no folder name"),
-        ({"name": ".."}, "--name '..' is no folder name"),
+        ({"name": "a/b"}, "--name 'a/b' is not a folder name"),
+        ({"name": ".."}, "--name '..' is not a folder name"),
         ({"weights": ""}, "--weights is empty"),
         ({"freeze": "trunk"}, "--freeze trunk keeps pretrained weights; give some with --weights"),
         ({"dropout": 1.0}, "--dropout must be smaller than 1"),
@@ -86,7 +86,7 @@ def test_options_of_the_network_are_numbers_where_they_look_like_numbers():
     config = parse("--dropout", "0.3", "--pool5", "symmetric", "--model-options", "pool=last, hidden=256,eps=1e-3")
     options = {"dropout": 0.3, "pool5": "symmetric", "pool": "last", "hidden": 256, "eps": 1e-3}
     assert config.build_options() == options
-    with pytest.raises(UsageError, match="--model-options 'pool' is no NAME=VALUE"):
+    with pytest.raises(UsageError, match="--model-options 'pool' is not NAME=VALUE"):
         parse("--model-options", "pool").build_options()
 
 

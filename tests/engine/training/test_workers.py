@@ -55,7 +55,7 @@ def test_a_worker_killed_in_the_middle_of_an_epoch_is_one_line_and_nothing_is_lo
 def test_more_workers_than_processors_are_said(toy_project, monkeypatch, capsys):
     monkeypatch.setattr("engine.training.setup.num_processors", lambda: 1)
     run_tiny(workers=3, epochs=1)
-    assert "Note: --workers 3 on 1 processor: they share the processors.\n" in capsys.readouterr().out
+    assert "Note: --workers 3 on 1 processor; use fewer.\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
