@@ -136,6 +136,7 @@ def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
     monkeypatch.setattr(mypath, "DATASETS", {"toy": entry})
     monkeypatch.setattr(mypath, "DEFAULT_DATASET", "toy")
     monkeypatch.setattr(mypath, "RUNS", str(tmp_path / "run"))
+    monkeypatch.setattr("evaluate.num_processors", lambda: 0)  # no worker processes, which start in a tenth of a second
     return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")
 
 

@@ -281,6 +281,7 @@ def test_reading_and_decoding_are_counted_apart(toy_source, toy_frames):
         assert min(train.seconds.read, train.seconds.decode) > 0 and (train.seconds.copy > 0) == (workers > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system over /dev/shm")
 def test_a_small_dev_shm_is_no_limit():
     """Docker gives it 64 MB; batches that did not fit would end the worker with a bus error."""

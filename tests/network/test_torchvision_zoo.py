@@ -214,6 +214,7 @@ def broken_torchvision(tmp_path_factory) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
 
 
+@pytest.mark.slow
 def test_a_broken_torchvision_stops_its_own_networks_alone(broken_torchvision):
     script = (
         "import network, torch\n"

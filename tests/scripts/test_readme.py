@@ -127,6 +127,7 @@ def test_the_index_names_every_page():
         assert page == "README.md" or f"({page})" in README, page
 
 
+@pytest.mark.slow
 def test_the_table_of_networks_is_what_the_program_prints():
     rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| (\w+), (\d) \|", PAGES["docs/networks.md"], re.MULTILINE)
     assert rows == [describe_model(name)[:5] for name in list_models()]

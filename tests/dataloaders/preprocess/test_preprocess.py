@@ -748,6 +748,7 @@ def test_a_video_that_takes_far_too_long_for_its_size_is_cut_off_and_refused(two
     assert not list(two_videos.frames_for((1200, 900)).glob("*/run/long"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited on Linux")
 def test_a_video_whose_frames_eat_memory_is_refused_and_the_run_goes_on(two_videos):
     """A picture of one colour compresses to next to nothing, whatever its size."""

@@ -308,6 +308,7 @@ def test_an_archive_that_is_read_in_two_ways_is_not_opened(toy_export, tmp_path,
 # --- the script
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     toy_export, suffix, tmp_path, capsys, monkeypatch
@@ -363,6 +364,7 @@ def test_a_file_that_is_wrong_for_some_inputs_only_does_not_hold(toy_export, whe
     assert not compare(wrong, trained.model, SPEC).holds
 
 
+@pytest.mark.slow
 def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, capsys, monkeypatch):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     status, out, _ = run([toy_export.checkpoint, "--output", tmp_path / "a.pt2", "--video", video], capsys, monkeypatch)

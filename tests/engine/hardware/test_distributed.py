@@ -184,6 +184,7 @@ def test_sigterm_leaves_last_on_all_processes_and_one_process_goes_on_with_the_s
     assert alone["step"] == 3 * (left["epoch"] + 1)
 
 
+@pytest.mark.slow
 def test_a_mistake_on_the_command_line_is_said_once(toy_project):
     out, _ = torchrun(toy_project, 2, TRAIN, "--model=r3d_1").communicate(timeout=120)
     assert out.count("Unknown model 'r3d_1'") == 1

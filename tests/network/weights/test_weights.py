@@ -371,6 +371,7 @@ def test_code_in_torchs_folder_never_runs(hub_dir, offline, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_a_torchvision_for_another_torch_stops_its_weights_alone(tmp_path):
     """Trap 32: a torchvision built for another torch fails to import."""
     broken = tmp_path / "torchvision"
