@@ -157,7 +157,7 @@ def test_a_killed_worker_is_started_again_and_ends_with_the_weights_of_an_undist
     finish(torchrun(toy_project, 2, TRAIN, *flags, "--name=whole"))
     out = finish(torchrun(toy_project, 2, KILLED.format(step=step), *flags, options=("--max-restarts=1",)))
     killed = toy_project.runs / "norm_free-toy-000"
-    assert "This launch continues its run run/norm_free-toy-000 ." in out
+    assert "This launch continues its run run/norm_free-toy-000." in out
     assert ("ended before its first checkpoint and starts again" in out) == (step == 1)
     assert_equal_weights(toy_project.runs / "whole" / "last.pth", killed / "last.pth")
     assert [record["epoch"] for record in read_metrics(killed)] == [0, 1, 2]
