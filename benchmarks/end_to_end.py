@@ -17,6 +17,7 @@ import train
 from benchmarks.levers import Variant
 from benchmarks.loader_speed import PlainClips
 from benchmarks.machine import synchronize
+from dataloaders.frames.manifest import is_complete, read_manifest, usable
 from engine.training.config import TrainConfig
 from engine.training.run import Run, shared_reader
 from engine.training.setup import begin_run
@@ -28,14 +29,17 @@ RATE = "time/clips_per_second"
 
 
 def measure_epochs(
-    name: str, batch_size: int, device: torch.device, workers: list[int], dataset: str, frames: str, compiled: str
+    name: str, batch_size: int, device: torch.device, workers: list[int], frames: Path, compiled: str
 ) -> Iterator[dict]:
     """Yields for each number of worker processes: clips/s of an epoch, its share of the rate on clips that lie on the
-    device, the share of time without data, the times the program waited for the GPU, and the plain way's clips/s."""
+    device, the share of time without data, and the times the program waited for the GPU. An epoch takes so many
+    clips of each video that it has 10 steps or more, where half of the videos are for training."""
+    videos = len(usable(read_manifest(frames)) if is_complete(frames) else list(frames.glob("*/*/*")))
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(
-            dataset=dataset, frames=frames, model=name, batch_size=batch_size, device=str(device), compile=compiled,
-            epochs=10_000, lr=1e-6, val="none", flip=True, workers=max(workers),
+            dataset="frames", frames=str(frames), model=name, batch_size=batch_size, device=str(device),
+            compile=compiled, epochs=10_000, lr=1e-6, val="none", flip=True, workers=max(workers),
+            clips_per_video=max(-(-20 * batch_size // max(videos, 1)), 1),
         )  # fmt: skip
         with contextlib.redirect_stdout(io.StringIO()):
             run = begin_run(config, mypath.DATASETS, Path(folder))

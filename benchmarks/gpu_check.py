@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
 
         def train(name: str, levers: list[str], setting: str, forward: bool = False) -> None:
             part = "forward" if forward else "train"
-            seconds = 10 + compile_time * ("compile" in levers or "compile-blocks" in levers)
+            seconds = 10 + compile_time * ("compile" in levers)
             steps = Steps(name, levers, setting, batch_size, device, machine, forward)
             report.run(part, seconds, steps.measure)
 
@@ -105,34 +105,32 @@ def main(argv: Sequence[str]) -> None:
             compiled = "off" if small else "on"
             workers = sorted({max(cores // 2, 1), min(cores, 16)})
             best = 0.0
-            for row in measure_epochs(name, number, device, workers, str(frames), str(frames), compiled):
+            for row in measure_epochs(name, number, device, workers, frames, compiled):
                 best = max(best, row["clips_per_second"])
                 yield {"model": name, "batch_size": number, **row}
             rows = usable(read_manifest(Path(frames)))
             plain = plain_rate(name, number, device, Path(frames), rows, 2 if small else 4)
             yield {"model": name, "batch_size": number, "plain": plain, "times_plain": best / plain}
 
+        eager = [lever for lever in default if lever != "compile"]
         for name in models[:2]:
             train(name, default, "default")
-        for number in batches:
-            report.run("end to end", 40 + compile_time, lambda number=number: end_to_end(models[0], number))
-        eager = [lever for lever in default if lever != "compile"]
+            train(name, eager, "not compiled")
         for name in models[:2]:
             train(name, [*eager, "folded"], "default", forward=True)
         report.run("latency", 10, lambda: measure_latency(models[0], device))
-        report.run("end to end", 40 + compile_time, lambda: end_to_end(models[1], batch_size))
-        report.run("tests", 60, lambda: run_gpu_tests(report.left()))
+        for number in batches:
+            report.run("end to end", 40 + compile_time, lambda number=number: end_to_end(models[0], number))
         for name in models[2:]:
             train(name, default, "default")
-        report.run("kernels", 10, lambda: count_kernels(models[0], eager, batch_size, device))
+            train(name, [*eager, "folded"], "default", forward=True)
+        report.run("end to end", 40 + compile_time, lambda: end_to_end(models[1], batch_size))
         for name in models[:2]:
             train(name, [], "plain")
             for count in range(1, len(eager) + 1):
                 train(name, eager[:count], f"+ {eager[count - 1]}")
-            train(name, [*(lever for lever in eager if lever != "padded-stem"), "space-to-depth"], "space-to-depth")
-            if not small:
-                train(name, [*eager, "compile-blocks"], "compile-blocks")
-                train(name, [*eager, "folded", "compile"], "folded and compiled", forward=True)
+        report.run("kernels", 10, lambda: count_kernels(models[0], eager, batch_size, device))
+        report.run("tests", 60, lambda: run_gpu_tests(report.left()))
     print(f"Written to {args.output}")
 
 

@@ -9,10 +9,9 @@ from benchmarks.machine import elapsed, synchronize
 from dataloaders.transforms import to_model_input
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import autocast, channels_last
+from engine.hardware.fast_kernels import use_fast_kernels, widen
 from engine.hardware.low_precision import to_bf16
-from engine.hardware.stem_kernels import pad_channels, space_to_depth
 from network import create_model, input_spec
-from network.base import VideoModel
 
 NUM_CLASSES = 101  # UCF101's
 
@@ -24,20 +23,18 @@ LEVERS = {
     "no-sync": "no loss.item() in the step",
     "uint8": "clips as uint8, mirrored and normalised on the device",
     "benchmark": "cudnn.benchmark",
-    "padded-stem": "input channels padded to 8",
+    "fast-kernels": "first convolution, mid widths and batch norms in the forms of engine/hardware/fast_kernels.py",
     "compile": "torch.compile",
 }
 ALTERNATIVES = {
-    "space-to-depth": "the first convolution over squares of 2x2 pixels, in place of padded channels",
-    "compile-blocks": "torch.compile block by block, in place of the whole network",
-    "folded": "forward only: batch norms folded, kernels in bf16",
+    "folded": "forward only: batch norms folded, kernels in bf16, ReLUs and shortcuts within the convolutions"
 }
 
 
 def levers_for(device: torch.device) -> list[str]:
     """Levers that have an effect on this device."""
     on_gpu = device.type == "cuda"
-    effective = {"no-sync": on_gpu, "benchmark": on_gpu, "padded-stem": on_gpu, "fused": device.type != "mps"}
+    effective = {"no-sync": on_gpu, "benchmark": on_gpu, "fast-kernels": on_gpu, "fused": device.type != "mps"}
     return [lever for lever in LEVERS if effective.get(lever, True)]
 
 
@@ -65,17 +62,15 @@ class Variant:
         before = self._allocated()
         torch.manual_seed(0)
         self.model = create_model(name, NUM_CLASSES).to(device).train(not forward_only)
-        if "padded-stem" in levers:
-            pad_channels(self.model)
-        if "space-to-depth" in levers:
-            space_to_depth(self.model)
+        if "fast-kernels" in levers:
+            use_fast_kernels(self.model)
         if "channels-last" in levers:
             channels_last(self.model)
         keep_wrong_layers_in_float32(self.model, shape, device, self.amp)
+        if "fast-kernels" in levers and not forward_only:
+            widen(self.model)
         if "folded" in levers:
             self.model = to_bf16(self.model, device, torch.zeros(1, *shape, device=device))
-        if "compile-blocks" in levers:
-            compile_blocks(self.model)
         self.forward = torch.compile(self.model, dynamic=False) if "compile" in levers else self.model
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=1e-6, momentum=0.9, fused=True if "fused" in levers else None
@@ -133,10 +128,3 @@ class Variant:
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
-
-
-def compile_blocks(model: VideoModel) -> None:
-    """Compiles each block of the stages for itself: equal blocks, of equal sizes, share one piece of code."""
-    for stage in model.stage_names:
-        for block in model.get_submodule(stage).children():
-            block.compile(dynamic=False)

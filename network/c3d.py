@@ -67,6 +67,7 @@ class C3D(VideoModel):
         self.fc6 = nn.Linear(512 * 1 * 4 * 4, 4096)
         self.fc7 = nn.Linear(4096, 4096)
         self.fc8 = nn.Linear(4096, num_classes)
+        self.relu = nn.ReLU()  # of the convolutions
         self.dropout = nn.Dropout(dropout)
 
         init_weights(self)
@@ -78,23 +79,27 @@ class C3D(VideoModel):
         """(B, 3, 16, 112, 112) -> (B, 4096): the output of fc7 after its ReLU."""
         check_size(x, self.conv1.in_channels)
 
-        x = F.relu(self.norm1(self.conv1(x)))
+        x = self.relu(self.norm1(self.conv1(x)))
         x = self.pool1(x)  # (B, 64, 16, 56, 56)
-        x = F.relu(self.norm2(self.conv2(x)))
+        x = self.relu(self.norm2(self.conv2(x)))
         x = self.pool(x)  # (B, 128, 8, 28, 28)
-        x = F.relu(self.norm3a(self.conv3a(x)))
-        x = F.relu(self.norm3b(self.conv3b(x)))
+        x = self.relu(self.norm3a(self.conv3a(x)))
+        x = self.relu(self.norm3b(self.conv3b(x)))
         x = self.pool(x)  # (B, 256, 4, 14, 14)
-        x = F.relu(self.norm4a(self.conv4a(x)))
-        x = F.relu(self.norm4b(self.conv4b(x)))
+        x = self.relu(self.norm4a(self.conv4a(x)))
+        x = self.relu(self.norm4b(self.conv4b(x)))
         x = self.pool(x)  # (B, 512, 2, 7, 7)
-        x = F.relu(self.norm5a(self.conv5a(x)))
-        x = F.relu(self.norm5b(self.conv5b(x)))
+        x = self.relu(self.norm5a(self.conv5a(x)))
+        x = self.relu(self.norm5b(self.conv5b(x)))
         x = self.pool5(x)  # (B, 512, 1, 4, 4)
 
         x = x.flatten(1)  # (B, 8192), a clip stays a row
         x = self.dropout(F.relu(self.fc6(x)))  # (B, 4096)
         return F.relu(self.fc7(x))
+
+    def convolutions(self) -> list[nn.Conv3d]:
+        """The eight convolutions, each followed by its norm, where there is one, and by relu."""
+        return [layer for layer in self.children() if isinstance(layer, nn.Conv3d)]
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
         """(B, 4096) -> (B, num_classes) logits."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch.export.passes import move_to_device_pass
 
 from common.errors import UsageError, UserError
 from common.torchrun import local_rank
@@ -94,7 +95,7 @@ class TorchProgram:
             raise UserError(f"{path} cannot be read by torch.export: {_first_line(error)}") from error
         _check_shapes(path, self.metadata, frames, answers)
         if self.device.type != "cpu":
-            program = torch.export.passes.move_to_device_pass(program, str(self.device))
+            program = move_to_device_pass(program, str(self.device))
         self.module = program.module()
 
     @torch.inference_mode()

@@ -3,7 +3,7 @@
 device          devices, mixed precision, memory format, torch.compile
 distributed     process groups and collectives
 low_precision   bf16 on CPUs and GPUs, checked against float32
-stem_kernels    first convolutions in a form that GPUs compute fast
+fast_kernels    layers in forms that GPUs compute fast
 autocast_check  convolutions that a machine computes wrongly in bf16
 deterministic   bit-identical results (--deterministic)
 """

@@ -11,7 +11,7 @@ import torch.nn as nn
 from common.console import plural
 from common.errors import UsageError, UserError
 from common.torchrun import local_rank, world_size
-from engine.hardware.stem_kernels import pad_channels
+from engine.hardware.fast_kernels import use_fast_kernels
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -93,10 +93,10 @@ def _computes_bf16(device: torch.device) -> bool:
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """Moves a model to the device, its kernels with channels last in memory, as the clips come. Returns it.
 
-    On CUDA the input channels of the first convolution are padded; nothing else about the model changes.
+    On CUDA some layers take the form that has fast kernels; their parameters and names stay as they are.
     """
     if device.type == "cuda":
-        pad_channels(model)
+        use_fast_kernels(model)
     return channels_last(model.to(device))
 
 

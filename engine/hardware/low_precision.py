@@ -1,10 +1,12 @@
 """Inference in bf16, checked against float32.
 
 On a GPU, or a CPU with bf16 instructions: batch norms folded into the convolutions, kernels in bf16 with channels last,
-the rest under autocast. Low precision has known bugs (PyTorch issue 169688: a wrong Conv3d on CPUs where an output is
-one wide), so the first batch is computed in float32 too, and where the two disagree, the network stays in float32.
+the rest under autocast; on a GPU ReLUs and shortcuts within the convolutions. Low precision has known bugs (PyTorch
+issue 169688: a wrong Conv3d on CPUs where an output is one wide), so the first batch is computed in float32 too, and
+where the two disagree, the network stays in float32.
 """
 
+import copy
 import sys
 from collections.abc import Callable
 
@@ -12,6 +14,7 @@ import torch
 import torch.nn as nn
 
 from engine.hardware.device import autocast, pick_amp
+from engine.hardware.fast_kernels import fuse_activations
 from network.fuse_batch_norm import fuse_batch_norms
 
 Compute = Callable[[torch.Tensor], torch.Tensor]  # (B, C, T, S, S) float32 -> (B, D) float32
@@ -121,7 +124,19 @@ def to_bf16(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             module.weight.data = module.weight.data.bfloat16().contiguous(memory_format=formats[module.weight.ndim])
-    return model
+    return _fused(model, device, example) if device.type == "cuda" else model
+
+
+def _fused(model: nn.Module, device: torch.device, example: torch.Tensor) -> nn.Module:
+    """The network with fewer kernels, where this GPU and its cuDNN have those."""
+    fused = copy.deepcopy(model)
+    fuse_activations(fused)
+    try:
+        with autocast(device, torch.bfloat16):
+            fused(example)
+    except RuntimeError:
+        return model
+    return fused
 
 
 def cpu_has_bf16() -> bool:

@@ -21,6 +21,7 @@ from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import CompiledModel, to_device
 from engine.hardware.distributed import all_gather, all_reduce_sum, sync_batch_norms, wrap_ddp
+from engine.hardware.fast_kernels import widen
 from engine.runs.checkpoint import random_state, save_checkpoint, versions
 from engine.runs.tracking import NoTracker, Tracker
 from engine.training.config import TrainConfig
@@ -129,6 +130,8 @@ def build_run(
             f"{', ...' if wrong[2:] else ''}"
         )
     sync_batch_norms(network, config.batch_size, device)
+    if device.type == "cuda" and amp:
+        widen(network)
     freeze(network, config.freeze)
     wrapped = wrap_ddp(network)
     train_loader, val_loader = build_loaders(

@@ -25,7 +25,8 @@ from dataloaders.transforms import to_model_input
 from engine.evaluation.evaluate import evaluate
 from engine.export.runtimes import open_program
 from engine.hardware.device import CompiledModel, autocast, to_device
-from engine.hardware.low_precision import relative_difference
+from engine.hardware.fast_kernels import widen
+from engine.hardware.low_precision import relative_difference, to_bf16
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
 from evaluate import main as evaluate_main
@@ -59,6 +60,7 @@ def test_a_network_trains_two_steps_and_answers_in_bf16_as_in_float32(name, comp
     spec, labels = input_spec(name), torch.tensor([1, 4], device=DEVICE)
     model = to_device(create_model(name, NUM_CLASSES), DEVICE)
     x = to_model_input(clips_of(name), spec)
+    widen(model)
     compute = CompiledModel(model, 2) if compiled else model
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -76,9 +78,10 @@ def test_a_network_trains_two_steps_and_answers_in_bf16_as_in_float32(name, comp
     with torch.inference_mode():
         exact = model(x)
         with autocast(DEVICE, torch.bfloat16):
-            low = compute(x).float()
-    assert low.shape == (2, NUM_CLASSES)
+            low, folded = compute(x).float(), to_bf16(model, DEVICE, x[:1])(x).float()
+    assert low.shape == folded.shape == (2, NUM_CLASSES)
     assert relative_difference(low, exact).item() < 0.1
+    assert relative_difference(folded, exact).item() < 0.1
 
 
 def on_device(**changes) -> Path:

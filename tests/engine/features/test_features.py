@@ -93,7 +93,7 @@ def test_every_model_has_the_layer_pool():
 
 
 def test_a_layer_of_c3d_is_refused_for_others():
-    with pytest.raises(UserError, match="--layer fc6 is a layer of C3D, not of VideoResNet\. .*pool, prob"):
+    with pytest.raises(UserError, match=r"--layer fc6 is a layer of C3D, not of VideoResNet\. .*pool, prob"):
         layer_reader(create_model("r3d_10", 2).eval(), "fc6")
 
 
