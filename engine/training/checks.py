@@ -101,6 +101,19 @@ def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None
         )
 
 
+def check_same_content(checkpoint: dict, frame_set: FrameSet) -> None:
+    """Raises a UserError where --dataset or --frames names other frames than those that a run was trained on."""
+    known = checkpoint["split"].get("training_content")  # runs of older versions do not know it
+    rows = frame_set.part("train")
+    differ = sum(own != old for own, old in zip(frame_set.content_ids(rows), known or (), strict=False))
+    if differ:
+        raise UserError(
+            f"{differ} of {plural(len(rows), 'training video')} in {frame_set.source.frames} have other frames than "
+            "those that this run was trained on (another size, rate or quality, or other videos). Extract them with "
+            "the same settings, or begin a new run."
+        )
+
+
 def print_run(run: Run) -> None:
     """Prints the run's summary: model, data, clips, training, folder."""
     config, spec, frame_set = run.config, run.spec, run.frame_set

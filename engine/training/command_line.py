@@ -7,7 +7,7 @@ from common.errors import UsageError
 from engine.training.config import TrainConfig
 from network import check_model_name
 
-RESUMABLE = ("resume", "epochs", "workers", "cache", "device")
+RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "dataset", "frames")
 
 
 def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str) -> list[TrainConfig]:

@@ -47,9 +47,13 @@ def restore_state(run: Run, checkpoint: dict) -> None:
 
 
 def changed(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """A run's settings with those that may change when it is resumed."""
+    """A run's settings with those that may change when it is resumed. Data that moved are given anew."""
+    moved = {"frames": given.frames} if given.frames else {}
+    if given.dataset and given.dataset != settings.dataset:
+        moved = {"dataset": given.dataset, "frames": given.frames}
     return replace(
         settings,
+        **moved,
         epochs=given.epochs or settings.epochs,
         workers=settings.workers if given.workers is None else given.workers,
         cache=given.cache or settings.cache,

@@ -28,6 +28,7 @@ from engine.training.checks import (
     check_frozen_parameters,
     check_parts,
     check_same_classes_and_videos,
+    check_same_content,
     check_same_videos_on_all_ranks,
     dry_run,
     pick_flip,
@@ -79,7 +80,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
 
 
 def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
-    """Continues a run from its last.pth. --epochs, --workers, --cache, --device and the number of ranks may differ."""
+    """Continues a run from its last.pth. --epochs, --workers, --cache, --device, the place of
+    the data and the number of ranks may differ."""
     unsaved = broadcast(find_unsaved(given.resume, runs))
     if unsaved:
         return begin_again(unsaved, given, datasets, runs)
@@ -98,6 +100,9 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     spec = spec_of(path, checkpoint)
     frame_set = open_data(config, spec, datasets, drawing=drawing_of(checkpoint))
     check_same_classes_and_videos(checkpoint, frame_set)
+    if given.dataset or given.frames:
+        check_same_content(checkpoint, frame_set)
+        config = with_address(config, frame_set, datasets)
     network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     load_state(network, checkpoint["model"], path)
     model = Model(network, checkpoint["new_parameters"], checkpoint["split"].get("seen_groups", []))
@@ -156,15 +161,21 @@ def resolve(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, datasets:
     source = frame_set.source
     if config.early_stopping and not frame_set.part("val"):
         raise UserError(f"--early-stopping needs validation videos, and {source.name} has none.")
-    config = replace(
-        config,
-        dataset=config.dataset if config.dataset in datasets else source.address,
-        frames=str(source.frames) if config.frames else None,
-    )
+    config = with_address(config, frame_set, datasets)
     flip = pick_flip(config, source)
     if (config.workers or 0) > 2 * num_processors():
         print(f"Note: --workers {config.workers} on {plural(num_processors(), 'processor')}; use fewer.")
     return config.resolved(spec, flip, frame_set.split.name, default_workers(), world_size())
+
+
+def with_address(config: TrainConfig, frame_set: FrameSet, datasets: dict[str, dict]) -> TrainConfig:
+    """The settings with the data set's name in mypath.py, or with its address from the root folder."""
+    source = frame_set.source
+    return replace(
+        config,
+        dataset=config.dataset if config.dataset in datasets else source.address,
+        frames=str(source.frames) if config.frames else None,
+    )
 
 
 def build_model(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, weights: LoadedWeights | None) -> Model:

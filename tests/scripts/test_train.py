@@ -14,6 +14,7 @@ import mypath
 import train
 from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
+from dataloaders.preprocess.__main__ import main as preprocess
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
 from engine.training import records, run
@@ -169,6 +170,29 @@ def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
     torch.save(content, run_dir / "last.pth")
     with pytest.raises(UserError, match="differ from those of this run"):
         train.main(TrainConfig(resume=str(run_dir), epochs=2))
+
+
+def test_a_run_whose_data_moved_goes_on_and_frames_of_another_quality_are_refused(toy_project, tmp_path, monkeypatch):
+    videos = make_toy_videos(tmp_path / "mine", naming="folder")
+    whole = run_tiny(dataset=str(videos), epochs=2)
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(Stopped):
+            run_tiny(dataset=str(videos), epochs=2, name="part")
+    run_dir = toy_project.runs / "part"
+    moved = tmp_path / "disk" / "films"
+    moved.parent.mkdir()
+    videos.rename(moved)
+    frames = next(tmp_path.glob("mine-frames*"))
+    frames.rename(moved.parent / "frames")
+    resume = {"resume": "part", "dataset": str(moved)}
+    preprocess(["--dataset", str(moved), "--frames", str(tmp_path / "other"), "--size", "80x60", "--quality", "50"])
+    with pytest.raises(UserError, match=r"^\d+ of \d+ training videos in .*other have other frames"):
+        train.main(TrainConfig(frames=str(tmp_path / "other"), **resume))
+    train.main(TrainConfig(frames=str(moved.parent / "frames"), **resume))
+    assert_equal_weights(whole / "last.pth", run_dir / "last.pth")
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["dataset"], config["frames"]) == (str(moved), str(moved.parent / "frames"))
 
 
 def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
