@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.cli import parse_before_imports, run_cli
+from common.files import ROOT, relative_to_cwd
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 
@@ -26,7 +27,7 @@ from engine.training.config import TrainConfig
 def parse_args(argv: Sequence[str]) -> list[TrainConfig]:
     import mypath  # here, where run_cli reports a mistake in it
 
-    return parse_configs(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL)
+    return parse_configs(argv, mypath.DEFAULT_DATASET, mypath.DEFAULT_MODEL, ROOT / mypath.RUNS)
 
 
 if __name__ == "__main__":
@@ -37,7 +38,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from common.errors import Stopped, UserError, is_out_of_memory
-from common.files import ROOT, relative_to_cwd
 from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
 from dataloaders.prefetch import prefetch

@@ -1,6 +1,7 @@
 """The command line of train.py: one configuration for each model it names."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.dataclass_flags import build_parser, flag_name
 from common.errors import UsageError
@@ -10,9 +11,11 @@ from network import check_model_name
 RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "dataset", "frames")
 
 
-def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str) -> list[TrainConfig]:
+def parse_configs(
+    argv: Sequence[str], default_dataset: str, default_model: str, runs: Path | None = None
+) -> list[TrainConfig]:
     """Command line -> a TrainConfig for each network that it names. argparse itself ends with status 2 on an unknown
-    flag or a wrong type."""
+    flag or a wrong type. runs: the folder of runs, whose bare names --weights takes."""
     description = "Trains a network on a data set and writes a run under run/."
     parser = build_parser(TrainConfig, "python train.py", description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
@@ -25,6 +28,14 @@ def parse_configs(argv: Sequence[str], default_dataset: str, default_model: str)
                 f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
             )
         return [TrainConfig(**given)]
+    weights = given.get("weights", "")
+    if (
+        runs
+        and weights == Path(weights).name
+        and (runs / weights / "best.pth").is_file()
+        and not Path(weights).exists()
+    ):
+        given["weights"] = str(runs / weights)
     models = given.pop("model", None)
     if models is None:
         models = [_model_of_weights(given.get("weights")) or default_model]

@@ -146,6 +146,11 @@ def read_file(path: Path) -> dict:
                 f"{path} holds more than tensors and plain values: it asks for {foreign[1]}, and code is not run out "
                 f"of a weights file. Save its state dict alone: torch.save(model.state_dict(), file)."
             ) from None
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{path} is a TorchScript program, not a file of weights. Save its state dict: "
+                "torch.save(torch.jit.load(file).state_dict(), new_file)."
+            ) from None
         raise UserError(
             f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint and no other known kind of weights, "
             "or it is damaged. Fetch or copy it anew."

@@ -37,6 +37,15 @@ def test_every_field_is_a_flag_and_arrives():
     assert (config.split, config.workers, config.lr, config.flip, config.compile) == ("2", 0, 0.5, True, "on")
 
 
+def test_weights_takes_the_bare_name_of_a_run(tmp_path):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "best.pth").write_bytes(b"")
+    argv = ["--model", "r3d_10", "--weights"]
+    for given, found in (("first", str(tmp_path / "first")), ("./first", "./first"), ("second", "second")):
+        [config] = parse_configs([*argv, given], "ucf101", "r3d_18", tmp_path)
+        assert config.weights == found
+
+
 def test_no_flags_mean_mypaths_default_and_flip_can_be_switched_off():
     assert (parse().dataset, parse().model) == ("ucf101", "r2plus1d_18")
     assert parse().flip is None

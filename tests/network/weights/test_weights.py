@@ -235,6 +235,13 @@ def test_a_checkpoint_cut_short_is_refused_in_one_line(tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_a_torchscript_file_is_called_that(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "model.pt"))
+    with pytest.raises(UserError, match="model.pt is a TorchScript program, .*state_dict") as raised:
+        read_weights(tmp_path / "model.pt", MODEL)
+    assert "\n" not in str(raised.value)
+
+
 class Touch:
     """A pickle of this makes a file when it is loaded with its code."""
 
