@@ -10,6 +10,7 @@ A name that contains a comma needs quotes. A # alone or before a space begins a 
 """
 
 import csv
+import glob
 import os
 import re
 import unicodedata
@@ -28,18 +29,7 @@ CLASS_FILES = ("classes.txt", "classInd.txt", "labels.txt", "label_map.txt")  # 
 
 # What the first line may call its columns.
 COLUMNS = {
-    "path": (
-        "path",
-        "video",
-        "video_path",
-        "file",
-        "filename",
-        "file_name",
-        "filepath",
-        "file_path",
-        "clip",
-        "clip_path",
-    ),
+    "path": tuple("path video video_path video_name file filename file_name filepath file_path clip clip_path".split()),
     "label": ("label", "class", "class_name", "action", "category", "target", "tag"),
     "group": ("group", "recording", "subject", "person", "source"),
     "split": ("split", "part", "subset", "set"),
@@ -109,6 +99,8 @@ def check_files(listed: VideoList, root: Path) -> None:
         hint += " The list is not UTF-8 (cp1252, perhaps): save it as UTF-8."
     elif "\\" in first.video:
         hint += " Write / between folders."
+    elif found := next(root.glob(f"*/{glob.escape(first.video)}"), None):
+        hint += f" It lies in {found.parent.name}/: give the list with {found.parent.name}/ before each name."
     elif (root / first.video).is_dir():
         raise UserError(
             f"{listed.path}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames of "
@@ -123,7 +115,10 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
         lines = read_lines(path, "surrogateescape")
     except UserError as error:
         raise UserError(f"{error} --dataset takes a folder of class folders, or a list (.csv, .txt).") from error
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not is_comment(line)]
+    lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not is_comment(line)]
+    if lines and (path.suffix == ".json" or lines[0][1].lstrip().startswith(("{", "["))):
+        raise UserError(f"{path} is JSON (annotations of another program?). Write a list: {SHAPES}.")
+    return lines
 
 
 Rows = list[tuple[int, list[str]]]
@@ -172,12 +167,14 @@ def _columns(path: Path, rows: Rows, notes: list[str]) -> dict[str, int]:
     }
     if names["path"] is not None and names["label"] is not None:
         columns = {kind: index for kind, index in names.items() if index is not None}
-        unused = [name for index, name in enumerate(rows[0][1]) if index not in columns.values()]
+        unused = [name for index, name in enumerate(rows[0][1]) if name and index not in columns.values()]
         if unused:
             notes.append(f"Note: columns of {path.name} that are not used: {', '.join(unused)}.")
         return columns | {"header": 1, "width": len(first)}
 
     width = len(rows[0][1])
+    if "youtube_id" in first:
+        raise UserError(f"{path} lists YouTube clips (as Kinetics does), not files. Write a list of yours: {SHAPES}.")
     if width > 4:
         raise UserError(
             f"{path}, line {rows[0][0]}: {width} columns, where at most 4 are known ({SHAPES}). Name the columns in "
@@ -227,6 +224,8 @@ def _tidy(video: str, root: Path) -> str:
         video = next((form for form in forms if (root / form).exists()), video)
     if not UNTIDY.search(video):
         return video
+    if video.startswith("/") and (root / video[1:]).is_file() and not Path(video).exists():  # /train/a.mp4
+        video = video[1:]
     full = Path(os.path.normpath(root / Path(video).expanduser()))
     if full.is_relative_to(root):
         return full.relative_to(root).as_posix()

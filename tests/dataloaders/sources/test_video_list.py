@@ -389,6 +389,23 @@ def test_a_spreadsheets_first_line_names_the_separator(tmp_path):
     assert [row[:2] for row in listed(address)] == [("a, b.avi", "run"), ("c.avi", "walk")]
 
 
+def test_lists_that_circulate_are_read_or_called_by_name(tmp_path):
+    """Kaggle's and Keras' csv files of UCF101, Kinetics' csv, the json of 3D-ResNets."""
+    make_files(tmp_path / "train", "a.avi", "b.avi")
+    address = write_list(tmp_path, "clip_name,clip_path,label\na,/train/a.avi,run\nb,/train/b.avi,walk\n")
+    assert [row[:2] for row in listed(address)] == [("train/a.avi", "run"), ("train/b.avi", "walk")]
+    address = write_list(tmp_path, ",video_name,tag\n0,train/a.avi,run\n1,train/b.avi,walk\n")
+    assert [row[:2] for row in listed(address)] == [("train/a.avi", "run"), ("train/b.avi", "walk")]
+    refused = {
+        ",video_name,tag\n0,a.avi,run\n": "no file a.avi.* It lies in train/: give the list with train/ before each",
+        "label,youtube_id,time_start,time_end,split\nrun,abc,1,11,train\n": "list.csv lists YouTube clips .*not files",
+        '{"labels": ["run"], "database": {}}\n': "list.csv is JSON",
+    }
+    for text, message in refused.items():
+        with pytest.raises(UserError, match=message):
+            listed(write_list(tmp_path, text))
+
+
 def test_a_list_of_another_encoding_says_so_where_its_files_are_missing(tmp_path):
     make_files(tmp_path, "h\u00f6he.avi", "a.avi")
     (tmp_path / "list.csv").write_bytes("a.avi,run\nh\u00f6he.avi,walk\n".encode("cp1252"))
