@@ -180,18 +180,24 @@ def check_same_videos_on_all_ranks(frame_set: FrameSet) -> None:
         )
 
 
-def seen_recordings(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> list[str]:
-    """Recordings that the weights' own training has seen, where their names mean the same here; with a warning where
-    they are tested on. They go into the checkpoint, and evaluate.py refuses what would mean nothing."""
-    if weights.trained_on != dataset and not frame_set.source.kind.same_groups:
-        return []
-    tested = {row.group for row in frame_set.part("test")} & set(weights.seen_groups)
+def seen_by_weights(weights: LoadedWeights, dataset: str, frame_set: FrameSet) -> dict[str, list[str]]:
+    """Recordings, where their names mean the same here, and videos that the weights' own training has seen; with a
+    warning where they are tested on. They go into the checkpoint, and evaluate.py refuses what would mean nothing."""
+    rows, groups, content = frame_set.part("test"), [], weights.seen.get("seen_content", [])
+    if weights.trained_on == dataset or frame_set.source.kind.same_groups:
+        groups = weights.seen.get("seen_groups", [])
+    tested, what = sorted({row.group for row in rows} & set(groups)), "recording"
+    if not tested and content:
+        own = frame_set.part("train") + frame_set.part("val")  # official lists have copies in both parts
+        known = set(content) - set(frame_set.content_ids(own))
+        tested = [row.video for row, own in zip(rows, frame_set.content_ids(rows), strict=True) if own in known]
+        what = "video"
     if tested:
         print(
-            f"WARNING: {weights.origin} was trained on {plural(len(tested), 'recording')} that split "
-            f"{frame_set.split.name} tests on (first: {min(tested)}). evaluate.py will refuse that test."
+            f"WARNING: {weights.origin} was trained on {plural(len(tested), what)} that split "
+            f"{frame_set.split.name} tests on (first: {tested[0]}). evaluate.py will refuse that test."
         )
-    return weights.seen_groups
+    return {"seen_groups": groups, "seen_content": content}
 
 
 def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str) -> None:

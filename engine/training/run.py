@@ -88,8 +88,7 @@ class Run:
     scaler: torch.amp.GradScaler
     tracker: Tracker
     new_parameters: list[str]  # parameters that the weights to begin with did not bring
-    seen_groups: list[str]  # recordings that the weights to begin with were trained on
-    seen: dict[str, list[str]]  # the run's own recordings, videos and their content ids, for training and validation
+    seen: dict[str, list[str]]  # recordings, videos and content ids, of the run and of the weights it began with
     progress: Progress
     start: float
 
@@ -108,7 +107,7 @@ class Model:
 
     network: nn.Module
     new_parameters: list[str]  # that the pretrained weights do not contain
-    seen_groups: list[str]  # recordings that the pretrained weights were trained on
+    seen: dict[str, list[str]]  # recordings and videos that the pretrained weights were trained on
 
 
 def build_run(
@@ -174,8 +173,7 @@ def build_run(
         scaler=torch.amp.GradScaler(device.type, enabled=amp == torch.float16),
         tracker=Tracker(run_dir, progress.step + 1 if progress.step else 0) if is_rank_zero() else NoTracker(),
         new_parameters=model.new_parameters,
-        seen_groups=model.seen_groups,
-        seen=seen_videos(frame_set),
+        seen=seen_videos(frame_set) | model.seen,
         progress=progress,
         start=time.monotonic(),
     )
@@ -245,13 +243,7 @@ def checkpoint_content(run: Run, for_resume: bool) -> dict:
         "config": run.config.to_dict(),
         "input_spec": run.spec.to_dict(),
         "classes": run.frame_set.classes,
-        "split": {
-            "name": split.name,
-            "hash": split.hash,
-            "drawing": run.frame_set.source.drawing,
-            **run.seen,
-            "seen_groups": run.seen_groups,
-        },
+        "split": {"name": split.name, "hash": split.hash, "drawing": run.frame_set.source.drawing, **run.seen},
         "new_parameters": run.new_parameters,
         "processes": world_size(),
         "versions": versions(),

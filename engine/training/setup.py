@@ -34,7 +34,7 @@ from engine.training.checks import (
     pick_flip,
     print_learning_rate,
     print_run,
-    seen_recordings,
+    seen_by_weights,
     warn_of_leaks,
 )
 from engine.training.config import TrainConfig, saved_settings
@@ -105,7 +105,8 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
         config = with_address(config, frame_set, datasets)
     network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     load_state(network, checkpoint["model"], path)
-    model = Model(network, checkpoint["new_parameters"], checkpoint["split"].get("seen_groups", []))
+    seen = {name: checkpoint["split"].get(name, []) for name in ("seen_groups", "seen_content")}
+    model = Model(network, checkpoint["new_parameters"], seen)
     progress = restored_progress(path, checkpoint, config, given)
     run = build_run(config, path.parent, machine, spec, frame_set, model, progress)
     restore_state(run, checkpoint)
@@ -186,8 +187,8 @@ def build_model(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, weigh
         options["in_channels"] = spec.channels
     network = create_model(config.model, len(frame_set.classes), **options)
     if not weights:
-        return Model(network, [], [])
-    seen_groups = seen_recordings(weights, config.dataset, frame_set)
+        return Model(network, [], {})
+    seen = seen_by_weights(weights, config.dataset, frame_set)
     report = load_into(network, weights, frame_set.classes)
     print(report.table())
     new_parameters = list(report.reinitialised)
@@ -200,7 +201,7 @@ def build_model(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, weigh
     trained_input = weights.input_spec.input if weights.input_spec else "rgb"
     if spec.input != trained_input and not report.widened:
         print(f"Note: the weights were trained on {SEEN[trained_input]}; this run trains on {SEEN[spec.input]}.")
-    return Model(network, new_parameters, seen_groups)
+    return Model(network, new_parameters, seen)
 
 
 def check_trainable(config: TrainConfig, machine: Machine, spec: InputSpec, network: nn.Module) -> None:

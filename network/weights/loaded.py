@@ -31,7 +31,7 @@ class LoadedWeights:
     notes       changes and assumptions, one sentence each
     part        prefix of the parameters in the file, such as "trunk."; the others keep their initial values
     trained_on  data set of the training; "": unknown
-    seen_groups recordings of the training
+    seen        what the training has seen: "seen_groups", recordings, and "seen_content", ids of videos
     """
 
     state: dict[str, Tensor]
@@ -43,7 +43,7 @@ class LoadedWeights:
     notes: list[str] = field(default_factory=list)
     part: str = ""
     trained_on: str = ""
-    seen_groups: list[str] = field(default_factory=list)
+    seen: dict[str, list[str]] = field(default_factory=dict)
 
 
 @contextmanager

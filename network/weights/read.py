@@ -182,16 +182,20 @@ def _from_checkpoint(path: Path, content: dict, model_name: str) -> LoadedWeight
     if unknown:
         raise UserError(f"{path} was made by another version of the program: {model_name} has no '{unknown[0]}'.")
     weights = LoadedWeights(state, spec, list(classes) if classes else None, origin, renamed, dict(options))
-    weights.trained_on, weights.seen_groups = _seen(content)
+    weights.trained_on, weights.seen = _seen(content)
     return weights
 
 
-def _seen(content: dict) -> tuple[str, list[str]]:
-    """Data set and recordings of a checkpoint's training, and of the weights it began with."""
+def _seen(content: dict) -> tuple[str, dict[str, list[str]]]:
+    """Data set of a checkpoint's training; the recordings and videos of it and of the weights it began with."""
     split = content.get("split") if isinstance(content.get("split"), dict) else {}
-    names = ("training_groups", "validation_groups", "seen_groups")
-    groups = {group for name in names for group in split.get(name) or []}
-    return str(content["config"].get("dataset") or ""), sorted(groups)
+    seen = {
+        f"seen_{kind}": sorted(
+            {value for part in ("training", "validation", "seen") for value in split.get(f"{part}_{kind}") or []}
+        )
+        for kind in ("groups", "content")
+    }
+    return str(content["config"].get("dataset") or ""), seen
 
 
 def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeights:

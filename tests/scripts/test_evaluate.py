@@ -344,6 +344,23 @@ def test_a_copy_under_other_names_is_known_by_its_content(toy_project, tmp_path)
         script.main([str(run_dir), "--dataset", str(tmp_path / "copy"), "--num-clips", "1"])
 
 
+def test_test_videos_that_the_first_weights_were_trained_on_are_known_by_their_content(toy_project, tmp_path, capsys):
+    mine = own_videos(tmp_path / "mine")
+    first = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    for video in sorted(mine.rglob("*.avi")):  # another folder, with other recordings in its test list
+        target = tmp_path / "copy" / video.parent.name / f"other_{video.stem[::-1]}.avi"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(video.read_bytes())
+    settings = {"epochs": 1, "dataset": str(tmp_path / "copy"), "val_clips": 1, "weights": str(first)}
+    run_dir = train.main(TrainConfig(**TINY | settings))
+    assert re.search(r"WARNING: .* was trained on \d videos? that split random tests on", capsys.readouterr().out)
+    train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    with pytest.raises(UserError, match=r"was trained or chosen on \d of the \d videos"):
+        script.main([str(run_dir), "--num-clips", "1"])
+    again = train.main(TrainConfig(**TINY | settings | {"dataset": str(mine)}))
+    script.main([str(again), "--num-clips", "1"])  # the same split: no test video was seen
+
+
 def test_a_checkpoint_of_an_earlier_version_says_that_only_names_were_compared(toy_project, capsys):
     best = train.main(TrainConfig(**TINY | {"epochs": 1})) / "best.pth"
     content = torch.load(best, weights_only=True)
