@@ -161,11 +161,56 @@ class Shared(nn.Module):
         return self.left(self.conv(x)) + self.right(self.conv(x))
 
 
+class UsedTwice(Shared):
+    """The convolution's output goes into a norm and into an addition; a pair that may be folded follows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.right(self.after(self.left(y) + y))
+
+    def __init__(self):
+        super().__init__()
+        self.after = nn.Conv3d(4, 4, 1)
+
+
+class InPlace(Shared):
+    """A ReLU that is no module changes the convolution's output before the norm sees it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left(torch.relu_(self.conv(x)))
+
+
+@pytest.mark.parametrize(("network", "norms_left"), [(UsedTwice, ["left"]), (InPlace, ["left", "right"])])
+def test_a_convolution_whose_output_something_else_uses_or_changes_is_not_folded(network, norms_left):
+    torch.manual_seed(0)
+    model = network().eval()
+    for norm in (model.left, model.right):
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2)
+    x = torch.randn(1, 3, 2, 4, 4)
+    folded = fuse_batch_norms(model, x)
+    assert torch.allclose(folded(x), model(x), atol=1e-5)
+    assert [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm3d)] == norms_left
+
+
 def test_a_convolution_that_serves_twice_is_not_folded():
     model = Shared().eval()
     model.left.running_mean.fill_(3.0)
     x = torch.randn(1, 3, 2, 4, 4)
     assert torch.allclose(fuse_batch_norms(model, x)(x), model(x), atol=1e-6)
+
+
+class Broken(nn.Module):
+    """Right in float32 alone, like the bug that the check is for."""
+
+    def __init__(self, scale: float, only_where_bright: bool = False):
+        super().__init__()
+        self.scale, self.only_where_bright = scale, only_where_bright
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = torch.mm(torch.ones(3, 1), torch.ones(1, 5)).dtype == torch.bfloat16
+        bright = x.flatten(1).any(1) | (not self.only_where_bright)
+        sign = torch.where(bright & low, -1.0, 1.0)
+        return sign[:, None] * torch.arange(101.0) * self.scale
 
 
 def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
@@ -177,17 +222,17 @@ def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
     assert (low(x) - exact).abs().max() < 0.02 and low.low is not None
     assert not torch.equal(low(x), exact), "bf16 is at work"
 
-    class Broken(nn.Module):
-        """Right in float32 alone, like the bug that the check is for."""
+    for scale in (3, 0.001):  # sure, and as unsure as 101 classes are at first: no probability is off by 0.01 there
+        broken = probability_model(Broken(scale).eval(), torch.device("cpu"), "bf16")
+        assert broken(x).argmax(1).tolist() == [100, 100, 100] == broken(x).argmax(1).tolist()
+        assert broken.dtype is None and "float32 is used" in capsys.readouterr().err
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            product = torch.mm(torch.ones(3, 1), torch.ones(1, 5))
-            sign = -1.0 if product.dtype == torch.bfloat16 else 1.0
-            return sign * torch.arange(5.0).repeat(3, 1) * 3
 
-    broken = probability_model(Broken().eval(), torch.device("cpu"), "bf16")
-    assert broken(x).argmax(1).tolist() == [4, 4, 4] == broken(x).argmax(1).tolist()
-    assert broken.dtype is None and "float32 is used" in capsys.readouterr().err
+def test_bf16_that_is_wrong_where_the_first_clip_is_black_is_noticed(capsys):
+    black = torch.zeros(1, 3, 2, 4, 4)
+    broken = probability_model(Broken(3, only_where_bright=True).eval(), torch.device("cpu"), "bf16")
+    assert broken(black).shape == (1, 101) and broken.dtype is None
+    assert "float32 is used" in capsys.readouterr().err
 
 
 @pytest.mark.slow
