@@ -20,6 +20,7 @@ mixup          mixup and cutmix, on the device
 pack           `python -m dataloaders.pack`: frames in a few large files
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,7 @@ def open_dataset(
     any_aspect: bool = False,
     extract: bool = True,
     drawing: int = DRAWING,
+    check: Callable[[list[str], str], None] | None = None,
 ) -> "FrameSet":
     """Finds a data set, extracts the frames that are missing, and opens it.
 
@@ -50,6 +52,7 @@ def open_dataset(
     any_aspect  frames that keep their aspect are fine too, for a network that is still to be trained
     extract     False: a UserError where frames are missing
     drawing     of random splits and of recordings from names: a checkpoint's own (see DataSource)
+    check       called with the classes and the data set's name before anything is extracted, and when it is open
     """
     from dataloaders.frame_set import open_frames
     from dataloaders.preprocess.ensure import ensure_frames
@@ -57,8 +60,11 @@ def open_dataset(
 
     source = replace(find_source(name, datasets, ROOT, frames), drawing=drawing)
     if extract:
-        ensure_frames(source, spec.resize, split)
-    return open_frames(source, spec, split, val, any_aspect)
+        ensure_frames(source, spec.resize, split, check)
+    frame_set = open_frames(source, spec, split, val, any_aspect)
+    if check:
+        check(frame_set.classes, source.name)
+    return frame_set
 
 
 def build_loaders(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from common.console import plural
 from common.errors import UserError
 from common.input_spec import InputSpec
 from common.torchrun import local_world_size
@@ -162,22 +161,3 @@ def _how_to_extract(source: DataSource, spec: InputSpec) -> str:
 def frame_size(row: VideoRow, spec: InputSpec) -> tuple[int, int]:
     """(width, height) of a row's frames as they are read: frames made elsewhere are resized to the spec."""
     return (row.width, row.height) if row.quality else spec.resize
-
-
-def other_classes(classes: Sequence[str], frame_set: FrameSet) -> str:
-    """A sentence on how the classes of a checkpoint and of a data set differ."""
-    found, name = frame_set.classes, frame_set.source.name
-    new = [label for label in found if label not in set(classes)]
-    missing = [label for label in classes if label not in set(found)]
-    if not new and not missing:
-        place = next(i for i, pair in enumerate(zip(classes, found, strict=True)) if pair[0] != pair[1])
-        return f"Class {place} of the checkpoint is '{classes[place]}', and that of {name} is '{found[place]}'."
-    differences = [
-        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
-        for labels, what in ((new, "new"), (missing, "missing"))
-        if labels
-    ]
-    return (
-        f"The checkpoint has {plural(len(classes), 'class')}, and {name} has {len(found)}: "
-        + f"{', '.join(differences)}."
-    )

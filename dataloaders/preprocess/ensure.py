@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +20,19 @@ from dataloaders.preprocess.plan import has_content
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import Shard, shard_state
 from dataloaders.preprocess.worker import Extractor
-from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.data_source import DataSource, class_names
+from dataloaders.sources.demo import CLASSES
 from dataloaders.sources.find import changed_since, find_videos
 from dataloaders.sources.splits import split_videos
 from dataloaders.video import VideoError, VideoReader
 
 
-def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None = None) -> None:
+def ensure_frames(
+    source: DataSource,
+    size: tuple[int, int],
+    split: str | None = None,
+    check: Callable[[list[str], str], None] | None = None,
+) -> None:
     """Before training or evaluation: extracts what is missing, after saying what that will take.
 
     Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are. A
@@ -56,6 +63,9 @@ def ensure_frames(source: DataSource, size: tuple[int, int], split: str | None =
             _rebuild(source, frames, size, split)
         return
 
+    if check:
+        labels = CLASSES if source.name == "demo" else (video.label for video in find_videos(source))
+        check(class_names(source, set(labels)), source.name)
     make_demo_videos(source)
     split_videos(source, find_videos(source), split)  # what is wrong with the split is said before hours of work
     settings = Settings(size)

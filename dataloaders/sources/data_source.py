@@ -1,9 +1,12 @@
 """A data set as its owner has it: videos in class folders or in a list, and the folder of their frames."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.class_names import read_class_names
+from common.console import plural
+from common.errors import UserError
 from dataloaders.frames.settings import DEFAULT_SIZE, FrameSize, size_name
 from dataloaders.sources.layout import Layout, layout
 from dataloaders.sources.video_list import class_file
@@ -91,3 +94,27 @@ def _ordered_by(file: Path, labels: set[str]) -> list[str] | None:
     """The labels in the order of a class file; None where it does not name all of them."""
     names = read_class_names(file)
     return [names[n] for n in sorted(names) if names[n] in labels] if labels <= set(names.values()) else None
+
+
+def check_classes(classes: Sequence[str], advice: str, found: list[str], name: str) -> None:
+    """Raises a UserError, with the advice, where the classes found in data set `name` are not those of a checkpoint."""
+    if found != list(classes):
+        raise UserError(f"{_other_classes(classes, found, name)} {advice}")
+
+
+def _other_classes(classes: Sequence[str], found: list[str], name: str) -> str:
+    """A sentence on how the classes of a checkpoint and of a data set differ."""
+    new = [label for label in found if label not in set(classes)]
+    missing = [label for label in classes if label not in set(found)]
+    if not new and not missing:
+        place = next(i for i, pair in enumerate(zip(classes, found, strict=True)) if pair[0] != pair[1])
+        return f"Class {place} of the checkpoint is '{classes[place]}', and that of {name} is '{found[place]}'."
+    differences = [
+        f"'{labels[0]}'{f' and {len(labels) - 1} more are' if labels[1:] else ' is'} {what}"
+        for labels, what in ((new, "new"), (missing, "missing"))
+        if labels
+    ]
+    return (
+        f"The checkpoint has {plural(len(classes), 'class')}, and {name} has {len(found)}: "
+        + f"{', '.join(differences)}."
+    )

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from common.torchrun import is_rank_zero, rank, world_size
 from dataloaders import open_dataset
 from dataloaders.batch_sampler import EvalBatchSampler
 from dataloaders.dataset import FRAME_ORDERS, EvalDataset, WindowDataset
-from dataloaders.frame_set import FrameSet, other_classes
+from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader
+from dataloaders.sources.data_source import check_classes
 from engine.evaluation.evaluate import Evaluation, evaluate_answers
 from engine.evaluation.leaks import find_leak, knows_its_training, what_is_unknown
 from engine.evaluation.published import official_name, pretraining_of
@@ -107,7 +109,7 @@ def open_test_frames(trained: Predictor, options: EvaluationOptions, datasets: d
     own = options.dataset is None and options.split in (None, config.get("split"))
     split, val = (config["split"], config["val"]) if own else (options.split, "auto")
     with rank_zero_first():
-        frame_set = open_dataset(
+        return open_dataset(
             name,
             trained.input_spec,
             split,
@@ -115,10 +117,8 @@ def open_test_frames(trained: Predictor, options: EvaluationOptions, datasets: d
             datasets=datasets,
             frames=frames,
             drawing=drawing_of(trained.checkpoint),
+            check=partial(check_classes, trained.classes, "Evaluate it on the data set it was trained on."),
         )
-    if frame_set.classes != trained.classes:
-        raise UserError(f"{other_classes(trained.classes, frame_set)} Evaluate it on the data set it was trained on.")
-    return frame_set
 
 
 def evaluate_job(

@@ -11,7 +11,7 @@ from common.files import relative_to_cwd
 from common.torchrun import world_size
 from dataloaders.audit.findings import leak_warning
 from dataloaders.dataset import TrainDataset
-from dataloaders.frame_set import FrameSet, other_classes
+from dataloaders.frame_set import FrameSet
 from dataloaders.sources.data_source import DataSource
 from engine.hardware.device import autocast, cudnn_version, cudnn_warning, device_name
 from engine.hardware.distributed import all_gather
@@ -87,13 +87,8 @@ def pick_flip(config: TrainConfig, source: DataSource) -> bool:
     return bool(source.flip)
 
 
-def check_same_classes_and_videos(checkpoint: dict, frame_set: FrameSet) -> None:
-    """Raises a UserError where the data set is not the one that a checkpoint was trained on."""
-    if frame_set.classes != checkpoint["classes"]:
-        raise UserError(
-            f"{other_classes(checkpoint['classes'], frame_set)} A run cannot change its classes. Begin a new run; "
-            "--weights accepts this run's best.pth."
-        )
+def check_same_videos(checkpoint: dict, frame_set: FrameSet) -> None:
+    """Raises a UserError where the videos are not those that a checkpoint was trained on."""
     if frame_set.split.hash != checkpoint["split"]["hash"]:
         raise UserError(
             f"The videos of '{frame_set.source.name}' or their split differ from those of this run, so it cannot be "

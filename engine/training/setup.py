@@ -3,7 +3,9 @@
 Both open the data, build the model and check that it can be trained, before anything is written.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from common.torchrun import is_rank_zero, local_world_size, world_size
 from common.worker_process import num_processors
 from dataloaders import open_dataset
 from dataloaders.frame_set import FrameSet, check_cache_memory, of_frames
-from dataloaders.sources.data_source import DRAWING
+from dataloaders.sources.data_source import DRAWING, check_classes
 from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
 from engine.hardware.device import check_compiler, pick_amp, pick_device, to_device
 from engine.hardware.distributed import broadcast, rank_zero_first, seed_process
@@ -27,8 +29,8 @@ from engine.training.checks import (
     SEEN,
     check_frozen_parameters,
     check_parts,
-    check_same_classes_and_videos,
     check_same_content,
+    check_same_videos,
     check_same_videos_on_all_ranks,
     dry_run,
     pick_flip,
@@ -98,8 +100,10 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     if config.compile == "on":
         config = replace(config, compile=on_if_possible(machine.device))
     spec = spec_of(path, checkpoint)
-    frame_set = open_data(config, spec, datasets, drawing=drawing_of(checkpoint))
-    check_same_classes_and_videos(checkpoint, frame_set)
+    advice = "A run cannot change its classes. Begin a new run; --weights accepts this run's best.pth."
+    same_classes = partial(check_classes, checkpoint["classes"], advice)
+    frame_set = open_data(config, spec, datasets, drawing=drawing_of(checkpoint), check=same_classes)
+    check_same_videos(checkpoint, frame_set)
     if given.dataset or given.frames:
         check_same_content(checkpoint, frame_set)
         config = with_address(config, frame_set, datasets)
@@ -132,7 +136,12 @@ def set_up_machine(config: TrainConfig) -> Machine:
 
 
 def open_data(
-    config: TrainConfig, spec: InputSpec, datasets: dict[str, dict], any_aspect: bool = False, drawing: int = DRAWING
+    config: TrainConfig,
+    spec: InputSpec,
+    datasets: dict[str, dict],
+    any_aspect: bool = False,
+    drawing: int = DRAWING,
+    check: Callable[[list[str], str], None] | None = None,
 ) -> FrameSet:
     """Opens the data set, after extracting missing frames, and checks that all ranks read the same videos.
 
@@ -148,6 +157,7 @@ def open_data(
             frames=config.frames,
             any_aspect=any_aspect,
             drawing=drawing,
+            check=check,
         )
     check_same_videos_on_all_ranks(frame_set)
     if config.cache == "ram":

@@ -16,8 +16,9 @@ from common.errors import UserError
 from common.files import ROOT
 from dataloaders import open_dataset
 from dataloaders.dataset import EvalDataset, WindowDataset
-from dataloaders.frame_set import open_frames, other_classes
+from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
+from dataloaders.sources.data_source import check_classes
 from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
@@ -399,8 +400,8 @@ def test_a_data_set_with_other_classes_is_refused_by_name(toy_project, tmp_path)
 
 
 def test_classes_in_another_order_are_other_classes(frame_set):
-    said = other_classes(["Biking", "HammerThrow", "Hammering"], frame_set)
-    assert said.startswith("Class 1 of the checkpoint is 'HammerThrow', and that of ") and "'Hammering'" in said
+    with pytest.raises(UserError, match="Class 1 of the checkpoint is 'HammerThrow', and that of .* 'Hammering'. Try"):
+        check_classes(["Biking", "HammerThrow", "Hammering"], "Try another.", frame_set.classes, "toy")
 
 
 def test_a_part_without_videos_is_named(toy_project):
@@ -419,3 +420,17 @@ def test_the_temporal_table_has_a_line_an_order(toy_project, capsys):
     assert set(json.loads((run_dir / "test.json").read_text())["temporal"]) == {
         "normal", "shuffled", "reversed", "frozen",
     }  # fmt: skip
+
+
+def test_other_classes_are_seen_before_anything_is_generated_or_extracted(toy_project, tmp_path, monkeypatch):
+    """800 demo videos were made first."""
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    demo = {"layout": "ucf101", "videos": str(tmp_path / "demo"), "frames": str(tmp_path / "demo-frames")}
+    mine = own_videos(tmp_path / "mine")
+    monkeypatch.setitem(mypath.DATASETS, "demo", demo)
+    for name in ("demo", str(mine)):
+        with pytest.raises(UserError, match="The checkpoint has 3 classes, and .* Evaluate it on the data set it was"):
+            script.main([str(run_dir), "--dataset", name])
+        with pytest.raises(UserError, match="The checkpoint has 3 classes, and .* A run cannot change its classes"):
+            train.main(TrainConfig(resume=str(run_dir), epochs=2, dataset=name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
