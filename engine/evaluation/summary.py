@@ -35,7 +35,14 @@ def print_record(path: Path, record: EvaluationRecord) -> None:
     for key, name in lines.items():
         bounds = interval[key] and "   95 % interval {:.1f} to {:.1f}".format(*interval[key])
         note = f" over {recordings}" if bounds and key == "top1" else ""
+        if note and not 5 <= record.top1 <= 95:
+            note += f", too narrow so near {'100' if record.top1 > 95 else '0'} %"
         print(f"  {name:20} {getattr(record, key):6.2f}{mark}{bounds or ''}{note}")
+    if not interval["top1"]:
+        alike = (
+            "all recordings have the same accuracy" if interval["num_groups"] > 1 else "the videos are of one recording"
+        )
+        print(f"  no interval for top-1: {alike}")
     if record.confused:
         print("  most often confused: " + "; ".join(str(Confused(**pair)) for pair in record.confused[:3]))
     if record.temporal:

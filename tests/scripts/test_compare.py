@@ -363,6 +363,22 @@ def test_the_page_holds_all_and_asks_for_nothing(page):
     assert "http" not in re.sub(r'http-equiv="Content-Security-Policy"', "", re.sub(r"data:[^\"]*", "", text))
 
 
+def test_one_test_recording_gives_no_interval_of_the_difference(runs, tmp_path):
+    """The page said "-70.00, nothing varies, beyond chance? no"."""
+    for name, wrong in (("r3d_10-toy-000", {}), ("mc3_10-toy-000", {0: "x", 1: "x"})):
+        change_videos(runs / name, wrong)
+        path = runs / name / "test" / "videos.csv"
+        rows = list(csv.reader(path.open(newline="")))
+        group = rows[0].index("group")
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([rows[0], *([*row[:group], "one", *row[group + 1 :]] for row in rows[1:])])
+        interval = json.loads((runs / name / "test.json").read_text())["interval"]
+        change_test(runs / name, interval=interval | {"num_groups": 1, "top1": None})
+    compare.main(["--html", str(tmp_path / "runs.html")])
+    text = (tmp_path / "runs.html").read_text(encoding="utf-8")
+    assert "none: one recording" in text and ">unknown<" in text
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 

@@ -23,7 +23,7 @@ from engine.evaluation.confusion import (
 from engine.evaluation.leaks import find_leak
 from engine.evaluation.published import DATASETS, RESULTS, beside, official_name, pretraining_of, published
 from engine.evaluation.report import Analysis, EvaluationRecord, is_logged
-from engine.evaluation.summary import comparable, print_splits
+from engine.evaluation.summary import comparable, print_record, print_splits
 from engine.evaluation.worst_videos import draw_worst, worst_videos
 from network import InputSpec
 
@@ -300,3 +300,19 @@ def test_what_validation_chose_by_is_no_test_list_and_a_folders_names_mean_nothi
     assert find_leak(seen, folder, "test", same_data=False) is None
     assert find_leak(seen, folder, "test", same_data=True)
     assert find_leak({"split": {"hash": "", "training_groups": []}}, frame_set, "test", same_data=True) is None
+
+
+@pytest.mark.parametrize(
+    ("top1", "num_groups", "bounds", "said"),
+    [
+        (70.0, 1, None, "no interval for top-1: the videos are of one recording"),
+        (100.0, 9, None, "no interval for top-1: all recordings have the same accuracy"),
+        (97.0, 9, [95.0, 100.0], "over 9 recordings, too narrow so near 100 %"),
+        (60.0, 9, [50.0, 70.0], "95 % interval 50.0 to 70.0 over 9 recordings\n"),
+    ],
+)
+def test_why_there_is_no_interval_and_where_it_is_too_narrow_is_said(capsys, tmp_path, top1, num_groups, bounds, said):
+    interval = {"num_groups": num_groups, "top1": bounds, "top5": None, "clip_top1": None, "mean_class": None}
+    record = record_of("1", top1, interval=interval, num_classes=3, num_videos=10, num_clips=10, crops=1)
+    print_record(tmp_path / "test.json", record)
+    assert said in capsys.readouterr().out
