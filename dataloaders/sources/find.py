@@ -75,14 +75,19 @@ def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:
 
 
 def _refuse_video(path: Path) -> None:
+    takes = "--dataset takes a folder of class folders, or a list (.csv, .txt)."
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        raise UserError(f"{path} is a single video. --dataset takes a folder of class folders, or a list (.csv, .txt).")
+        raise UserError(f"{path} is a single video. {takes}")
+    if path.suffix.lower() in (".md", ".py", ".html", ".pdf", ".doc", ".docx", ".xls", ".xlsx"):
+        raise UserError(f"{path} is not a list of videos. {takes}")
 
 
 def _refuse_flat_folder(folder: Path) -> None:
     if not subfolders(folder):
         why = why_no_videos(folder, folder)
         example = f"A data set is a folder of class folders: {folder.name}/<class>/<video>."
+        if any(path.suffix.lower() in VIDEO_SUFFIXES for path in video_files(folder)):
+            example += f" If it is a class itself, give {folder.resolve().parent}."
         raise UserError(why or f"{folder} has no folders. {example}")
 
 

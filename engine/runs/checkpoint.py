@@ -95,6 +95,8 @@ def find_checkpoint(path: str | Path, runs: Path, name: str = "best.pth") -> Pat
         if candidate.is_dir():
             if (candidate / name).is_file():
                 return candidate / name
+            if any(candidate.glob("*/best.pth")):
+                raise UserError(f"{candidate} is a folder of runs. Name one of them. {_list_runs(candidate)}")
             raise UserError(f"The run {candidate} has no {name} (yet).")
         if candidate.is_file():
             return candidate

@@ -159,6 +159,8 @@ def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
     run_dir = run_tiny(epochs=1)
     with pytest.raises(UserError, match="no run and no checkpoint 'x'. Runs in .*: r3d_10-toy-000"):
         train.main(TrainConfig(resume="x"))
+    with pytest.raises(UserError, match="run is a folder of runs. Name one of them. Runs in .*: r3d_10-toy-000"):
+        train.main(TrainConfig(resume=str(toy_project.runs)))
     with pytest.raises(UserError, match="has weights only"):
         train.main(TrainConfig(resume=str(run_dir / "best.pth"), epochs=9))
 

@@ -228,3 +228,12 @@ def test_frames_of_another_size_lie_beside_the_first_ones_unless_the_folder_is_g
 def test_the_group_is_the_recording(tmp_path, others, stem, group):
     names = [("wave", stem), *([("wave", "person07_x")] if "groups" in others else [])]  # one that matches
     assert groups_of(folder_source(tmp_path, **others), names)[0] == group
+
+
+def test_a_class_folder_and_a_file_that_is_no_list_are_called_that(tmp_path):
+    make_files(tmp_path / "films" / "run", "a.avi")
+    with pytest.raises(UserError, match="If it is a class itself, give .*films"):
+        find_source(str(tmp_path / "films" / "run"), {}, ROOT)
+    (tmp_path / "README.md").write_text('a "quotation mark')
+    with pytest.raises(UserError, match="README.md is not a list of videos. --dataset takes"):
+        find_source(str(tmp_path / "README.md"), {}, ROOT)
