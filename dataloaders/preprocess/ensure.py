@@ -1,6 +1,7 @@
 """Frames that training and evaluation find ready: what is missing is extracted, after a word on what that will take."""
 
 import contextlib
+import shlex
 import shutil
 import tempfile
 import time
@@ -69,6 +70,11 @@ def ensure_frames(
     make_demo_videos(source)
     split_videos(source, find_videos(source), split)  # what is wrong with the split is said before hours of work
     settings = Settings(size)
+    if source.frames_given and not frames.exists() and (other := _frames_beside(source, frames, settings)):
+        raise UserError(
+            f"--frames {frames} does not exist, and {other} beside it holds the frames of these videos. Give that one, "
+            f"or, to extract them once more, make the folder first: mkdir {shlex.quote(str(frames))}"
+        )
     need = estimate(source, settings)
     print(
         f"Frames of '{source.name}' at {size[0]}x{size[1]} are not extracted yet: {plural(need.num_videos, 'video')}, "
@@ -83,6 +89,18 @@ def ensure_frames(
             "folder on another disk: --frames DIR"
         )
     preprocess(source, settings, split)
+
+
+def _frames_beside(source: DataSource, frames: Path, settings: Settings) -> Path | None:
+    """A folder next to `frames` with complete frames of all these videos in these settings."""
+    names = {video.video for video in find_videos(source)}
+    for folder in sorted(frames.parent.iterdir()) if frames.parent.is_dir() else ():
+        if folder.is_dir() and manifest.is_complete(folder) and not _is_damaged(folder):
+            rows = manifest.read_manifest(folder)
+            made_here = rows and rows[0].quality
+            if made_here and rows[0].settings == settings and names <= {row.video for row in rows}:
+                return folder
+    return None
 
 
 def _is_damaged(frames: Path) -> bool:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -420,6 +421,19 @@ def test_ensure_frames_stops_before_it_fills_a_disk_that_is_too_small(two_videos
     with pytest.raises(UserError, match="has 0 MB free, which is too little"):
         ensure_frames(two_videos, TOY_SIZE)
     assert not (two_videos.frames_for(TOY_SIZE) / PARTIAL_NAME).exists()
+
+
+def test_a_mistyped_folder_of_frames_beside_the_right_one_is_not_filled(two_videos, tmp_path):
+    given = replace(two_videos, frames=tmp_path / "disk" / "frames", frames_given=True)
+    ensure_frames(given, TOY_SIZE)
+    mistyped = replace(given, frames=tmp_path / "disk" / "frame")
+    with pytest.raises(UserError, match="frame does not exist, and .*frames beside it holds .*: mkdir .*frame"):
+        ensure_frames(mistyped, TOY_SIZE)
+    ensure_frames(mistyped, (40, 30))  # another size
+    other = replace(given, frames=tmp_path / "disk" / "other")
+    other.frames.mkdir()
+    ensure_frames(other, TOY_SIZE)
+    assert len(list(other.frames.rglob("*.jpg"))) == 14
 
 
 def test_frames_made_elsewhere_are_left_as_they_are(two_videos):
