@@ -155,6 +155,8 @@ def _mistake_in_mypath(error: Exception) -> str | None:
     """A message about an error raised in mypath.py, which users edit; None for errors from elsewhere."""
     if isinstance(error, SyntaxError):
         file, line, what = error.filename or "", error.lineno, f"{error.msg}: {(error.text or '').strip()}"
+    elif isinstance(error, ModuleNotFoundError) and error.name == "mypath":
+        return "mypath.py is missing: it belongs beside train.py. Restore it: git checkout mypath.py"
     elif isinstance(error, AttributeError) and getattr(error.obj, "__name__", "") == "mypath":
         return f"mypath.py has no {error.name}. Restore it: git diff mypath.py shows your changes."
     else:

@@ -67,6 +67,13 @@ class TrainBatchSampler:
         largest_share = -(-len(self.positions(step)) // self.processes)
         return -(-largest_share // self.batch_size)
 
+    @property
+    def smallest_batch(self) -> int:
+        """Clips of the smallest batch of an epoch."""
+        last = self.num_steps - 1
+        share = len(self.positions(last)) // self.processes
+        return max(min(share // self.num_batches(last), self.batch_size), 1)
+
     def __len__(self) -> int:
         full = self.num_steps - 1
         return full * self.accumulate + self.num_batches(full)

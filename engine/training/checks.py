@@ -4,6 +4,7 @@ import shlex
 
 import torch
 import torch.nn as nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.console import plural
 from common.errors import UserError
@@ -206,9 +207,27 @@ def check_frozen_parameters(frozen: tuple[str, ...], new: list[str], origin: str
         )
 
 
-def dry_run(model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None) -> None:
-    """Runs one clip through the network, so that a size it cannot take fails before the run begins."""
+def dry_run(
+    model: nn.Module, spec: InputSpec, device: torch.device, amp: torch.dtype | None, smallest_batch: int
+) -> None:
+    """Runs one clip through the network, so that a size it cannot take fails before the run begins. So does a batch of
+    one clip whose maps have shrunk to one value: a batch norm has nothing to take a variance of."""
     clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
+    single, hooks = [], []
+    for name, module in model.train().named_modules():
+        if isinstance(module, _BatchNorm) and module.training:  # not a frozen one
+            hooks.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, name=name: single.append(name) if args[0].numel() == args[0].shape[1] else None
+                )
+            )
     model.eval()
     with torch.inference_mode(), autocast(device, amp):
         model(clip)
+    for hook in hooks:
+        hook.remove()
+    if single and smallest_batch == 1:
+        raise UserError(
+            f"A batch of this run has one clip, of which the batch norm {single[0]} sees a single value per channel, "
+            "too few to train with. Choose another --batch-size, or larger clips (--clip-len, --crop-size)."
+        )

@@ -17,6 +17,7 @@ from common.files import relative_to_cwd
 from common.torchrun import is_rank_zero, local_world_size, world_size
 from common.worker_process import num_processors
 from dataloaders import open_dataset
+from dataloaders.batch_sampler import TrainBatchSampler
 from dataloaders.frame_set import FrameSet, check_cache_memory, of_frames
 from dataloaders.sources.data_source import DRAWING, check_classes
 from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
@@ -70,7 +71,7 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
     spec = of_frames(spec, frame_set)
     config = resolve(config, spec, frame_set, datasets)
     model = build_model(config, spec, frame_set, weights)
-    check_trainable(config, machine, spec, model.network)
+    check_trainable(config, machine, spec, model.network, frame_set)
     config = replace(config, compile=pick_compile(config, machine.device, spec, frame_set))
     run_dir = broadcast(make_run_dir(given, config, machine, frame_set, runs, run_dir) if is_rank_zero() else None)
     run = build_run(config, run_dir, machine, spec, frame_set, model, Progress())
@@ -214,9 +215,13 @@ def build_model(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, weigh
     return Model(network, new_parameters, seen)
 
 
-def check_trainable(config: TrainConfig, machine: Machine, spec: InputSpec, network: nn.Module) -> None:
+def check_trainable(
+    config: TrainConfig, machine: Machine, spec: InputSpec, network: nn.Module, frame_set: FrameSet
+) -> None:
     """Moves the network to the device and runs a clip through it, so that a wrong size fails in seconds."""
-    dry_run(to_device(network, machine.device), spec, machine.device, machine.amp)
+    clips = len(frame_set.part("train")) * config.clips_per_video
+    smallest = TrainBatchSampler(clips, config.batch_size, config.accumulate, 0, world_size()).smallest_batch
+    dry_run(to_device(network, machine.device), spec, machine.device, machine.amp, smallest)
     if config.compile == "on":
         check_compiler(machine.device)
     if config.deterministic:

@@ -105,6 +105,18 @@ def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
+def test_a_missing_mypath_is_one_line(tmp_path):
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.argv[1:] = ['--dataset', 'demo']\n"
+    code += (
+        f"import runpy; sys.modules['mypath'] = None; runpy.run_path({str(ROOT / 'train.py')!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(
+        "mypath.py is missing: it belongs beside train.py. Restore it: git checkout mypath.py"
+    )
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_printing_never_fails_whatever_a_class_is_called(encoding):
     code = "from common.cli import run_cli; run_cli(lambda argv: print('\\u8dd1\\u6b65', 'h\\udcf6he'))"

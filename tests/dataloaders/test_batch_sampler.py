@@ -39,6 +39,8 @@ def test_trap_22_a_step_has_the_same_clips_however_it_is_divided(num_items, batc
     for step, positions in enumerate(steps):
         assert counted(plans, step) == positions
     for plan in plans:
+        smallest = min(len(plan[number]) for plan in plans for number in range(len(plan)))
+        assert plan.smallest_batch == smallest
         assert len(plan) == sum(plan.num_batches(step) for step in range(plan.num_steps))
         for number in range(len(plan)):
             assert 1 <= len(plan[number]) <= batch_size

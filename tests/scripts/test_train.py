@@ -153,6 +153,17 @@ def test_a_finished_run_goes_on_with_more_epochs(toy_project):
     assert json.loads((run_dir / "config.json").read_text())["epochs"] == 2
 
 
+def test_a_batch_of_one_clip_that_batch_norm_cannot_take_is_refused_before_the_run_begins(toy_project):
+    """It was torch's "Expected more than 1 value per channel", with a traceback, at the end of the first epoch."""
+    tiny = {"clip_len": 1, "crop_size": 16, "epochs": 1, "val": "none"}
+    with pytest.raises(
+        UserError, match="A batch of this run has one clip, of which the batch norm layer4.*Choose another"
+    ):
+        run_tiny(batch_size=1, **tiny)
+    assert not toy_project.runs.exists() or not list(toy_project.runs.iterdir())
+    run_tiny(batch_size=4, **tiny)
+
+
 def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
     with pytest.raises(UserError, match="There is no run and no checkpoint 'x'. There are no runs in"):
         train.main(TrainConfig(resume="x"))

@@ -220,6 +220,7 @@ def test_no_single_frame_tells_the_class(which, limit):
     assert top1 < limit, f"{top1:.1f} % by position, size and angle of the {which} frame; chance is 12.5 %"
 
 
+@pytest.mark.slow
 def test_no_picture_tells_the_class():
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100))
     model.fit(*thumbnails_of_frames(range(8, 26), "any"))

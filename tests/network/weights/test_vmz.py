@@ -19,7 +19,7 @@ from tests.helpers.weights import NAMES, Call, Touch, random_blobs, small_widths
 @pytest.mark.parametrize(
     "model_name, blocks, widths, factored, protocol",
     [
-        ("r2plus1d_18_paper", (2, 2, 2, 2), (64, 128, 256, 512), True, 2),
+        pytest.param("r2plus1d_18_paper", (2, 2, 2, 2), (64, 128, 256, 512), True, 2, marks=pytest.mark.slow),
         ("r3d_10", (1, 1, 1, 1), small_widths(), False, 0),
     ],
     ids=["r2plus1d_18_paper", "r3d_10"],
