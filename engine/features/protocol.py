@@ -147,6 +147,10 @@ def run_split(
 
 
 def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndarray) -> None:
+    if len(data.classes) < 2:
+        raise UserError(f"These features are all of one class ({data.classes[0]}). An SVM needs two or more.")
+    if not data.features.shape[1]:
+        raise UserError("These features have no values. Extract them again, with another --layer.")
     if not test.any():
         raise UserError(f"Split {split.name} has none of its test videos among these {plural(len(test), 'feature')}.")
     without = sorted(set(data.classes) - {v.label for v, is_in in zip(data.videos, train, strict=True) if is_in})

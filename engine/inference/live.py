@@ -70,9 +70,9 @@ class LiveRecognition:
         self.stride, self.duration, self.stop = stride, duration, stop
         self.source = Camera(int(name), timeout) if name.isdecimal() else Stream(name, timeout)
         self.fps, self.live = self.source.fps, self.source.live
-        step = clip_step(spec.frame_stride, 1, spec.fps, self.fps)
-        self.span = clip_span(spec.read_len, step)
-        self.offsets = clip_indices(0, spec.read_len, step, self.span)
+        self.step = clip_step(spec.frame_stride, 1, spec.fps, self.fps)
+        self.span = clip_span(spec.read_len, self.step)
+        self.offsets = clip_indices(0, spec.read_len, self.step, self.span)
 
         self.changed = threading.Condition()
         self.ring: deque[np.ndarray] = deque(maxlen=self.span)
@@ -188,13 +188,14 @@ class LiveRecognition:
                 self.changed.notify_all()
         if not self.windows and self.ring:  # shorter than a clip: it repeats
             crops = list(self.ring)
-            indices = clip_indices(0, self.spec.read_len, clip_step(self.spec.frame_stride, 1), len(crops))
+            indices = clip_indices(0, self.spec.read_len, self.step, len(crops))
             self._answer(np.stack([crops[i] for i in indices]), 0, len(crops) - 1)
 
     def _answer(self, clip: np.ndarray, first: int, last: int) -> None:
         probs = self.predict(clip[None])[0]
         with self.changed:
             start, end = (self.arrivals[i] - self.arrivals[0] for i in (first, last))
+            end += end / last if last else 1 / self.fps if self.fps else 0.0  # as long as the others
             self.windows.append(Window(first, last, start, end, probs))
             self.recent.append(probs)
             self.latency = time.monotonic() - self.arrivals[last] if self.live else None

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -248,6 +249,16 @@ def test_files_made_elsewhere_are_tested_on_the_official_splits(tmp_path, capsys
     rows = list(csv.DictReader((folder / "svm/split1-per_class.csv").open()))
     assert [row["class"] for row in rows] == data.classes and {row["videos"] for row in rows} == {"14"}
     assert (folder / "svm/split1-confusion.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("classes", "dim", "said"),
+    [(1, 20, r"all of one class \(ClassA\). An SVM needs two or more"), (2, 0, "have no values. Extract them again")],
+)
+def test_features_that_no_svm_can_be_trained_on_are_one_line(tmp_path, capsys, monkeypatch, classes, dim, said):
+    folder = make_features(tmp_path / "made", num_classes=classes, dim=dim)
+    status, _, err = run(["svm", folder, "--split", "1"], capsys, monkeypatch)
+    assert status == 1 and re.search(said, err) and err.count("\n") == 1
 
 
 def test_pca_and_the_search_for_c_see_the_training_list_alone(tmp_path):

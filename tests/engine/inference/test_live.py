@@ -2,6 +2,7 @@ import json
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from common.errors import UserError
 from engine.inference.live import LiveRecognition, Stream
 from engine.inference.sources import find_sources
+from engine.inference.windows import sliding_clips
 from tests.helpers.recognizer import CLASSES, SPEC, by_hand, make_video, run
 
 RATE = 25
@@ -179,3 +181,21 @@ def test_an_address_that_does_not_answer_is_given_up(transport_stream):
             Stream(address, timeout=0.5)
         assert time.monotonic() - start < 10
         end.set()
+
+
+def test_a_stream_shorter_than_a_clip_is_read_at_the_networks_rate_and_ends_with_its_last_frame(tmp_path):
+    video, spec, seen = make_video(tmp_path / "short.mp4", 5), replace(SPEC, fps=10.0), []
+
+    def predict(clips: np.ndarray) -> np.ndarray:
+        seen.append(clips[0])
+        return np.full((1, len(CLASSES)), 1 / len(CLASSES), np.float32)
+
+    with served(video.read_bytes()) as address:
+        live = LiveRecognition(address, spec, CLASSES, predict, stride=1)
+        list(live)
+    with sliding_clips(video, spec, 1) as (clips, _):
+        [(first, last, clip)] = list(clips)
+    [window] = live.prediction().windows
+    assert (window.first_frame, window.last_frame) == (first, last) == (0, 4)
+    assert np.array_equal(seen[0], clip)
+    assert (window.start, window.end) == (0.0, pytest.approx(5 / RATE))
