@@ -122,13 +122,19 @@ class CnnMean(FrameNetwork):
 
 
 class RowNorm(nn.BatchNorm1d):
-    """BatchNorm1d that normalises a single row as in evaluation: it has no variance, and a last batch may be one
-    clip."""
+    """BatchNorm1d whose statistics are the mean over all batches at first, until `momentum` is more than a batch's share:
+    with a momentum of 0.01 they would hold a third of their initial values after 100 batches. A single row, as a last
+    batch of one clip is, has no variance: it is normalised as in evaluation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training and len(x) == 1:
+        if not self.training or len(x) == 1:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            share = (1 / self.num_batches_tracked).clamp(min=self.momentum)
+            self.running_mean.lerp_(x.float().mean(0), share)
+            self.running_var.lerp_(x.float().var(0), share)
+        return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
 def new_head(num_features: int, num_classes: int) -> nn.Linear:

@@ -215,7 +215,8 @@ def dry_run(
     clip = torch.zeros(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size, device=device)
     single, hooks = [], []
     for name, module in model.train().named_modules():
-        if isinstance(module, _BatchNorm) and module.training:  # not a frozen one
+        # not a frozen one, and none with an answer of its own, as RowNorm
+        if isinstance(module, _BatchNorm) and module.training and type(module).forward is _BatchNorm.forward:
             hooks.append(
                 module.register_forward_pre_hook(
                     lambda _, args, name=name: single.append(name) if args[0].numel() == args[0].shape[1] else None

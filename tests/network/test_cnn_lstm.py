@@ -156,12 +156,18 @@ def test_a_batch_of_one_clip_trains_too():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_row_norm_is_batch_norm_for_all_but_a_single_row():
+def test_row_norm_is_batch_norm_for_all_but_a_single_row_and_averages_its_first_batches():
     torch.manual_seed(1)
-    ours, theirs = RowNorm(4), nn.BatchNorm1d(4)
-    x = torch.randn(6, 4) * 3 + 1
-    torch.testing.assert_close(ours(x), theirs(x))
+    ours, theirs = RowNorm(4, momentum=0.01), nn.BatchNorm1d(4, momentum=None)  # None: the mean over all batches
+    for _ in range(100):
+        x = torch.randn(6, 4) * 3 + 1
+        torch.testing.assert_close(ours(x), theirs(x))
     torch.testing.assert_close(ours.running_var, theirs.running_var)
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    mean = ours.running_mean.clone()
+    ours(x)
+    torch.testing.assert_close(ours.running_mean, 0.99 * mean + 0.01 * x.mean(0))
+    ours.num_batches_tracked.fill_(1)
     alone = ours(x[:1])
     assert ours.num_batches_tracked == 1
     torch.testing.assert_close(alone, ours.eval()(x[:1]))
