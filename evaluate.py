@@ -59,7 +59,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", help="another data set with the same classes (default: the run's)")
     parser.add_argument("--frames", help="folder of the extracted frames (default: the run's)")
     parser.add_argument("--split", choices=SPLITS, help="another split (default: the run's)")
-    parser.add_argument("--on", choices=("test", "val"), default="test", help="videos to evaluate on (default: test)")
+    parser.add_argument(
+        "--on", choices=("test", "val", "all"), default="test",
+        help="videos to evaluate on: of a part, or all of another data set, undivided (default: test)",
+    )  # fmt: skip
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips per video (default: 10)")
     clips.add_argument(

@@ -38,8 +38,8 @@ class FrameSet:
     store: FrameStore
 
     def part(self, name: str) -> list[VideoRow]:
-        """Rows of "train", "val", "test" or "unused", in the manifest's order."""
-        return [row for row in self.rows if self.split.parts[row.video] == name]
+        """Rows of "train", "val", "test", "unused" or "all", in the manifest's order."""
+        return [row for row in self.rows if name in ("all", self.split.parts[row.video])]
 
     def read_frames(self, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yields the stored frames `indices` (rising, each once), (H, W, 3) uint8 RGB."""

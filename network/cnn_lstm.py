@@ -122,9 +122,9 @@ class CnnMean(FrameNetwork):
 
 
 class RowNorm(nn.BatchNorm1d):
-    """BatchNorm1d whose statistics are the mean over all batches at first, until `momentum` is more than a batch's share:
-    with a momentum of 0.01 they would hold a third of their initial values after 100 batches. A single row, as a last
-    batch of one clip is, has no variance: it is normalised as in evaluation."""
+    """BatchNorm1d whose statistics are the mean over all batches at first, until `momentum` is more than the share of
+    one: with a momentum of 0.01 they would hold a third of their initial values after 100 batches. A single row, as a
+    last batch of one clip is, has no variance: it is normalised as in evaluation."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or len(x) == 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from common.console import plural
 from common.errors import UsageError, UserError
 from common.files import relative_to_cwd
 from common.torchrun import is_rank_zero, rank, world_size
@@ -84,6 +85,12 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -
     frame_set = open_test_frames(trained, options, datasets)
     if not frame_set.part(options.on):
         raise UserError(f"Split {frame_set.split.name} of {frame_set.source.name} has no {options.on} videos.")
+    if options.dataset and options.on == "test" and frame_set.split.name == "random":
+        videos, tested = len(frame_set.part("all")), len(frame_set.part("test"))
+        print(
+            f"Note: {frame_set.source.name} has no split of its own: {tested} of its {plural(videos, 'video')} are "
+            "drawn for testing. --on all evaluates all."
+        )
     if note := what_is_unknown(checkpoint):
         print(note)
     same_data = options.dataset in (None, checkpoint["config"].get("dataset"))

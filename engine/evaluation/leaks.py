@@ -28,16 +28,16 @@ def names_recordings(source: DataSource) -> bool:
 def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool) -> str | None:
     """Why the accuracy on `part` would mean nothing, in a sentence; None where nothing speaks against it.
 
-    For the test list, what training has seen, what validation has chosen by, and what the weights to begin with had
-    seen must all be other videos of other recordings; for "val", the training. Videos are compared by their content, so
-    that neither another folder nor other groups in mypath.py hide one. same_data: the checkpoint was trained on this
-    data set, or on one with the same names; elsewhere equal names mean nothing.
+    For the test list and for "all", what training has seen, what validation has chosen by, and what the weights to
+    begin with had seen must all be other videos of other recordings; for "val", the training. Videos are compared by
+    their content, so that neither another folder nor other groups in mypath.py hide one. same_data: the checkpoint was
+    trained on this data set, or on one with the same names; elsewhere equal names mean nothing.
     """
     seen = checkpoint.get("split") or {}
-    parts = ("training", "validation") if part == "test" else ("training",)
+    parts = ("training",) if part == "val" else ("training", "validation")
     of_run = _all_of(seen, parts, "groups")
     tested, name = {row.group for row in frame_set.part(part)}, frame_set.split.name
-    own_split = frame_set.split.hash == seen.get("hash")
+    own_split = part != "all" and frame_set.split.hash == seen.get("hash")
     if own_split and (shared := sorted(tested & of_run)):
         if not names_recordings(frame_set.source):
             return None  # train/walk/001.avi and test/walk/001.avi may well be two recordings
@@ -46,7 +46,7 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
             f"training or validation too (first: {shared[0]})"
         )
     if same_data or frame_set.source.kind.same_groups:
-        of_weights = set(seen.get("seen_groups", [])) if part == "test" else set()
+        of_weights = set() if part == "val" else set(seen.get("seen_groups", []))
         if shared := sorted(tested & (of_run | of_weights)):
             return (
                 f"this checkpoint has seen {len(shared)} of the recordings that split {name} has for {part} "
@@ -55,7 +55,7 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
     # its own split keeps a run's videos apart, but for copies that official lists have in both parts; the weights that
     # the run began with may have seen others
     excused = _all_of(seen, parts, "content") if own_split else set()
-    parts = (() if own_split else parts) + (("seen",) if part == "test" else ())
+    parts = (() if own_split else parts) + (() if part == "val" else ("seen",))
     if videos := _seen_videos(seen, parts, excused, frame_set, part, same_data):
         return (
             f"this checkpoint was trained or chosen on {len(videos)} of the {len(frame_set.part(part))} videos that "

@@ -434,3 +434,18 @@ def test_other_classes_are_seen_before_anything_is_generated_or_extracted(toy_pr
         with pytest.raises(UserError, match="The checkpoint has 3 classes, and .* A run cannot change its classes"):
             train.main(TrainConfig(resume=str(run_dir), epochs=2, dataset=name))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
+
+
+def test_a_list_for_testing_without_a_split_is_evaluated_whole_with_on_all(toy_project, tmp_path, capsys):
+    """2 of 6 lines were scored, without a word."""
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    folder = make_toy_videos(tmp_path / "new", groups=(40, 41), naming="folder", clips=1)
+    videos = sorted(folder.rglob("*.avi"))
+    (tmp_path / "new.csv").write_text("".join(f"{video},{video.parent.name}\n" for video in videos))
+    command = [str(run_dir), "--dataset", str(tmp_path / "new.csv"), "--num-clips", "1", "--allow-leak"]
+    script.main(command)
+    assert re.search(r"Note: new has no split .*: \d of its 6 videos are drawn .*--on all", capsys.readouterr().out)
+    [[results]] = [script.main([*command, "--on", "all"])]
+    assert len(results["normal"].probs) == 6 and "split random, all: 6 videos" in capsys.readouterr().out
+    with pytest.raises(UserError, match="This checkpoint has seen .* for all"):
+        script.main([str(run_dir), "--on", "all"])
