@@ -18,15 +18,20 @@ VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv 
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes text (UTF-8) or bytes under a temporary name, then renames the file to `path`."""
+    """Writes text (see utf8) or bytes under a temporary name, then renames the file to `path`."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(utf8(content) if isinstance(content, str) else content)
+
+
+def utf8(text: str) -> bytes:
+    """Text as UTF-8. Bytes of file names that are no UTF-8 become escapes such as \\udcf6, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, content: dict | list[dict]) -> None:
     """Writes a result that the user asked for as indented JSON. Raises UserError where the file cannot be written."""
     with atomic_output(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        temporary.write_bytes(utf8(json.dumps(content, ensure_ascii=False, indent=2) + "\n"))
 
 
 def csv_text(rows: Iterable[Sequence]) -> str:
@@ -60,9 +65,14 @@ def atomic_output(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) 
         raise UserError(f"{printable(path)} cannot be written: {error.strerror}.") from error
 
 
+MAX_NAME = 255  # bytes of a file's name on most disks
+
+
 def temporary_name(path: Path) -> Path:
     """The name beside `path` under which its content is written first."""
-    return path.with_name(path.name + ".tmp")
+    if len(os.fsencode(path.name)) <= MAX_NAME - 4:
+        return path.with_name(path.name + ".tmp")
+    return path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ".tmp")
 
 
 def check_writable(path: Path) -> None:
@@ -93,8 +103,10 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def printable(path: str | Path) -> str:
-    """A path or name as text that can be printed; bytes that are no UTF-8 become backslash escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path or name as text of one line that can be printed and drawn; bytes that are no UTF-8 and control characters
+    become backslash escapes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def relative_to_cwd(path: Path) -> str:

@@ -144,17 +144,19 @@ def _decode_into(
     limit: int | None,
     alive: Callable[[], None],
 ) -> Extracted:
+    jump = ""
     try:
         for decode in _ways(video, every, fps):
             try:
                 extracted = _write_frames(folder, video, decode, size, quality, limit, alive)
                 break
-            except Irregular:
+            except Irregular as error:
+                jump = jump or str(error)
                 folder.clear()
     except (VideoError, MemoryError, FileNotFoundError, cv2.error) as error:
         return Extracted(refused=refusal(error, video), doubtful=isinstance(error, MemoryError | TooLarge | cv2.error))
     if extracted.num_frames > 1 or limit == 1:
-        return extracted
+        return replace(extracted, note="; ".join(filter(None, (extracted.note, jump))))
     reason = "it has only 1 frame"
     if every != 1 or fps:
         reason = f"only 1 frame of it is kept with {f'--fps {fps:g}' if fps else f'--every {every}'}"

@@ -9,6 +9,8 @@ from dataloaders.video import VideoReader
 
 T = TypeVar("T")
 
+LONGEST = 60  # seconds for which a frame may be shown
+
 
 class Irregular(Exception):
     """The frames do not come as was foreseen; another way, which foresees nothing, must be taken."""
@@ -29,13 +31,17 @@ def copies(index: int, rate: Fraction) -> int:
 
 def resampled(frames: Iterable[tuple[Fraction, T]], fps: Fraction, last: Fraction) -> Iterator[T]:
     """(seconds, frame) -> the frame shown at 0, 1/fps, 2/fps, ... seconds after the first; the last one is shown for
-    `last` seconds. Raises Irregular where a time is not later than the one before."""
+    `last` seconds. Raises Irregular where a time is not later than the one before, or more than a minute later: a wrong
+    time stamp would fill the disk with copies of one frame."""
     begin = shown = None
     number, time = 0, Fraction(0)
     for seconds, frame in frames:
         begin = seconds if begin is None else begin
         if shown is not None and seconds - begin <= time:
             raise Irregular
+        if shown is not None and seconds - begin - time > LONGEST:
+            gap = float(seconds - begin - time)
+            raise Irregular(f"its time stamps jump by {gap:,.0f} s, so its frames are taken at the rate that it states")
         time = seconds - begin
         while number / fps < time:
             yield shown

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.figures import BLACK, DPI, GREY, GRID, SERIES, new_figure, styled
+from common.files import printable
 from engine.comparison.groups import Group
 from engine.comparison.run_result import RunResult
 
@@ -88,7 +89,7 @@ def draw_curves(axes: "Axes", group: Group) -> None:
 
 def _draw_group(part: "SubFigure", group: Group, height: int, num_rows: int) -> None:
     def write(text: str, x: float, down: float, **style) -> None:
-        part.text(x / (2 * WIDTH), 1 - down / height, text, va="center", **style)
+        part.text(x / (2 * WIDTH), 1 - down / height, printable(text), va="center", **style)
 
     write(group.title, 8, 20, size=13, weight="bold")
     draw_cost(_plot(part, 0, HEADING, 2 * WIDTH, height), group)

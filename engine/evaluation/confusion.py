@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.figures import BLACK, GREY, figure_pixels, new_figure, styled
-from common.files import csv_text
+from common.files import csv_text, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def draw_confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> np
     A cell is the share of its row: blue on the diagonal, red beside it, where a weak colour is stretched so that a
     single mistake can be seen. Percentages are written where they fit, and each class's accuracy behind its row.
     """
-    num_classes = len(classes)
+    num_classes, classes, title = len(classes), [printable(name) for name in classes], printable(title)
     order = confusion_order(matrix)
     shares = (matrix / np.maximum(matrix.sum(1, keepdims=True), 1))[np.ix_(order, order)]
     filled = matrix.sum(1)[order] > 0

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from common.drawing import save_picture
-from common.files import csv_text, write_atomically
+from common.files import csv_text, utf8, write_atomically
 from dataloaders.frame_set import FrameSet
 from engine.evaluation.bootstrap import CONFIDENCE, SAMPLES, accuracy_by_class, bootstrap_interval
 from engine.evaluation.confusion import confusion_csv, confusion_matrix, draw_confusion, most_confused
@@ -227,7 +227,7 @@ def log_report(run_dir: Path, record: EvaluationRecord, analysis: Analysis, pict
     )
     tracker.writer.add_image("test/confusion", pictures["confusion.png"], step, dataformats="HWC")
     tracker.writer.add_image("test/worst_videos", pictures["worst.jpg"], step, dataformats="HWC")
-    tracker.writer.add_text("test/per_class", _markdown(analysis.per_class_csv()), step)
+    tracker.writer.add_text("test/per_class", utf8(_markdown(analysis.per_class_csv())).decode(), step)
     tracker.close()
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 
 from common.errors import UserError
+from common.files import utf8
 from common.input_spec import InputSpec, WholeFrameSpec
 from engine.runs.checkpoint import TrainedModel, versions, weights_hash
 
@@ -49,7 +50,7 @@ class Metadata:
     date: str
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return utf8(json.dumps(asdict(self), ensure_ascii=False)).decode()
 
     @property
     def spec(self) -> WholeFrameSpec:

@@ -18,7 +18,7 @@ class AnswerTable:
         ranks = [f"{what}_{rank}" for rank in range(2, top + 1) for what in ("label", "probability")]
         header = ["video", "label", "probability", *ranks, "num_frames", "fps", "num_damaged", "problem"]
         try:
-            self.file = self.temporary.open("w", newline="", encoding="utf-8")
+            self.file = self.temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise self._unwritable(error) from error
         self.writer = csv.DictWriter(self.file, header, restval="")

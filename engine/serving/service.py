@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common.files import utf8
 from common.worker_process import ProgramFault
 from engine.inference.prediction import assemble, frame_time
 from engine.serving.batcher import Batcher
@@ -215,7 +216,7 @@ class Service:
                 {"frame": frame, "start": frame_time(frame, facts.fps, facts.times), "jpeg": b64encode(jpeg).decode()}
                 for frame, jpeg in facts.pictures.items()
             ]
-        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+        return utf8(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
     def _through_the_network(self, job: Job, decoder: Decoder) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
         """Windows go to the network as they come, a bounded number ahead of its answers: a long video does not take

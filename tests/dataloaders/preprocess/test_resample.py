@@ -89,6 +89,15 @@ def test_a_variable_rate_is_resampled_by_time_stamps(tmp_path):
     assert found[:7] == [0, 5, 5, 5, 5, 5, 6] and len(found) == 9
 
 
+def test_a_time_stamp_that_jumps_does_not_fill_the_disk(tmp_path):
+    """40 frames with a gap of an hour became 108,024 JPEGs."""
+    times = [40 * number + (3_600_000 if number >= 6 else 0) for number in range(12)]
+    write_variable(tmp_path / "videos" / "run" / "a.mkv", times)
+    [row] = preprocess(make_source(tmp_path / "videos"), Settings(TOY_SIZE, fps=10), workers=1)
+    assert row.status == "ok" and 1 < row.num_frames <= 12
+    assert "its time stamps jump by 3,600 s, so its frames are taken at the rate" in row.reason
+
+
 def test_resampling_shows_the_frame_of_the_moment():
     frames = [(Fraction(3), "a"), (Fraction(4), "b"), (Fraction(13, 2), "c")]
 
