@@ -1,6 +1,7 @@
 """Accuracy that can be believed: one answer a video, the same one every time."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -449,3 +450,14 @@ def test_a_list_for_testing_without_a_split_is_evaluated_whole_with_on_all(toy_p
     assert len(results["normal"].probs) == 6 and "split random, all: 6 videos" in capsys.readouterr().out
     with pytest.raises(UserError, match="This checkpoint has seen .* for all"):
         script.main([str(run_dir), "--on", "all"])
+
+
+def test_class_names_that_are_no_utf8_come_through_tables_pictures_and_json(toy_project, tmp_path):
+    mine = own_videos(tmp_path / "mine")
+    odd = os.fsdecode(b"h\xf6he")
+    (mine / "c0").rename(mine / odd)
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
+    script.main([str(run_dir), "--num-clips", "1"])
+    assert odd in json.loads((run_dir / "test.json").read_text(encoding="utf-8"))["per_class"]
+    assert "h\\udcf6he" in (run_dir / "test" / "per_class.csv").read_text(encoding="utf-8")
+    assert (run_dir / "test" / "confusion.png").stat().st_size > 1000
