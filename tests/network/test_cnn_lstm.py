@@ -190,6 +190,7 @@ def test_only_the_resnet_is_frozen_and_the_lstm_learns():
     assert not model.forward_frames(clips(1)).requires_grad  # nothing is kept for a gradient that nobody asks for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, learns", [("cnn_lstm_18", True), ("cnn_mean_18", False)])
 def test_whether_clips_brighten_or_darken_is_learnt_by_the_lstm_alone(name, learns):
     """The frames of both classes are the same, in another order. Even a trunk that never learnt is enough for it."""

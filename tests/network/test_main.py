@@ -61,6 +61,7 @@ def test_a_run_that_begins_with_vmz_weights_records_how_its_network_is_built(
     assert load_model(run_dir / "last.pth").model.stem[1].eps == 1e-3
 
 
+@pytest.mark.slow
 def test_convert_keeps_pool5_and_the_recognizer_takes_it(tmp_path):
     from inference import Recognizer
 

@@ -61,6 +61,7 @@ def videos(tmp_path_factory) -> Path:
 # --- layers and pooling
 
 
+@pytest.mark.slow
 def test_fc6_is_what_caffe_calls_so_rectified_and_without_dropout():
     with torch.device("meta"):
         model = create_model("c3d", 4).eval()
