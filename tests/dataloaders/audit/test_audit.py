@@ -445,7 +445,7 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
         assert "decoding took more than" in process.probe(tmp_path / "endless.avi", decode=False).unreadable
 
         monkeypatch.setattr(probe, "PROBE_SECONDS", 30)
-        killer = threading.Thread(target=_kill_soon, args=(process,))
+        killer = threading.Thread(target=_kill_reader, args=(process, tmp_path / "endless.avi"))
         killer.start()
         assert process.probe(tmp_path / "endless.avi", False).unreadable == "the decoder crashed on it (SIGSEGV)"
         killer.join()
@@ -499,11 +499,16 @@ def test_a_refusal_of_another_decoder_is_not_believed(videos, tmp_path, monkeypa
     assert audit_source(source).facts[rows[0].video].unreadable == "TypeError"
 
 
-def _kill_soon(process: ProbeProcess) -> None:
-    while not process.worker.is_alive():
-        time.sleep(0.05)
-    time.sleep(0.3)
+def _kill_reader(process: ProbeProcess, pipe: Path) -> None:
+    """Kills the worker when it has begun to read the pipe: until then the pipe can't be opened for writing."""
+    while True:
+        try:
+            writing = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError:
+            time.sleep(0.01)
     os.kill(process.worker.process.pid, signal.SIGSEGV)
+    os.close(writing)
 
 
 def made_up(num_classes: int) -> Audit:

@@ -55,7 +55,7 @@ def test_a_gap_in_the_frames_is_an_error_that_names_the_video(tmp_path):
 
 
 def test_a_folder_without_frames_and_an_empty_tree_are_errors(tmp_path):
-    with pytest.raises(UserError, match="has no frames\. The expected layout"):
+    with pytest.raises(UserError, match=r"has no frames\. The expected layout"):
         index_frames(tmp_path)
     (tmp_path / "run" / "clip").mkdir(parents=True)
     (tmp_path / "run" / "clip" / "notes.txt").touch()
