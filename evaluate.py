@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> "list[dict[str, Evaluation]]":
     paths = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.pop("checkpoints")]
     options = EvaluationOptions(**args)
     with process_group(options.device):
-        jobs = [prepare(path, options, mypath.DATASETS) for path in paths]
+        jobs = [prepare(path, options, mypath.DATASETS, len(paths) > 1) for path in paths]
         results = [evaluate_job(job, options, several=len(jobs) > 1) for job in jobs]
         print_splits([record for _, record in results])
     return [evaluations for evaluations, _ in results]

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from common.errors import Stopped, UsageError, UserError, is_out_of_memory
+from common.files import blocked_by, is_forbidden, printable
 from common.torchrun import is_rank_zero, rank
 from common.worker_process import ProgramFault
 
@@ -141,8 +142,9 @@ def fail(error: Exception) -> int:
     if isinstance(error, Stopped):
         return _say(error, 128 + error.signum)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
-        where = error.filename or "a file of this run"
-        return _say(f"{error.strerror}: {where}. {ADVICE.get(error.errno, '')}".rstrip(), 1)
+        where = printable(error.filename) if error.filename else "a file of this run"
+        advice = blocked_by(error.filename) if is_forbidden(error) and error.filename else ADVICE.get(error.errno, "")
+        return _say(f"{error.strerror}: {where}. {advice}".rstrip(), 1)
     if isinstance(error, MemoryError | RuntimeError | OSError) and is_out_of_memory(error):
         return _say("Out of memory. Lower --batch-size, the number of clips or their length.", 1)
     mistake = _mistake_in_mypath(error)
@@ -181,8 +183,8 @@ ADVICE = {
     errno.ENOSPC: "Free some space on that disk, or choose another folder; complete files are kept.",
     errno.EDQUOT: "Your disk quota is used up: free some space, or choose another folder.",
     errno.EROFS: "Choose a folder on a writable disk.",
-    errno.EACCES: "Choose a folder that you may write, or ask for the permission.",
-    errno.EPERM: "Choose a folder that you may write, or ask for the permission.",
+    errno.EACCES: "Its owner can give you the permission.",
+    errno.EPERM: "Its owner can give you the permission.",
 }
 
 

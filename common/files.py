@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -51,6 +52,10 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):  # the user knows the name that it was to get
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,6 +78,23 @@ def temporary_name(path: Path) -> Path:
     if len(os.fsencode(path.name)) <= MAX_NAME - 4:
         return path.with_name(path.name + ".tmp")
     return path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ".tmp")
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether the permission was missing, to read, to write or to enter a folder."""
+    return error.errno in (errno.EACCES, errno.EPERM)
+
+
+def blocked_by(path: str | Path) -> str:
+    """What to do about a path at which the permission was missing: it names what may not be read, entered or
+    written."""
+    path = Path.cwd() / path
+    folder = next(parent for parent in path.parents if identity(parent))
+    if not os.access(folder, os.X_OK):
+        return f"You may not enter the folder {printable(folder)}: ask its owner for the permission."
+    if identity(path) and not os.access(path, os.R_OK):
+        return "You may not read it: ask its owner for the permission, or take it out of the folder."
+    return "Choose a folder that you may write, or ask for the permission."
 
 
 def check_writable(path: Path) -> None:

@@ -27,6 +27,7 @@ NAME = "manifest.csv"
 PARTIAL_NAME = "manifest.partial.csv"
 MERGED = ".manifest-merged"  # manifest.csv is whole, and what it was made from is being deleted
 REBUILD = "To rebuild it, preprocess again with the settings of these frames: python -m dataloaders.preprocess"
+NO_PERMISSION = "you may not read it"  # the reason of a refusal that may be gone the next time
 MOST_LINES = 64  # of the file that one row takes; names may have line breaks
 
 

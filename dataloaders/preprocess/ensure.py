@@ -1,6 +1,7 @@
 """Frames that training and evaluation find ready: what is missing is extracted, after a word on what that will take."""
 
 import contextlib
+import os
 import shlex
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from common.errors import UserError
 from common.worker_process import num_processors
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
+from dataloaders.frames.manifest import NO_PERMISSION
 from dataloaders.frames.settings import Settings
 from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.preprocess.locks import LOCK
@@ -133,8 +135,14 @@ def stored_settings(frames: Path) -> Settings:
 
 
 def _videos_changed(source: DataSource, frames: Path) -> bool:
-    """Whether the videos or their list are younger than the manifest, unless the frames were made elsewhere."""
-    return changed_since(source, (frames / manifest.NAME).stat().st_mtime) and stored_settings(frames).quality > 0
+    """Whether the videos or their list are younger than the manifest, or one that could not be read can be read now,
+    unless the frames were made elsewhere."""
+    if not stored_settings(frames).quality:
+        return False
+    forbidden = [row for row in manifest.read_manifest(frames) if row.reason == NO_PERMISSION]
+    return changed_since(source, (frames / manifest.NAME).stat().st_mtime) or any(
+        os.access(source.videos / row.video, os.R_OK) for row in forbidden
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ import cv2
 import numpy as np
 
 from common.console import gigabytes, plural
+from common.files import is_forbidden
 from common.worker_process import memory_limit, serve_jobs
+from dataloaders.frames.manifest import NO_PERMISSION
 from dataloaders.frames.settings import FrameSize, stored_size
 from dataloaders.preprocess.resample import Irregular, copies, has_constant_rate, resampled
 from dataloaders.preprocess.skip_b_frames import may_skip, wanted_frames
@@ -63,7 +65,7 @@ def extract_video(
     known    a folder that may have been made from this video: where that is so, nothing is written
     alive    called at each frame that is decoded
 
-    OSError (disk full, no permission) is passed on; whatever is wrong with the video itself is in the answer.
+    OSError (disk full, no permission to write) is passed on; what is wrong with the video itself is in the answer.
     """
     how = {"size": size, "every": every, "quality": quality, "fps": fps, "limit": limit, "alive": alive}
     if known is not None:
@@ -269,6 +271,8 @@ def _answer(job: dict) -> dict:
         return asdict(extract_video(**job, alive=Pulse()))
     except OSError as error:
         shutil.rmtree(job["folder"], ignore_errors=True)
+        if is_forbidden(error) and error.filename == str(job["video"]):
+            return asdict(Extracted(refused=NO_PERMISSION))
         return {"errno": error.errno, "strerror": error.strerror, "filename": error.filename}
 
 

@@ -40,7 +40,7 @@ def print_missing(videos: Sequence[str]) -> None:
 
 
 def print_retried(videos: Sequence[str]) -> None:
-    _print_number("Refused by other versions of PyAV, FFmpeg or this program, and tried again", videos)
+    _print_number("Refused earlier for a reason that may be gone, and tried again", videos)
 
 
 def _print_number(title: str, videos: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataloaders.frames import manifest
-from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.manifest import NO_PERMISSION, VideoRow
 from dataloaders.frames.settings import Settings
 from dataloaders.preprocess import messages
 from dataloaders.preprocess.locks import LOCK
@@ -118,8 +118,9 @@ def make_plan(
 
 
 def is_outdated(row: VideoRow | None) -> bool:
-    """Whether the video was refused by another decoder than this one, or before versions were recorded."""
-    return row is not None and row.status == "refused" and row.pattern != DECODER
+    """Whether the video was refused by another decoder than this one, before versions were recorded, or because it may
+    not be read, which may have changed."""
+    return row is not None and row.status == "refused" and (row.pattern != DECODER or row.reason == NO_PERMISSION)
 
 
 def _has_frames(frames: Path, row: VideoRow) -> bool:
@@ -149,7 +150,7 @@ def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, 
 def _num_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
-    except FileNotFoundError:  # a link to nothing; the extraction refuses it
+    except (FileNotFoundError, PermissionError):  # a link to nothing; the extraction refuses it
         return 0
 
 

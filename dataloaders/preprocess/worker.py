@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.console import duration, gigabytes
+from common.files import identity
 from common.worker_process import CrashStreak, WorkerProcess, num_processors
 from dataloaders.preprocess.extract import Extracted
 
@@ -53,7 +54,7 @@ class Extractor:
                 shutil.rmtree(folder, ignore_errors=True)  # it may have begun
             self.given = None
             self.worker.start()
-        num_bytes = video.stat().st_size if video.exists() else 0
+        num_bytes = video.stat().st_size if identity(video) else 0
         with self.worker.time_limit(self.limits.seconds_for(num_bytes), self.limits.stall):
             if self.given is None:
                 self.worker.send(job)

@@ -16,6 +16,7 @@ from dataloaders.sources.folder import (
     class_folders,
     find_lists,
     packed_videos,
+    part_lists,
     stray_videos,
     subfolders,
     unpack_commands,
@@ -38,11 +39,14 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
         return with_frames(_from_mypath(name, datasets[name], root), frames)
 
     path = Path(name).expanduser().resolve()
+    if path.is_dir() and (lists := lists_in(path)):
+        path = lists
     listed = path.is_file() or path.suffix.lower() in SUFFIXES
+    whole = path.parent if part_lists(path) else path.with_suffix("") if listed else path
     source = DataSource(
-        name=path.stem if listed else path.name,
+        name=whole.name,
         videos=path.parent if listed else path,
-        frames=path.with_name(f"{path.stem if listed else path.name}-frames"),
+        frames=whole.with_name(f"{whole.name}-frames"),
         list=path if listed else None,
     )
     source = with_frames(source, frames)
@@ -80,6 +84,13 @@ def _refuse_video(path: Path) -> None:
         raise UserError(f"{path} is a single video. {takes}")
     if path.suffix.lower() in (".md", ".py", ".html", ".pdf", ".doc", ".docx", ".xls", ".xlsx"):
         raise UserError(f"{path} is not a list of videos. {takes}")
+
+
+def lists_in(folder: Path) -> Path | None:
+    """The training list of a folder that holds lists for its parts, and no folders for them."""
+    lists = (path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and part_lists(path))
+    found = next(lists, None)
+    return None if found is None or any(given for given, _ in class_folders(folder)) else found
 
 
 def _refuse_flat_folder(folder: Path) -> None:
@@ -222,7 +233,8 @@ def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: 
 def changed_since(source: DataSource, seconds: float) -> bool:
     """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
     if source.list is not None:
-        return source.list.is_file() and source.list.stat().st_mtime > seconds
+        files = [source.list, *part_lists(source.list).values()]
+        return any(file.is_file() and file.stat().st_mtime > seconds for file in files)
     if not source.videos.is_dir():
         return False
     folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]

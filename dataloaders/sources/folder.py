@@ -77,6 +77,16 @@ def find_lists(kind: Layout, *places: Path) -> Path | None:
     return None
 
 
+def part_lists(path: Path) -> dict[str, Path]:
+    """{"train": train.csv, "test": test.csv}, with "val" where it is there: a training list and those beside it with
+    the same suffix. {} for any other list."""
+    if PARTS.get(path.stem.lower()) != "train" or not path.is_file():
+        return {}
+    found = {PARTS.get(file.stem.lower()): file for file in sorted(path.parent.glob(f"*{path.suffix}"))}
+    found["train"] = path
+    return {part: found[part] for part in ("train", "val", "test") if part in found} if len(found) > 1 else {}
+
+
 def _holds_lists(kind: Layout, folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob(kind.list_files))
 

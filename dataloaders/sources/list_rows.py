@@ -9,9 +9,10 @@ from common.console import plural, print_once
 from common.errors import UserError
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource
+from dataloaders.sources.folder import part_lists
 from dataloaders.sources.layout import layouts
 from dataloaders.sources.recordings import groups_of
-from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list
+from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list, refuse_contradictions
 
 
 def read_video_list(source: DataSource) -> VideoList:
@@ -19,7 +20,8 @@ def read_video_list(source: DataSource) -> VideoList:
     if not source.list.is_file():
         raise UserError(f"There is no list {source.list} of the videos of '{source.name}'.")
     names = class_file(source.list, source.classes)
-    listed = _read_once(source.list, source.videos, source.classes, _state(source.list), names and _state(names))
+    states = [_state(file) for file in [*part_lists(source.list).values(), source.list, *([names] if names else [])]]
+    listed = _read_once(source.list, source.videos, source.classes, *states)
     for note in listed.notes:
         print_once(note)
     return listed
@@ -34,7 +36,15 @@ def _state(file: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)  # a run asks several times, and 240,000 lines take seconds
 def _read_once(path: Path, root: Path, classes: Path | None, *_: object) -> VideoList:
-    return parse_video_list(path, root, classes)
+    listed, lists = parse_video_list(path, root, classes), part_lists(path)
+    if not lists or listed.has_split:
+        return listed
+    parts = {part: listed if file == path else parse_video_list(file, root, classes) for part, file in lists.items()}
+    videos = [replace(video, given=part) for part, found in parts.items() for video in found.videos]
+    refuse_contradictions(videos)
+    sizes = ", ".join(f"{file.name} ({len(parts[part].videos):,})" for part, file in lists.items())
+    notes = [note for found in parts.values() for note in found.notes]
+    return VideoList(path, videos, True, [f"Lists that divide the videos: {sizes}.", *notes])
 
 
 def listed_videos(source: DataSource) -> list[ListedVideo]:
@@ -100,7 +110,7 @@ def _lines_of(source: DataSource, videos: Sequence[ListedVideo], rows: Sequence[
     for row, found in zip(rows, lines, strict=True):
         if len(found) > 1:
             raise UserError(
-                f"{source.list}, lines {found[0].line} and {found[1].line}: both may be the video of the frames "
+                f"{found[0].file}, lines {found[0].line} and {found[1].line}: both may be the video of the frames "
                 f"{row.folder}. Frames made elsewhere are known by class and name: give the two different names."
             )
     return [found[0] if found else None for found in lines]

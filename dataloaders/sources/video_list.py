@@ -6,6 +6,7 @@
     clips/a.avi,run,anna,train          path,label,group,split
     path,label,split                    or in any order, where the first line names the columns
 
+train.csv, val.csv and test.csv in one folder are one list with three parts (part_lists).
 A name that contains a comma needs quotes. A # alone or before a space begins a comment. Errors name file and line.
 """
 
@@ -15,7 +16,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.class_names import read_class_names
@@ -39,8 +40,9 @@ SPLIT_NAMES = PARTS | {"validate": "val", "unused": "", "": ""}
 
 @dataclass(frozen=True)
 class ListedVideo:
-    """A line of a list: the video's path (normalised), its class, group ("": not given) and part ("": unused)."""
+    """A line of a list file: the video's path (normalised), its class, group ("": not given) and part ("": unused)."""
 
+    file: Path
     line: int
     video: str
     label: str
@@ -75,7 +77,7 @@ def parse_video_list(path: Path, root: Path, classes: Path | None = None) -> Vid
 
     width = columns.pop("width")
     videos = [_listed(path, root, number, cells, columns, width) for number, cells in rows]
-    _refuse_contradictions(path, videos)
+    refuse_contradictions(videos)
     videos, note = _with_class_names(path, videos, classes)
     notes += [note] if note else []
     return VideoList(path, videos, "split" in columns, notes)
@@ -103,10 +105,10 @@ def check_files(listed: VideoList, root: Path) -> None:
         hint += f" It lies in {found.parent.name}/: give the list with {found.parent.name}/ before each name."
     elif (root / first.video).is_dir():
         raise UserError(
-            f"{listed.path}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames of "
+            f"{first.file}, line {first.line}: {first.video} is a folder{more}. A list names videos; frames of "
             "another program are given as --frames DIR, a folder of <class>/<video>/."
         )
-    raise UserError(f"{listed.path}, line {first.line}: there is no file {first.video}{more}. {hint}")
+    raise UserError(f"{first.file}, line {first.line}: there is no file {first.video}{more}. {hint}")
 
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:
@@ -209,7 +211,7 @@ def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict
         )
     if split not in SPLIT_NAMES:
         raise UserError(f"{where}: the split '{split}' is not one of train, val, test (or empty, for unused).")
-    return ListedVideo(number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])
+    return ListedVideo(path, number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])
 
 
 UNTIDY = re.compile(
@@ -232,13 +234,15 @@ def _tidy(video: str, root: Path) -> str:
     return full.as_posix() if Path(video).expanduser().is_absolute() else Path(os.path.normpath(video)).as_posix()
 
 
-def _refuse_contradictions(path: Path, videos: Sequence[ListedVideo]) -> None:
+def refuse_contradictions(videos: Sequence[ListedVideo]) -> None:
     first: dict[str, ListedVideo] = {}
     for video in videos:
         other = first.setdefault(video.video, video)
         if other is video:
             continue
-        lines = f"{path}, lines {other.line} and {video.line}"
+        lines = f"{video.file}, lines {other.line} and {video.line}"
+        if video.file != other.file:
+            lines = f"{other.file}, line {other.line}, and {video.file.name}, line {video.line}"
         if other.label != video.label:
             raise UserError(f"{lines}: {video.video} has two labels, {other.label} and {video.label}.")
         if other.given != video.given:
@@ -265,7 +269,7 @@ def _with_class_names(path: Path, videos: list[ListedVideo], classes: Path | Non
             f"{path}, line {unnamed.line}: the label {unnamed.label} has no name in {file}, which names "
             f"{min(names)} to {max(names)}."
         )
-    named = [ListedVideo(v.line, v.video, names[int(v.label)], v.group, v.given) for v in videos]
+    named = [replace(video, label=names[int(video.label)]) for video in videos]
     return (
         named,
         f"The labels of {path.name} are numbers; {file.name} names them (first: {min(names)} {names[min(names)]}).",

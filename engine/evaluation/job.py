@@ -9,7 +9,7 @@ import torch
 
 from common.console import plural
 from common.errors import UsageError, UserError
-from common.files import relative_to_cwd
+from common.files import check_writable, relative_to_cwd
 from common.torchrun import is_rank_zero, rank, world_size
 from dataloaders import open_dataset
 from dataloaders.batch_sampler import EvalBatchSampler
@@ -75,9 +75,9 @@ class EvaluationJob:
         return ("" if of_run else f"{name}-") + part + ("" if self.own else other)
 
 
-def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -> EvaluationJob:
+def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict], several: bool = False) -> EvaluationJob:
     """Raises UserError where the classes differ, where there is nothing to test on, and, without --allow-leak, where
-    the checkpoint has seen the recordings that it is to be tested on."""
+    the checkpoint has seen the recordings that it is to be tested on, or where the results cannot be written."""
     if is_exported(path) and options.crops != 1:
         raise UsageError(f"--crops {options.crops}: {path.name} contains the centre crop. Give the run instead.")
     trained = open_predictor(path, options.device)
@@ -102,7 +102,10 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict]) -
             "marks the result."
         )
     own = same_data and frame_set.split.hash == (checkpoint.get("split") or {}).get("hash")
-    return EvaluationJob(path, frame_set, own, leak)
+    job = EvaluationJob(path, frame_set, own, leak)
+    if is_rank_zero():
+        check_writable(job.folder(options.output, several) / f"{job.stem(options.on)}.json")
+    return job
 
 
 def open_test_frames(trained: Predictor, options: EvaluationOptions, datasets: dict[str, dict]) -> FrameSet:
@@ -134,7 +137,6 @@ def evaluate_job(
     """Evaluates, prints, and writes the results into the run's folder. -> {frame order: Evaluation}, and the record"""
     trained = open_predictor(job.path, options.device)
     folder = job.folder(options.output, several)
-    folder.mkdir(parents=True, exist_ok=True)  # before the work, so that a folder that cannot be written fails at once
 
     results, seconds = {}, {}
     for order in FRAME_ORDERS if options.temporal else FRAME_ORDERS[:1]:

@@ -1,7 +1,11 @@
-"""Preprocessing as a command, and the frames that it leaves."""
+"""Preprocessing as a command, the frames that it leaves, and a user who may not read everything."""
 
+import contextlib
+import ctypes
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,10 @@ import pytest
 from common.files import ROOT
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.find import find_source
+
+READ_AND_WRITE_EVERYTHING = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+VERSION = 0x20080522  # of the capabilities' structures
+SECUREBITS, ROOT_IS_NOBODY = 28, 0b101  # neither a program that is started nor access() has them back
 
 
 def start_cli(*args: object) -> subprocess.Popen:
@@ -64,3 +72,26 @@ def contents(frames: Path) -> dict[str, bytes]:
 
 
 STARTED: list[subprocess.Popen] = []
+
+
+@contextlib.contextmanager
+def as_plain_user() -> Iterator[None]:
+    """Inside, the permissions of files hold for this thread and for what it starts, although it may be root's."""
+    if sys.platform != "linux":
+        pytest.skip("no capabilities here")
+    if os.geteuid() != 0:
+        yield
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(VERSION, 0)
+    had = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of the lower 32, then of the upper ones
+    libc.capget(header, had)
+    less = (ctypes.c_uint32 * 6)(*had)
+    less[0] &= ~READ_AND_WRITE_EVERYTHING
+    if libc.prctl(SECUREBITS, ROOT_IS_NOBODY, 0, 0, 0) or libc.capset(header, less):
+        pytest.skip("root's rights cannot be given up here")
+    try:
+        yield
+    finally:
+        libc.capset(header, had)
+        libc.prctl(SECUREBITS, 0, 0, 0, 0)

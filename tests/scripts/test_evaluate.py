@@ -20,11 +20,13 @@ from dataloaders.dataset import EvalDataset, WindowDataset
 from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.data_source import check_classes
+from engine.evaluation import job
 from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
 from network import InputSpec, create_model
 from network import __main__ as network_main
+from tests.helpers.preprocess import as_plain_user
 from tests.helpers.toy import make_toy_videos, write_naming_video
 from tests.helpers.training import TINY, read_events
 
@@ -230,6 +232,14 @@ def test_nothing_overwrites_the_test_of_the_best_epoch(toy_project, tmp_path):
         "config.json", "test.json", "val.json", "last-test.json", "test-toy-split2.json",
     }  # fmt: skip
     assert json.loads((tmp_path / "out" / "test.json").read_text())["num_clips"] == 2
+
+
+def test_a_run_that_may_not_be_written_is_said_before_the_work(toy_project, monkeypatch):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    monkeypatch.setattr(job, "evaluate_answers", None)
+    run_dir.chmod(0o500)
+    with as_plain_user(), pytest.raises(UserError, match=r"test.json cannot be written: Permission denied"):
+        script.main([str(run_dir)])
 
 
 def test_a_leak_that_is_allowed_is_marked_everywhere(toy_project, capsys):

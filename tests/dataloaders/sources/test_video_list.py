@@ -18,6 +18,7 @@ from dataloaders.preprocess.ensure import ensure_frames
 from dataloaders.preprocess.run import Settings, preprocess
 from dataloaders.sources.data_source import class_names
 from dataloaders.sources.find import find_source, find_videos
+from dataloaders.sources.list_rows import read_video_list
 from dataloaders.sources.splits import default_split, leaking_groups, split_videos
 from tests.helpers.toy import TOY_SIZE, make_files, write_naming_video
 
@@ -255,6 +256,77 @@ def test_a_list_goes_the_whole_way_and_its_changes_arrive(own_list):
     assert sorted(row.group for row in changed.part("test")) == ["anna", "anna"]
     assert sorted(row.group for row in changed.part("train")) == ["carla", "carla"]
     assert {row.folder for row in changed.rows} == {row.folder for row in frame_set.rows}  # they never move
+
+
+PART_LISTS = {
+    "train": "anna/run.avi,run\nanna/walk.avi,walk\n",
+    "val": "ben/run.avi,run\n",
+    "test": "carl/walk.avi,walk\n",
+}
+
+
+def write_part_lists(folder: Path, **parts: str) -> Path:
+    make_files(folder, *(f"{person}/{name}.avi" for person in ("anna", "ben", "carl") for name in ("run", "walk")))
+    for part, text in (PART_LISTS | parts).items():
+        write_list(folder, text, f"{part}.csv")
+    return folder
+
+
+@pytest.mark.parametrize("given", ["", "train.csv"])
+def test_three_lists_in_a_folder_are_the_parts_of_one_data_set(tmp_path, given):
+    folder = write_part_lists(tmp_path / "mine")
+    source = find_source(str(folder / given), {}, ROOT)
+    videos = find_videos(source)
+
+    assert {video.video: video.given for video in videos} == {
+        "anna/run.avi": "train", "anna/walk.avi": "train", "ben/run.avi": "val", "carl/walk.avi": "test",
+    }  # fmt: skip
+    assert (source.name, source.frames) == ("mine", tmp_path / "mine-frames")
+    [note] = read_video_list(source).notes
+    assert note == "Lists that divide the videos: train.csv (2), val.csv (1), test.csv (1)."
+    assert default_split(source, videos) == "given"
+    assert find_source(source.address, {}, ROOT) == source
+
+
+def test_a_video_in_two_of_three_lists_is_named_with_both(tmp_path):
+    folder = write_part_lists(tmp_path / "mine", val="ben/run.avi,run\nanna/run.avi,run\n")
+    with pytest.raises(
+        UserError, match=r"train.csv, line 1, and val.csv, line 2: anna/run.avi is in two splits, train"
+    ):
+        listed(str(folder))
+    folder = write_part_lists(tmp_path / "other", test="dora/walk.avi,walk\n")
+    with pytest.raises(UserError, match=r"test.csv, line 1: there is no file dora/walk.avi"):
+        listed(str(folder))
+
+
+def test_lists_beside_folders_of_parts_and_a_test_list_alone_are_as_before(tmp_path):
+    folder = write_part_lists(tmp_path / "mine")
+    assert listed(str(folder / "test.csv")) == [("carl/walk.avi", "walk", "walk/walk", "")]
+    split = "path,label,split\nanna/run.avi,run,test\n"
+    assert listed(write_list(folder, split, "train.csv")) == [("anna/run.avi", "run", "run/run", "test")]
+    classes = tmp_path / "classes"
+    make_files(classes, "train/run/a.avi", "test/run/b.avi")
+    write_list(classes, "a.avi,run\n", "train.csv")
+    write_list(classes, "b.avi,\n", "test.csv")
+    assert find_source(str(classes), {}, ROOT).list is None
+
+
+def test_a_new_line_in_one_of_three_lists_is_extracted(tmp_path):
+    folder = tmp_path / "mine"
+    for label, name in enumerate(("run", "walk")):
+        for person in ("anna", "ben", "carl"):
+            write_naming_video(folder / person / f"{name}.avi", 6, label)
+    for part, person in (("train", "anna"), ("test", "carl")):
+        write_list(folder, f"{person}/run.avi,run\n{person}/walk.avi,walk\n", f"{part}.csv")
+    source = find_source(str(folder), {}, ROOT)
+    ensure_frames(source, TOY_SIZE)
+    assert sorted(row.video for row in open_frames(source, SPEC).part("test")) == ["carl/run.avi", "carl/walk.avi"]
+
+    write_list(folder, "carl/run.avi,run\ncarl/walk.avi,walk\nben/run.avi,run\n", "test.csv")
+    later = (source.frames_for(TOY_SIZE) / manifest.NAME).stat().st_mtime + 5
+    os.utime(folder / "test.csv", (later, later))
+    ensure_frames(source, TOY_SIZE)
+    assert len(open_frames(source, SPEC).part("test")) == 3
 
 
 def make_frames_elsewhere(frames: Path, *videos: str) -> str:
