@@ -81,7 +81,7 @@ def print_summary(frames: Path, rows: Sequence[VideoRow], outcome: Outcome) -> N
     _say_reasons(refused, f"{plural(len(refused), 'file')} refused:")
     _say_reasons(damaged, f"{plural(len(damaged), 'video')} used despite damage:")
     for label in sorted({row.label for row in rows} - {row.label for row in rows if row.status == "ok"}):
-        print(f"Class {label} has no video that can be used.")
+        print(f"Class {printable(label)} has no video that can be used.")
     if not any(row.status == "ok" for row in rows):
         raise UserError(f"None of the {plural(len(rows), 'file')} can be used; the reasons are in the manifest.")
 

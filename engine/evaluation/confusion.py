@@ -23,7 +23,7 @@ class Confused:
     videos: int
 
     def __str__(self) -> str:
-        return f"{self.true} taken for {self.predicted} ({self.times} of {self.videos})"
+        return f"{printable(self.true)} taken for {printable(self.predicted)} ({self.times} of {self.videos})"
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from common.console import plural, progress
 from common.drawing import save_picture
 from common.errors import UsageError, UserError
-from common.files import ROOT, relative_to_cwd, write_atomically
+from common.files import ROOT, check_writable, printable, relative_to_cwd, write_atomically
 from dataloaders import open_dataset
 from dataloaders.sources.find import find_source
 from dataloaders.sources.layout import SPLIT_NUMBERS
@@ -152,6 +152,7 @@ def svm(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> int:
     source = find_source(args.dataset, datasets, ROOT) if args.dataset else None
     data = open_features(args.features, source)
     output = args.output or args.features[0] / "svm"
+    check_writable(output / "svm.json")
     splits = SPLIT_NUMBERS if args.split == "all" else (args.split,)
     dims = [None, *sorted(set(args.pca))]
     num_videos, num_classes = plural(len(data.videos), "feature"), plural(len(data.classes), "class")
@@ -196,7 +197,6 @@ def paper_beside(data: FeatureSet, number: int | None) -> str:
 
 
 def write_results(output: Path, data: FeatureSet, outcomes: Sequence[Outcome], leaks: list[str]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     table = []
     for outcome in outcomes:
         stem = f"split{outcome.split}" + (f"-pca{outcome.dims}" if outcome.dims else "")
@@ -245,7 +245,8 @@ def predict(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
             feature = feature if feature.ndim == 1 else pool_windows(feature)  # as the SVM's were
             margins = classifier.margins(feature[None])[0]
             best = ", ".join(
-                f"{label} {margin:+.2f}" for label, margin in likeliest(classifier.classes, margins, args.top)
+                f"{printable(label)} {margin:+.2f}"
+                for label, margin in likeliest(classifier.classes, margins, args.top)
             )
             print(f"{relative_to_cwd(video)}: {best}", flush=True)
         except UserError as error:

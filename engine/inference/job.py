@@ -170,7 +170,7 @@ def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sour
                 table.add(prediction)
             else:
                 label, (_, probability) = prediction.label(args.threshold), prediction.top(1)[0]
-                print(f"{printable(video)}: {label} {100 * probability:.1f} %", flush=True)
+                print(f"{printable(video)}: {printable(label)} {100 * probability:.1f} %", flush=True)
     if table:
         table.close()
         print(f"-> {printable(args.csv)}")

@@ -197,7 +197,7 @@ def report(prediction: Prediction, top: int, threshold: float = 0.0) -> str:
     if prediction.num_damaged:
         facts.append(f"{plural(prediction.num_damaged, 'damaged place')}")
     likely = prediction.top(top)
-    lines = [f"  {100 * probability:5.1f} %  {label}" for label, probability in likely]
+    lines = [f"  {100 * probability:5.1f} %  {printable(label)}" for label, probability in likely]
     if prediction.label(threshold) == UNCERTAIN:
         lines.insert(0, f"  {UNCERTAIN}: no class reaches {100 * threshold:g} %")
     return "\n".join([f"{printable(prediction.video)}: {', '.join(facts)}", *lines])

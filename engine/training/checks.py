@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.console import plural
 from common.errors import UserError
-from common.files import relative_to_cwd
+from common.files import printable, relative_to_cwd
 from common.torchrun import world_size
 from dataloaders.audit.findings import leak_warning
 from dataloaders.dataset import TrainDataset
@@ -64,7 +64,7 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
         )
     untrained = sorted(set(frame_set.classes) - {row.label for row in frame_set.part("train")})
     if untrained:
-        print(f"WARNING: no training video in {plural(len(untrained), 'class')}: {', '.join(untrained[:5])}")
+        print(f"WARNING: no training video in {plural(len(untrained), 'class')}: {printable(', '.join(untrained[:5]))}")
 
 
 def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:

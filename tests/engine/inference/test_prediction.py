@@ -1,8 +1,12 @@
 """What a prediction says of each frame and of the whole, from its windows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from engine.evaluation.confusion import Confused
+from engine.inference.prediction import report
 from tests.helpers.recognizer import prediction_of
 
 
@@ -35,6 +39,12 @@ def test_below_the_threshold_the_label_is_uncertain():
     content = prediction.to_dict(top=2, threshold=0.8)
     assert content["label"] == "uncertain" and content["top"][0]["label"] == "a"
     assert [window["label"] for window in content["windows"]] == ["a"] + ["uncertain"] * 3
+
+
+def test_a_class_whose_name_has_a_line_break_is_printed_on_one_line():
+    prediction = replace(prediction_of([[0.9, 0.1]], num_frames=20), classes=["two\nlines", "b"])
+    assert "90.0 %  two\\nlines" in report(prediction, 2)
+    assert str(Confused("two\nlines", "\x1b[31m", 1, 2)) == "two\\nlines taken for \\x1b[31m (1 of 2)"
 
 
 def test_smoothing_is_the_mean_of_the_neighbours_and_leaves_the_answer():
