@@ -53,9 +53,9 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename == str(temporary):  # the user knows the name that it was to get
-            error.filename = str(path)
-        raise
+        if error.filename != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -248,6 +248,7 @@ def test_passes_come_in_the_planned_order_and_a_rank_without_videos_has_an_empty
         assert [len(list(loader.batches(epoch))) for loader, epoch, _ in passes(train, val, 2)] == [2, 0, 2, 0]
 
 
+@pytest.mark.slow
 def test_a_spawned_worker_reads_the_same(monkeypatch):
     """As on macOS and Windows, where no process can be forked."""
     expected = list(ClipLoader(Positions(10), 4, 0).batches(2))

@@ -83,6 +83,7 @@ def test_c3d_refuses_a_pooling_that_it_does_not_know():
         create_model("c3d", 2, pool5="floor")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_c3d_starts_with_a_signal_that_reaches_its_last_layer_and_does_not_flood_it():
     """Without norms, a start that shrinks from layer to layer leaves nothing to learn from; one that gives fc8 features

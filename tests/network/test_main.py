@@ -85,6 +85,7 @@ def test_convert_of_487_unnamed_classes_asks_for_labels(tmp_path):
     assert not (tmp_path / "out.pth").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("top, status", [(184, 0), (7, 1)])
 def test_check_knows_the_answer_to_zeros(tmp_path, capsys, top, status):
     state = hollow_c3d(487, fill=0.0)

@@ -66,6 +66,7 @@ def test_two_clips_give_two_rows_of_logits_and_every_parameter_a_gradient(models
     model.zero_grad(set_to_none=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HEAVY))
 def test_every_parameter_of_a_heavy_network_has_a_part_in_the_answer(name):
     spec = input_spec(name)
@@ -168,6 +169,7 @@ def test_networks_have_the_published_number_of_parameters(name, num_classes, par
         assert num_parameters(create_model(name, num_classes)) == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, giga",
     [

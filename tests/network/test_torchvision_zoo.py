@@ -49,6 +49,7 @@ def test_parameters_have_torchvisions_names_shapes_and_order(name):
     theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, shape",
     [

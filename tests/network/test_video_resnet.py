@@ -46,7 +46,7 @@ def torchvision_network(name: str) -> nn.Module:
     return theirs
 
 
-@pytest.mark.parametrize("name", RESNETS_18)
+@pytest.mark.parametrize("name", [RESNETS_18[0], *(pytest.param(n, marks=pytest.mark.slow) for n in RESNETS_18[1:])])
 def test_networks_equal_torchvisions_under_the_same_weights(name):
     theirs, ours = torchvision_network(name), create_model(name, NUM_CLASSES)
     ours.load_state_dict(theirs.state_dict(), strict=True)

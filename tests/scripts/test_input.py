@@ -146,6 +146,7 @@ def test_the_picture_of_the_clips_shows_differences_around_grey():
 # networks of six channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_can_read_six_channels(name):
     spec = input_spec(name)

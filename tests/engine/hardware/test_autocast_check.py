@@ -91,6 +91,7 @@ def test_the_check_leaves_random_state_mode_and_statistics_alone_and_takes_froze
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_in_bf16_says_which_layers_stay_in_float32(toy_project, capsys):
     settings = {"dataset": "toy", "model": "r3d_10", "crop_size": 32, "clip_len": 8, "batch_size": 6, "epochs": 1}
     train.main(TrainConfig(**settings, amp="bf16"))

@@ -93,6 +93,7 @@ def check_sharded_evaluation(toy_project, counts: tuple[int, ...]) -> None:
         assert again["loss"] == pytest.approx(record["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_each_video_once(toy_project):
     """Trap 33 again, with real processes: 6 videos are 6 answers."""
     check_sharded_evaluation(toy_project, (2,))

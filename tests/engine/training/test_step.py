@@ -73,6 +73,7 @@ run_cli(lambda argv: train.main(TrainConfig(**{settings!r})))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the memory as Linux does")
 def test_out_of_memory_is_one_line_that_says_what_would_fit(norm_free, toy_project):
     """A real allocation that fails: 480 frames of 56x56 a clip, in a process that may have 50 MB more than it has."""

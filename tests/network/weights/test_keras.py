@@ -71,6 +71,7 @@ def test_keras_and_caffe_files_of_the_same_network_see_the_same(from_keras):
     assert from_keras.input_spec == c3d_input(MEAN_BGR[::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [

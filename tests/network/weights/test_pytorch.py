@@ -43,6 +43,7 @@ def test_a_checkpoint_of_pytorch_video_recognition_keeps_its_symmetric_pool5(jfz
     assert weights.input_spec.std == (1 / 255,) * 3
 
 
+@pytest.mark.slow
 def test_its_logits_are_those_of_its_own_network(jfzhang_file, c3d_state):
     """The network as its program computes it: B, G, R less the mean, zeros around conv5b before pooling."""
     model, spec, _, _ = build_whole("c3d", read_weights(jfzhang_file, "c3d"), NAMES)

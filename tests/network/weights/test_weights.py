@@ -327,6 +327,7 @@ def offline(monkeypatch):
     monkeypatch.setattr("torch.hub.urlopen", refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, file",
     [("r3d_18", "r3d_18-b3b3357e"), ("mc3_18", "mc3_18-a90a0ba3"), ("r2plus1d_18", "r2plus1d_18-91a641e6")],
