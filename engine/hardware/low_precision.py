@@ -80,13 +80,13 @@ def probability_model(model: nn.Module, device: torch.device, amp: str) -> LowPr
     """
 
     precision = pick_precision(amp, device)
-    return LowPrecisionModel(model, lambda model: model, device, precision, _logits_differ, lambda y: y.softmax(1))
+    return LowPrecisionModel(model, lambda model: model, device, precision, logits_differ, lambda y: y.softmax(1))
 
 
-def _logits_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
+def logits_differ(low: torch.Tensor, exact: torch.Tensor) -> str | None:
     """By the length of their difference: probabilities of 101 classes are all small while a network is unsure."""
-    centred = exact - exact.mean(dim=1, keepdim=True)  # softmax does not see the mean
-    difference = ((low - exact).norm(dim=1) / centred.norm(dim=1).clamp(min=1e-12)).max().item()
+    low, exact = (logits - logits.mean(dim=1, keepdim=True) for logits in (low, exact))  # softmax does not see the mean
+    difference = relative_difference(low, exact, dim=1).max().item()
     if difference <= LOGIT_TOLERANCE:
         return None
     return f"predicts differently in bf16 (logits differ by {100 * difference:.0f} %)"

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.files import ROOT
 from dataloaders.dataset import EvalDataset
 from dataloaders.frame_set import open_frames
-from engine.hardware.low_precision import cpu_has_bf16, probability_model
+from engine.hardware.low_precision import cpu_has_bf16, logits_differ, probability_model
 from engine.inference.annotate import annotate
 from engine.inference.preview_window import check_screen
 from engine.inference.windows import evenly_spaced_clips
@@ -226,6 +226,13 @@ def test_bf16_answers_are_near_and_a_wrong_one_is_noticed(capsys):
         broken = probability_model(Broken(scale).eval(), torch.device("cpu"), "bf16")
         assert broken(x).argmax(1).tolist() == [100, 100, 100] == broken(x).argmax(1).tolist()
         assert broken.dtype is None and "float32 is used" in capsys.readouterr().err
+
+
+def test_a_shift_of_all_logits_is_no_disagreement():
+    exact = torch.randn(3, 101, generator=torch.Generator().manual_seed(0))
+    assert logits_differ(exact + 100, exact) is None
+    assert "logits differ by 20 %" in logits_differ(exact * 1.2, exact)
+    assert "logits differ" in logits_differ(exact * float("nan"), exact)
 
 
 def test_bf16_that_is_wrong_where_the_first_clip_is_black_is_noticed(capsys):
