@@ -100,8 +100,15 @@ def test_two_processes_evaluate_each_video_once(toy_project):
 
 
 @pytest.mark.slow
-def test_three_and_five_processes_give_the_probabilities_of_one(toy_project):
-    check_sharded_evaluation(toy_project, (3, 5))  # of five processes four have one video, and one has two
+def test_three_and_seven_processes_give_the_probabilities_of_one(toy_project):
+    check_sharded_evaluation(toy_project, (3, 7))  # of seven processes six have one video, and one has none
+
+
+@pytest.mark.slow
+def test_a_process_without_a_validation_video_trains_to_the_end(toy_project):
+    finish(torchrun(toy_project, 7, TRAIN, *FLAGS, "--batch-size=1", "--epochs=1", "--name=seven"))
+    [record] = read_metrics(toy_project.runs / "seven")
+    assert 0 <= record["val/top1"] <= 100 and (toy_project.runs / "seven" / "best.pth").is_file()
 
 
 @pytest.fixture
