@@ -125,9 +125,10 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def printable(path: str | Path) -> str:
-    """A path or name as text of one line that can be printed and drawn; bytes that are no UTF-8 and control characters
-    become backslash escapes."""
+    """A path, name or address as text of one line that can be printed and drawn; bytes that are no UTF-8 and control
+    characters become backslash escapes, and an address loses its user and password."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = re.sub(r"(?<=://)[^/\s]*@", "", text)
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: repr(found[0])[1:-1], text)
 
 

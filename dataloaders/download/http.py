@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.console import gigabytes, progress
 from common.errors import Stopped, UserError, out_of_space
+from common.files import printable
 from dataloaders.sources.layout import Archive
 
 CHUNK = 1 << 20
@@ -47,7 +48,7 @@ def fetch(archive: Archive, path: Path, mirror: str | None = None, check_certifi
     context = ssl.create_default_context() if check_certificate else ssl._create_unverified_context()
     reasons = []
     for url in urls:
-        print(f"Fetching {url}")
+        print(f"Fetching {printable(url)}")
         try:
             _fetch_from(url, archive, path, context)
             part_of(path).replace(path)
@@ -81,9 +82,9 @@ def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
         try:
             if _fetch_some(url, archive, path, context):
                 return
-            lost = f"{urllib.parse.urlsplit(url).netloc}: the connection broke off"
+            lost = f"{_host(url)}: the connection broke off"
         except urllib.error.HTTPError as error:
-            raise Refused(f"{urllib.parse.urlsplit(url).netloc} answers {error.code} {error.reason}") from error
+            raise Refused(f"{_host(url)} answers {error.code} {error.reason}") from error
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
             lost = _why_lost(url, error)
         fails = 0 if num_bytes_there(path) > before else fails + 1
@@ -93,9 +94,13 @@ def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
         time.sleep(2**fails - 1)
 
 
+def _host(url: str) -> str:
+    return urllib.parse.urlsplit(url).netloc.rpartition("@")[2]  # without a password
+
+
 def _why_lost(url: str, error: Exception) -> str:
     """The reason of a lost connection, in a few words. Raises Refused where trying again cannot help."""
-    host = urllib.parse.urlsplit(url).netloc
+    host = _host(url)
     reason = getattr(error, "reason", error)
     if isinstance(reason, ssl.SSLCertVerificationError):
         raise Refused(
@@ -127,7 +132,7 @@ def _fetch_some(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
         return False
     with answer:
         if answer.headers.get_content_type() == "text/html":
-            raise Refused(f"{urllib.parse.urlsplit(url).netloc} sent a web page instead of {archive.name}")
+            raise Refused(f"{_host(url)} sent a web page instead of {archive.name}")
         goes_on = answer.status == http.client.PARTIAL_CONTENT
         if have and not goes_on:
             print(f"  the server cannot resume at {size(have)}; starting again")

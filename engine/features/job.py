@@ -237,7 +237,7 @@ def predict(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
             )
     sources = find_sources(args.videos)
     if sources.live:
-        raise UsageError(f"{sources.live} is a camera or a stream. Features need finite videos.")
+        raise UsageError(f"{printable(sources.live)} is a camera or a stream. Features need finite videos.")
     failed = 0
     for video, _ in sources.videos:
         try:

@@ -31,7 +31,7 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
     """Raises UsageError for flags that would do nothing, given these sources and the other flags."""
     if sources.live and (args.csv or args.explain):
         flag = "--csv" if args.csv else "--explain"
-        raise UsageError(f"{flag} needs finite videos; {sources.live} is a camera or a stream.")
+        raise UsageError(f"{flag} needs finite videos; {printable(sources.live)} is a camera or a stream.")
     if not sources.live and (args.duration or args.timeout):
         flag = "--duration" if args.duration else "--timeout"
         raise UsageError(f"{flag} is for cameras and streams; files are processed to their end.")
@@ -191,15 +191,18 @@ def watch_live(
     """A camera or stream, until it ends, --duration is over, or Ctrl-C; what was seen is written in any case."""
     with stop:
         live = recognizer.watch(name, args.smooth or 1, args.timeout or TIMEOUT, args.duration, stop)
-        print(f"Watching {name}, {live.describe()}; Ctrl-C ends.", flush=True)
+        print(f"Watching {printable(name)}, {live.describe()}; Ctrl-C ends.", flush=True)
         write_live(live, output, args.top, args.threshold, args.show)
     prediction = live.prediction().smoothed(args.smooth or 1)
     print(report(prediction, args.top, args.threshold))
     print(f"  {plural(live.num_dropped, 'picture')} and {plural(live.num_skipped, 'window')} dropped to keep up")
     if output:
         print(f"  -> {printable(output)}")
+    if live.closed:
+        print("  the source ended by itself")
     if args.json:
-        write_json(args.json, prediction.to_dict(args.top, args.threshold))
+        end = {"lost": live.lost} if live.lost else {}
+        write_json(args.json, prediction.to_dict(args.top, args.threshold) | end)
     if live.lost:
-        raise UserError(f"{name} was lost: {live.lost}. The prediction above is from the frames before.")
+        raise UserError(f"{printable(name)} was lost: {live.lost}. The prediction above is from the frames before.")
     return 0

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from common.errors import UserError
+from common.files import printable
 from dataloaders.clips import clip_indices, clip_span, clip_step
 from dataloaders.video import open_input, to_array, video_stream
 from engine.inference.prediction import Prediction, Window
@@ -28,6 +29,7 @@ from engine.inference.windows import prepare_pixels
 from network import InputSpec
 
 WAITING = 32  # pictures between grabber and caller
+SHORTEST = 0.9  # of the length in a header; videos that come whole have at least this much
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class LiveRecognition:
     smooth    an answer is the mean over so many windows, the newest and those before it
     timeout   seconds without a frame after which the source counts as lost
 
-    After that: .prediction(), .num_dropped pictures and .num_skipped windows, and .lost, why the source went away
-    before its end (None where it did not).
+    After that: .prediction(), .num_dropped pictures and .num_skipped windows; .lost, why the source went away before
+    its end (None where it did not); .closed, whether one without a known end ended by itself.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class LiveRecognition:
         self.recent: deque[np.ndarray] = deque(maxlen=smooth)
         self.latency: float | None = None
         self.num_dropped = self.num_skipped = 0
-        self.ended = self.stopping = False
+        self.ended = self.stopping = self.closed = False
         self.lost: str | None = None
         self.failure: BaseException | None = None
 
@@ -127,11 +129,11 @@ class LiveRecognition:
     def prediction(self) -> Prediction:
         """The answer over the whole time. Raises UserError where no frame came."""
         if not self.windows:
-            raise UserError(f"{self.name} sent no frame{f': {self.lost}' if self.lost else ''}.")
+            raise UserError(f"{printable(self.name)} sent no frame{f': {self.lost}' if self.lost else ''}.")
         mean = np.mean([window.probabilities for window in self.windows], axis=0, dtype=np.float64)
         times = np.array(self.arrivals) - self.arrivals[0]
         times = np.maximum.accumulate(times + np.arange(len(times)) * 1e-9)
-        return Prediction(self.name, self.fps, len(times), 0, self.classes, mean, self.windows, times)
+        return Prediction(printable(self.name), self.fps, len(times), 0, self.classes, mean, self.windows, times)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -160,6 +162,8 @@ class LiveRecognition:
                         self.num_dropped += 1
                     self.waiting.append((len(self.arrivals) - 1, pixels, self._newest()))
                     self.changed.notify_all()
+            else:
+                self.closed = self.live
         except SourceLost as error:
             self.lost = str(error)
         finally:
@@ -243,18 +247,19 @@ class Stream:
             self.container = open_input(address, timeout=(timeout, timeout), options=options)
         except av.error.FFmpegError as error:
             why = f"no answer within {timeout:g} s" if _timed_out(error) else error.strerror
-            raise UserError(f"{address} cannot be opened: {why}.") from error
+            raise UserError(f"{printable(address)} cannot be opened: {why}.") from error
         except ValueError as error:  # a protocol that FFmpeg does not know
-            raise UserError(f"{address} cannot be opened: {error}.") from error
+            raise UserError(f"{printable(address)} cannot be opened: {printable(str(error))}.") from error
         self.stream = video_stream(self.container)
         if self.stream is None:
             self.container.close()
-            raise UserError(f"{address} has no video stream.")
+            raise UserError(f"{printable(address)} has no video stream.")
         rate = self.stream.average_rate or self.stream.guessed_rate
         self.fps = float(rate) if rate else None
         self.live = self.container.duration is None
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        seconds = 0.0
         try:
             for packet in self.container.demux(self.stream):
                 try:
@@ -262,14 +267,22 @@ class Stream:
                 except av.error.InvalidDataError:  # one joins a stream in the middle, and packets get lost
                     continue
                 for frame in frames:
+                    seconds = max(seconds, frame.time or 0.0)
                     yield to_array(frame, "bgr24")
         except av.error.EOFError:
-            return
+            pass
         except av.error.FFmpegError as error:
-            if error.errno == errno.EIO:  # the other side closed: of a stream without a length, that is its end
-                return
-            why = f"no frame arrived for {self.timeout:g} s" if _timed_out(error) else error.strerror
-            raise SourceLost(why) from error
+            if error.errno != errno.EIO:  # the other side closed: of a stream without a length, that is its end
+                why = f"no frame arrived for {self.timeout:g} s" if _timed_out(error) else error.strerror
+                raise SourceLost(why) from error
+        if not self.live and seconds < SHORTEST * (length := self._length()) - 1:
+            raise SourceLost(f"it broke off after {seconds:.0f} of {length:.0f} s")
+
+    def _length(self) -> float:
+        """Time of its end in seconds, as its header has it."""
+        if self.stream.duration is not None:
+            return float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
+        return ((self.container.start_time or 0) + self.container.duration) / 1e6
 
     def close(self) -> None:
         self.container.close()

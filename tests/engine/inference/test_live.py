@@ -143,6 +143,36 @@ def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_
     assert answer["seconds"] >= 0.5
 
 
+def test_a_video_behind_an_address_that_breaks_off_is_said(checkpoint, tmp_path, capsys, monkeypatch):
+    whole = make_video(tmp_path / "long.mkv", 150)
+    json_file = tmp_path / "seen.json"
+    for content, status, said in ((whole.read_bytes()[: whole.stat().st_size // 2], 1, "was lost: it broke off after"),
+                                  (whole.read_bytes(), 0, "")):  # fmt: skip
+        with served(content) as address:
+            argv = [address, "--checkpoint", checkpoint, "--json", json_file]
+            found, out, err = run(argv, capsys, monkeypatch)
+        assert found == status and said in err and bool(err) == bool(said) and "windows" in out
+        assert ("lost" in json.loads(json_file.read_text())) == bool(said)
+
+
+def test_that_a_live_source_ended_by_itself_is_said(checkpoint, transport_stream, capsys, monkeypatch):
+    with served(transport_stream, pace=0.5) as address:
+        status, out, err = run([address, "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert (status, err) == (0, "") and "  the source ended by itself\n" in out
+
+
+def test_a_password_in_an_address_is_not_shown(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):
+    with served(transport_stream, pace=0.1) as address:
+        secret = address.replace("//", "//anna:se@cret@")
+        argv = [secret, "--checkpoint", checkpoint, "--json", tmp_path / "seen.json"]
+        status, out, err = run(argv, capsys, monkeypatch)
+    assert status == 0 and f"Watching {address}, live" in out
+    assert json.loads((tmp_path / "seen.json").read_text())["video"] == address
+    status, out, err = run(["rtsp://anna:secret@127.0.0.1:9/x", "--checkpoint", checkpoint], capsys, monkeypatch)
+    assert status == 1 and err.startswith("rtsp://127.0.0.1:9/x cannot be opened")
+    assert "anna" not in out + err
+
+
 def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys, monkeypatch, tmp_path):
     with served(b"no video at all" * 100) as address:
         status, out, err = run([address, "--checkpoint", checkpoint], capsys, monkeypatch)
