@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import re
 import signal
@@ -95,9 +96,12 @@ def above_zero(text: str) -> float:
 
 
 def run_cli(main: Callable[[Sequence[str]], object]) -> None:
-    """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM."""
+    """Runs main(argv) and exits: 0 done (or the number main returns), 1 failed, 2 usage, 130 Ctrl-C, 143 SIGTERM, 129
+    SIGHUP."""
+    outlive_readers()
     print_any_name()
-    signal.signal(signal.SIGTERM, _raise_stopped)  # so that unfinished files are removed
+    for number in ending_signals():
+        signal.signal(number, _raise_stopped)  # so that unfinished files are removed
     signal.signal(signal.SIGINT, _interrupt)  # a script that starts us with & has it ignored
     try:
         result = main(sys.argv[1:])
@@ -105,14 +109,49 @@ def run_cli(main: Callable[[Sequence[str]], object]) -> None:
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = _say(CTRL_C, 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of our output went away, as in `... | head`
-        sys.stdout = None
-        status = 0
     except Exception as error:
         # an extension module that is being imported turns a KeyboardInterrupt into an ImportError
         interrupted = isinstance(error, ImportError | SystemError) and _interrupt.called
         status = _say(CTRL_C, 128 + signal.SIGINT) if interrupted else fail(error)
     sys.exit(status)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """SIGTERM, and SIGHUP, which a terminal sends that closes (ssh breaks off); not where nohup has it ignored."""
+    hang_up = getattr(signal, "SIGHUP", None)  # not on Windows
+    heard = hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN
+    return [signal.SIGTERM, *([hang_up] if heard else [])]
+
+
+class LastingStream(io.TextIOWrapper):
+    """Standard output or error for programs that go on when nobody reads it any more (ssh broke off, `... | head`) or
+    its disk is full: what they print then is lost."""
+
+    def write(self, text: str) -> int:
+        self._try(super().write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(super().flush)
+
+    def _try(self, action: Callable, *args: str) -> None:
+        try:
+            action(*args)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.EIO):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            elif error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+
+def outlive_readers() -> None:
+    """Makes standard output and error LastingStreams."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # not what a notebook or a test has in its place
+            stream.flush()
+            lasting = LastingStream(stream.buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+            setattr(sys, name, lasting)
 
 
 def print_any_name() -> None:
@@ -176,7 +215,7 @@ _interrupt.called = False
 
 
 def _raise_stopped(signum: int, _: object) -> None:
-    raise Stopped(signum, "Stopped by SIGTERM.")
+    raise Stopped(signum, f"Stopped by {signal.Signals(signum).name}.")
 
 
 ADVICE = {

@@ -12,5 +12,5 @@ ema           moving average of the weights
 divergence    losses that are not finite, out of memory
 records       curves, metrics.jsonl, best.pth, console lines
 several       several runs from one command
-stop_request  Ctrl-C and SIGTERM
+stop_request  Ctrl-C, SIGTERM and SIGHUP
 """

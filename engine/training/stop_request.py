@@ -1,9 +1,11 @@
-"""Requests to end a run, by Ctrl-C or SIGTERM."""
+"""Requests to end a run, by Ctrl-C, SIGTERM or SIGHUP."""
 
 import os
 import signal
+from contextlib import suppress
 from typing import NamedTuple
 
+from common.cli import ending_signals
 from common.errors import Stopped
 from common.torchrun import world_size
 from engine.hardware.distributed import all_reduce_max
@@ -17,7 +19,7 @@ class Vote(NamedTuple):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM ask the run to end after the running step; a second Ctrl-C ends it at once.
+    """Ctrl-C, SIGTERM and SIGHUP ask the run to end after the running step; a second Ctrl-C ends it at once.
 
     Ranks have to end after the same step: each asks vote(), which gives all of them the same answer.
     """
@@ -34,7 +36,7 @@ class StopRequest:
         return Vote(stop, bool(save) and not stop)
 
     def __enter__(self) -> "StopRequest":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, *ending_signals())}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -48,4 +50,5 @@ class StopRequest:
         if self.signum:
             raise Stopped(signum, f"Stopped at once by {signal.Signals(signum).name}.")
         self.signum = signum
-        os.write(2, b"\nEnding after this step; once more ends at once.\n")  # print may be at work already
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nEnding after this step; once more ends at once.\n")  # print may be at work already

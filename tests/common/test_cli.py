@@ -1,8 +1,10 @@
 """What is said of mistakes on a command line."""
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +117,53 @@ def test_a_missing_mypath_is_one_line(tmp_path):
     assert done.stderr.startswith(
         "mypath.py is missing: it belongs beside train.py. Restore it: git checkout mypath.py"
     )
+
+
+PRINTS_ON = """
+import pathlib, sys, time
+from common.cli import run_cli
+def main(argv):
+    print("begun", flush=True)
+    while not pathlib.Path(argv[0] + "/gone").exists():
+        time.sleep(0.01)
+    for number in range(2000):
+        print("a line that nobody reads", number, flush=number % 2)
+        print("nor this one", file=sys.stderr)
+    pathlib.Path(argv[0] + "/done").touch()
+run_cli(main)
+"""
+
+
+def test_a_program_goes_on_when_nobody_reads_what_it_prints(tmp_path):
+    command = [sys.executable, "-c", PRINTS_ON, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    process.stdout.close()
+    process.stderr.close()
+    (tmp_path / "gone").touch()
+    assert process.wait(60) == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_program_goes_on_when_its_output_is_a_file_on_a_full_disk(tmp_path):
+    (tmp_path / "gone").touch()
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run([sys.executable, "-c", PRINTS_ON, str(tmp_path)], cwd=ROOT, stdout=full, stderr=full)
+    assert done.returncode == 0 and (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals that hang up")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_closes_ends_the_program_but_not_under_nohup(ignored):
+    code = "import os, signal\nfrom common.cli import run_cli\n"
+    code += "run_cli(lambda argv: [os.kill(os.getpid(), signal.SIGHUP), print('still there')])"
+    ignore = (lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) if ignored else None
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, preexec_fn=ignore, check=False
+    )
+    expected = (0, "still there\n", "") if ignored else (129, "", "Stopped by SIGHUP.\n")
+    assert (done.returncode, done.stdout, done.stderr) == expected
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -419,7 +419,10 @@ def start(toy_project, *argv: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+)
 def test_ctrl_c_and_sigterm_end_the_program_with_last_written(toy_project, signum, status):
     argv = ["--model", "r3d_10", "--crop-size", "32", "--clip-len", "4", "--epochs", "100000", "--batch-size", "5"]
     process = start(toy_project, *argv)
