@@ -13,6 +13,7 @@ from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource, SourceVideo
 from dataloaders.sources.entries import source_of_entry
 from dataloaders.sources.folder import (
+    PARTS,
     class_folders,
     find_lists,
     packed_videos,
@@ -43,6 +44,8 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
         path = lists
     listed = path.is_file() or path.suffix.lower() in SUFFIXES
     whole = path.parent if part_lists(path) else path.with_suffix("") if listed else path
+    if not path.exists() and PARTS.get(path.stem.lower()) == "train" and _frames_of(path.parent):
+        whole = path.parent  # three lists that are gone
     source = DataSource(
         name=whole.name,
         videos=path.parent if listed else path,
@@ -57,18 +60,27 @@ def find_source(name: str, datasets: dict[str, dict], root: Path, frames: str | 
         _refuse_flat_folder(path)
         return _with_layout(source)
 
-    usual = source.frames.name
-    extracted = [source.frames] if frames else sorted(source.frames.parent.glob(f"{glob.escape(usual)}*"))
-    extracted = [folder for folder in extracted if folder.is_dir()]
+    extracted = [source.frames] if frames and source.frames.is_dir() else [] if frames else _frames_of(whole)
     if extracted:
         return _with_layout_of_frames(source, extracted[0])
     if listed:
-        raise UserError(f"There is no list '{name}'. --dataset takes a list of videos, or a folder of class folders.")
+        raise UserError(
+            f"There is no list '{name}'. --dataset takes a list of videos, or a folder of class folders; where a run's "
+            "data has moved, give the new place."
+        )
     if "/" in name or "\\" in name or name.startswith("."):
-        raise UserError(f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them.")
+        raise UserError(
+            f"There is no folder '{name}'. --dataset takes a folder of class folders with videos in them; where a "
+            "run's data has moved, give the new place."
+        )
     raise UsageError(
         unknown_name("data set", name, sorted(datasets)) + " A folder of class folders works too: --dataset my/videos"
     )
+
+
+def _frames_of(videos: Path) -> list[Path]:
+    """Folders with the usual names for frames of these videos, in any size."""
+    return sorted(folder for folder in videos.parent.glob(f"{glob.escape(videos.name)}-frames*") if folder.is_dir())
 
 
 def _from_mypath(name: str, entry: dict, root: Path) -> DataSource:

@@ -328,6 +328,11 @@ def test_a_new_line_in_one_of_three_lists_is_extracted(tmp_path):
     ensure_frames(source, TOY_SIZE)
     assert len(open_frames(source, SPEC).part("test")) == 3
 
+    folder.rename(tmp_path / "moved")
+    kept = find_source(source.address, {}, ROOT)
+    ensure_frames(kept, TOY_SIZE)
+    assert len(open_frames(kept, SPEC).part("test")) == 3  # the frames are enough
+
 
 def make_frames_elsewhere(frames: Path, *videos: str) -> str:
     """A tree as another program leaves it: <class>/<video>/image_00001.jpg."""
