@@ -64,6 +64,13 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
     return None
 
 
+def copies_of_training(checkpoint: dict, frame_set: FrameSet, part: str) -> list[str]:
+    """Videos of `part` with the content of a training video."""
+    seen, rows = _all_of(checkpoint.get("split") or {}, ("training",), "content"), frame_set.part(part)
+    ids = frame_set.content_ids(rows) if seen else []
+    return [row.video for row, own in zip(rows, ids, strict=False) if own in seen]
+
+
 def _seen_videos(
     seen: dict, parts: tuple[str, ...], excused: set[str], frame_set: FrameSet, part: str, same_data: bool
 ) -> list[str]:

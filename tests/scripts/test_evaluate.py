@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -354,6 +355,20 @@ def test_a_copy_under_other_names_is_known_by_its_content(toy_project, tmp_path)
         target.write_bytes(video.read_bytes())
     with pytest.raises(UserError, match=r"was trained or chosen on \d of the \d videos"):
         script.main([str(run_dir), "--dataset", str(tmp_path / "copy"), "--num-clips", "1"])
+
+
+def test_copies_of_training_videos_in_the_own_test_list_are_said(toy_project, tmp_path, capsys):
+    videos = own_videos(tmp_path / "videos")
+    for video in list(videos.glob("*/*.avi")):
+        shutil.copy(video, video.with_name(f"copy{video.stem}.avi"))
+    run_dir = train.main(TrainConfig(**TINY | {"dataset": str(videos), "epochs": 1}))
+    capsys.readouterr()
+    script.main([str(run_dir)])
+    split = torch.load(run_dir / "best.pth", weights_only=True)["split"]
+    frame_set = open_dataset(str(videos), load_model(run_dir / "best.pth").input_spec, datasets={})
+    trained = {name.replace("copy", "") for name in split["training_videos"]}
+    number = sum(row.video.replace("copy", "") in trained for row in frame_set.part("test"))
+    assert number > 0 and f"Note: {number} of these" in capsys.readouterr().out
 
 
 def test_test_videos_that_the_first_weights_were_trained_on_are_known_by_their_content(toy_project, tmp_path, capsys):
