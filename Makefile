@@ -24,7 +24,7 @@ test-gpu: $(READY)
 	@$(VENV)/bin/python -m pytest -m 'gpu and not slow' -rs tests/gpu
 
 test-slow: $(READY) $(KERAS)/.installed
-	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -n auto --maxprocesses 2 --dist loadfile -m 'slow and not gpu'
+	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m 'slow and not gpu'
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
