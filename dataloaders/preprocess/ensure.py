@@ -19,13 +19,15 @@ from dataloaders.frames.manifest import NO_PERMISSION
 from dataloaders.frames.settings import Settings
 from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.preprocess.locks import LOCK
-from dataloaders.preprocess.plan import has_content
+from dataloaders.preprocess.plan import has_content, num_bytes
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import Shard, shard_state
 from dataloaders.preprocess.worker import Extractor
 from dataloaders.sources.data_source import DataSource, class_names
 from dataloaders.sources.demo import CLASSES
-from dataloaders.sources.find import changed_since, find_videos
+from dataloaders.sources.find import find_videos, list_changed_since
+from dataloaders.sources.folder import has_videos
+from dataloaders.sources.list_rows import listed_videos
 from dataloaders.sources.splits import split_videos
 from dataloaders.video import VideoError, VideoReader
 
@@ -38,8 +40,9 @@ def ensure_frames(
 ) -> None:
     """Before training or evaluation: extracts what is missing, after saying what that will take.
 
-    Frames that are all there cost a look at the class folders' dates. Frames made elsewhere are left as they are. A
-    manifest that is damaged is rebuilt. Raises UserError where the disk is too small, or a shard is missing.
+    Frames that are all there cost a look at the videos' names and sizes. Frames made elsewhere are left as they are. A
+    manifest that is damaged is rebuilt. Raises UserError where the disk is too small, a shard is missing, or --frames
+    names those of other videos.
     """
     frames = source.frames_for(size)
     if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
@@ -135,14 +138,32 @@ def stored_settings(frames: Path) -> Settings:
 
 
 def _videos_changed(source: DataSource, frames: Path) -> bool:
-    """Whether the videos or their list are younger than the manifest, or one that could not be read can be read now,
-    unless the frames were made elsewhere."""
-    if not stored_settings(frames).quality:
+    """Whether videos were added, replaced or removed, one that could not be read can be read now, or the list is
+    younger, unless the frames were made elsewhere. Videos that are gone altogether, and those that --frames has beside
+    others, need nothing. Raises UserError where --frames names those of other videos, which would be lost."""
+    rows = {row.video: row for row in manifest.read_manifest(frames)}
+    is_there = has_videos(source.videos) if source.list is None else source.list.is_file()
+    if not is_there or not all(row.quality for row in rows.values()):
         return False
-    forbidden = [row for row in manifest.read_manifest(frames) if row.reason == NO_PERMISSION]
-    return changed_since(source, (frames / manifest.NAME).stat().st_mtime) or any(
-        os.access(source.videos / row.video, os.R_OK) for row in forbidden
+    videos = find_videos(source) if source.list is None else listed_videos(source)
+    sizes = {video.video: num_bytes(source.videos / video.video) for video in videos}
+    same = [name for name, size in sizes.items() if name in rows and size in (rows[name].source_bytes, 0)]
+    new = [name for name, size in sizes.items() if size and name not in rows]
+    replaced = len(sizes.keys() & rows) - len(same)
+    readable = any(
+        row.reason == NO_PERMISSION and os.access(source.videos / row.video, os.R_OK) for row in rows.values()
     )
+    younger = list_changed_since(source, (frames / manifest.NAME).stat().st_mtime)
+    if source.frames_given and 2 * len(same) < len(rows) and (new or replaced):
+        where = source.list or source.videos
+        raise UserError(
+            f"{frames} has the frames of {plural(len(rows), 'video')}, and {len(same) or 'none'} of them "
+            f"{'is' if len(same) == 1 else 'are'} in {where} unchanged. Choose another --frames folder for "
+            f"'{source.name}'; to replace the frames there: python -m dataloaders.preprocess --dataset "
+            f"{shlex.quote(source.address)} --frames {shlex.quote(str(frames))}"
+        )
+    removed = not source.frames_given and source.list is None and len(rows) > len(sizes.keys() & rows)
+    return bool(new or replaced or removed or readable or (younger and not source.frames_given))
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def make_plan(
     shard: Shard | None,
 ) -> ExtractionPlan:
     folders = _folders(videos, parts)
-    sizes = {video.video: _num_bytes(source.videos / video.video) for video in videos}
+    sizes = {video.video: num_bytes(source.videos / video.video) for video in videos}
     valid = still_valid(existing.rows.values(), videos, sizes)
     done, jobs, lost, num_open = [], [], [], 0
     for video in videos:
@@ -124,13 +124,15 @@ def is_outdated(row: VideoRow | None) -> bool:
 
 
 def _has_frames(frames: Path, row: VideoRow) -> bool:
-    """Whether the row's last frame exists, and none after it. (A refused video has none.)"""
+    """Whether the row's frames exist, and none after them. (A refused video has none.)"""
     if row.status != "ok":
         return True
-    folder = frames / row.folder
-    return (folder / row.frame_name(row.num_frames - 1)).is_file() and not (
-        folder / row.frame_name(row.num_frames)
-    ).exists()
+    try:
+        with os.scandir(frames / row.folder) as entries:
+            there = {entry.name for entry in entries if entry.name.endswith(".jpg")}
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return len(there) == row.num_frames and all(row.frame_name(index) in there for index in range(row.num_frames))
 
 
 def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
@@ -147,7 +149,7 @@ def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, 
     return folders
 
 
-def _num_bytes(path: Path) -> int:
+def num_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except (FileNotFoundError, PermissionError):  # a link to nothing; the extraction refuses it

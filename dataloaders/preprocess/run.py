@@ -73,7 +73,7 @@ def preprocess(
         messages.print_missing(plan.lost)
         messages.print_retried([job.video for job in plan.jobs if is_outdated(existing.rows.get(job.video))])
         if plan.is_done and manifest.is_complete(frames):
-            (frames / manifest.NAME).touch()  # so that ensure_frames need not look again
+            (frames / manifest.NAME).touch()  # so that ensure_frames need not read a list again
             messages.print_nothing_to_do(frames, plan.done)
             return plan.done
 

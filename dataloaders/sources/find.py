@@ -242,12 +242,7 @@ def still_valid(rows: Iterable[VideoRow], videos: Sequence[SourceVideo], sizes: 
     return valid
 
 
-def changed_since(source: DataSource, seconds: float) -> bool:
-    """Whether the list, or a folder of the videos, is younger than a time: something was added or taken away."""
-    if source.list is not None:
-        files = [source.list, *part_lists(source.list).values()]
-        return any(file.is_file() and file.stat().st_mtime > seconds for file in files)
-    if not source.videos.is_dir():
-        return False
-    folders = [source.videos, *(folder for _, folder in class_folders(source.videos))]
-    return any(folder.stat().st_mtime > seconds for folder in folders)
+def list_changed_since(source: DataSource, seconds: float) -> bool:
+    """Whether a list is younger than a time."""
+    files = [source.list, *part_lists(source.list).values()] if source.list is not None else []
+    return any(file.is_file() and file.stat().st_mtime > seconds for file in files)

@@ -1,5 +1,6 @@
 """A folder of videos as people have it: which folders are classes, where its lists lie, what is in the way."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from itertools import islice
@@ -41,13 +42,19 @@ def _parts(folders: list[Path]) -> set[str]:
     return {PARTS[folder.name.lower()] for folder in folders}
 
 
+def has_videos(videos: Path) -> bool:
+    """Whether the videos are (still) there: frames suffice without them."""
+    return videos.is_dir() and any(video_files(folder) for _, folder in class_folders(videos))
+
+
 def subfolders(folder: Path) -> list[Path]:
     found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted(found, key=lambda path: (path.name.lower(), path.name))
 
 
 def video_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_video_name(path) and not path.is_dir())
+    with os.scandir(folder) as entries:  # which know what is a folder, where a path would have to ask the disk
+        return sorted(Path(entry.path) for entry in entries if is_video_name(Path(entry.name)) and not entry.is_dir())
 
 
 def stray_videos(videos: Path, folders: list[Path]) -> list[Path]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.console import plural, print_once
 from common.errors import UserError
+from common.files import same_spelling
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource
-from dataloaders.sources.folder import part_lists
+from dataloaders.sources.folder import class_folders, part_lists, video_files
 from dataloaders.sources.layout import layouts
 from dataloaders.sources.recordings import groups_of
 from dataloaders.sources.video_list import ListedVideo, VideoList, class_file, parse_video_list, refuse_contradictions
@@ -66,10 +67,12 @@ def listed_videos(source: DataSource) -> list[ListedVideo]:
 
 
 def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
-    """Rows of a manifest as names and lists are now: with the groups that mypath.py gives; with the class, group and
-    part that a list gives, and without videos that it does not name. Says which those are."""
+    """Rows of a manifest as names, folders and lists are now: with the groups that mypath.py gives, and without videos
+    that are not in the folder; with the class, group and part that a list gives, and without videos that it does not
+    name. Says which those are."""
     rows = list(rows)
     if source.list is None:
+        rows = _in_folder(source, rows)
         groups = groups_of(source, [(row.label, row.stem) for row in rows])
         return [
             row if row.group == group else replace(row, group=group) for row, group in zip(rows, groups, strict=True)
@@ -80,20 +83,45 @@ def with_groups(source: DataSource, rows: Iterable[VideoRow]) -> list[VideoRow]:
     videos = listed_videos(source)
     lines = _lines_of(source, videos, rows)
     found = [(row, line) for row, line in zip(rows, lines, strict=True) if line is not None]
-    if not found:
-        raise UserError(
-            f"None of the {plural(len(rows), 'video')} that have frames is in {source.list} (first: "
-            f"{rows[0].video}). Is it the list of these frames?"
-        )
-    if len(found) < len(rows):
-        first = next(row.video for row, line in zip(rows, lines, strict=True) if line is None)
-        left_out = plural(len(rows) - len(found), "video")
-        print_once(f"Note: left out, because not in {source.list.name}: {left_out} (first: {first}).")
-    if len(found) < len(videos):
-        seen = {line.video for _, line in found}
-        missing = [video.video for video in videos if video.video not in seen]
-        print_once(f"Note: no frames of {plural(len(missing), 'video')} of {source.list.name} (first: {missing[0]}).")
+    left_out = [row.video for row, line in zip(rows, lines, strict=True) if line is None]
+    seen = {line.video for _, line in found}
+    missing = [video.video for video in videos if video.video not in seen]
+    _say_what_differs(source.list, rows, left_out, missing)
     return [_changed(row, line.label, line.group, line.given) for row, line in found]
+
+
+def _in_folder(source: DataSource, rows: list[VideoRow]) -> list[VideoRow]:
+    """Rows whose videos are in the folder; all of them, where it is gone, or some of frames made elsewhere are."""
+    folders = class_folders(source.videos) if source.videos.is_dir() else []
+    found = [(same_spelling(folder.name), path) for _, folder in folders for path in video_files(folder)]
+    if not found:
+        return rows
+    if not all(row.quality for row in rows):
+        names = {(label, path.stem) for label, path in found}
+        if not any((row.label, row.stem) in names for row in rows):
+            _say_what_differs(source.videos, rows, [row.video for row in rows], [])
+        return rows
+    paths = {path.relative_to(source.videos).as_posix() for _, path in found}
+    left_out = [row.video for row in rows if row.video not in paths]
+    missing = sorted(paths - {row.video for row in rows})
+    _say_what_differs(source.videos, rows, left_out, missing)
+    return [row for row in rows if row.video in paths]
+
+
+def _say_what_differs(where: Path, rows: list[VideoRow], left_out: list[str], missing: list[str]) -> None:
+    """Prints the number of videos that only the frames have, and that only the list or folder has. Raises a UserError
+    where they have none in common."""
+    if len(left_out) == len(rows):
+        raise UserError(
+            f"None of the {plural(len(rows), 'video')} that have frames is in {where} (first: {left_out[0]}). Are "
+            "these the frames of that data set?"
+        )
+    if left_out:
+        print_once(
+            f"Note: left out, because not in {where.name}: {plural(len(left_out), 'video')} (first: {left_out[0]})."
+        )
+    if missing:
+        print_once(f"Note: no frames of {plural(len(missing), 'video')} of {where.name} (first: {missing[0]}).")
 
 
 def _lines_of(source: DataSource, videos: Sequence[ListedVideo], rows: Sequence[VideoRow]) -> list[ListedVideo | None]:

@@ -428,7 +428,7 @@ def test_opening_looks_at_no_video_and_at_no_frame(tmp_path, toy_source, toy_fra
     rows = [replace(row, video=f"{name}.avi", folder=f"gone/{name}") for name in names]
     manifest.write_manifest(tmp_path, rows)
 
-    frame_set = open_frames(with_frames(toy_source, str(tmp_path)), SPEC)
+    frame_set = open_frames(with_frames(replace(toy_source, videos=tmp_path / "gone"), str(tmp_path)), SPEC)
     dataset = TrainDataset(frame_set, SPEC)
 
     assert (len(frame_set.rows), len(dataset), len(frame_set.part("test"))) == (2500, 1500, 700)

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,11 +16,10 @@ import pytest
 from common.errors import UserError
 from dataloaders.frames.manifest import NAME, PARTIAL_NAME, DamagedManifest, is_complete, read_manifest
 from dataloaders.frames.settings import Settings
-from dataloaders.preprocess import ensure
 from dataloaders.preprocess import run as module
 from dataloaders.preprocess import worker as extractor_module
 from dataloaders.preprocess.__main__ import main
-from dataloaders.preprocess.ensure import ensure_frames, estimate
+from dataloaders.preprocess.ensure import ensure_frames
 from dataloaders.preprocess.locks import only_one_run
 from dataloaders.preprocess.run import preprocess
 from dataloaders.preprocess.worker import Extractor, Limits
@@ -377,82 +375,15 @@ def test_a_video_added_under_another_split_goes_where_the_folders_first_split_ha
     assert rows[-1].folder == "train/Biking/v_Biking_g10_c01"
 
 
-def test_ensure_frames_says_what_it_will_take_and_does_it(two_videos, capsys):
-    ensure_frames(two_videos, TOY_SIZE)
-
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("Frames of 'videos' at 80x60 are not extracted yet: 2 videos, about 0 MB and ")
-    assert first.endswith(f" into {two_videos.frames_for(TOY_SIZE)}.")
-    assert second.startswith("Extracted 2 videos, 14 frames, ")
-    ensure_frames(two_videos, TOY_SIZE)
-    assert capsys.readouterr().out == ""
-
-
-def test_ensure_frames_extracts_what_was_added_with_the_settings_that_are_there(two_videos):
-    preprocess(two_videos, Settings(TOY_SIZE, every=2, quality=80))
-    os.utime(two_videos.frames_for(TOY_SIZE) / NAME, (1, 1))
-    write_naming_video(two_videos.videos / "run" / "c.avi", 6)
-
-    ensure_frames(two_videos, TOY_SIZE)
-
-    rows = read_manifest(two_videos.frames_for(TOY_SIZE))
-    assert [(row.video, row.num_frames, row.quality) for row in rows] == [
-        ("run/a.avi", 3, 80),
-        ("run/c.avi", 3, 80),
-        ("walk/b.avi", 4, 80),
-    ]
-
-
-def test_ensure_frames_looks_once_where_the_videos_are_younger_but_the_same(two_videos, capsys):
-    """As after copying a data set to another machine."""
+def test_a_frame_lost_in_the_middle_is_made_again(two_videos, capsys):
     preprocess(two_videos, SMALL)
-    os.utime(two_videos.frames_for(TOY_SIZE) / NAME, (1, 1))
+    lost = two_videos.frames_for(TOY_SIZE) / "train" / "run" / "a" / "00003.jpg"
+    content = lost.read_bytes()
+    lost.unlink()
     capsys.readouterr()
-
-    ensure_frames(two_videos, TOY_SIZE)
-    assert capsys.readouterr().out.startswith("Nothing to do: 2 videos")
-    ensure_frames(two_videos, TOY_SIZE)
-    assert capsys.readouterr().out == ""
-
-
-def test_ensure_frames_stops_before_it_fills_a_disk_that_is_too_small(two_videos, monkeypatch):
-    monkeypatch.setattr(ensure.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))
-
-    with pytest.raises(UserError, match="has 0 MB free, which is too little"):
-        ensure_frames(two_videos, TOY_SIZE)
-    assert not (two_videos.frames_for(TOY_SIZE) / PARTIAL_NAME).exists()
-
-
-def test_a_mistyped_folder_of_frames_beside_the_right_one_is_not_filled(two_videos, tmp_path):
-    given = replace(two_videos, frames=tmp_path / "disk" / "frames", frames_given=True)
-    ensure_frames(given, TOY_SIZE)
-    mistyped = replace(given, frames=tmp_path / "disk" / "frame")
-    with pytest.raises(UserError, match="frame does not exist, and .*frames beside it holds .*: mkdir .*frame"):
-        ensure_frames(mistyped, TOY_SIZE)
-    ensure_frames(mistyped, (40, 30))  # another size
-    other = replace(given, frames=tmp_path / "disk" / "other")
-    other.frames.mkdir()
-    ensure_frames(other, TOY_SIZE)
-    assert len(list(other.frames.rglob("*.jpg"))) == 14
-
-
-def test_frames_made_elsewhere_are_left_as_they_are(two_videos):
-    folder = two_videos.frames / "run" / "a"
-    folder.mkdir(parents=True)
-    cv2.imwrite(str(folder / "00001.jpg"), np.zeros((8, 8, 3), np.uint8))
-
-    ensure_frames(two_videos, (171, 128))
-
-    assert list(contents(two_videos.frames)) == ["run/a/00001.jpg"]
-
-
-def test_the_estimate_is_near(toy_source, toy_frames):
-    need = estimate(toy_source, SMALL)
-    num_bytes = sum(path.stat().st_size for path in toy_frames.rglob("*.jpg"))
-
-    assert (need.num_videos, need.num_frames) == (24, 480)
-    assert need.num_bytes == pytest.approx(num_bytes, rel=0.2)
-    assert need.seconds > 0
+    preprocess(two_videos, SMALL)
+    assert lost.read_bytes() == content
+    assert "Frames differ from the manifest, and are extracted again: 1 video" in capsys.readouterr().out
 
 
 @pytest.fixture
