@@ -36,7 +36,13 @@ from dataloaders.dataset import WindowDataset
 from dataloaders.frame_set import FrameSet, open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.find import find_source
-from engine.features.extraction import FeatureExtractor, cut_windows, extract_data_set, extract_videos
+from engine.features.extraction import (
+    FeatureExtractor,
+    cut_windows,
+    entries_of_frames,
+    extract_data_set,
+    extract_videos,
+)
 from engine.features.layers import layer_reader
 from engine.features.store import LAYERS, SETTINGS, FeatureEntry, FeatureWriter
 from engine.hardware.device import device_name, pick_device, to_device
@@ -94,7 +100,8 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
 
     def from_frames() -> int:
         with_files = writer()
-        extract_data_set(extractor, frame_set, with_files, STEP, args.batch_size, args.workers, unwatched)
+        entries = entries_of_frames(frame_set, {}, same_data=False)
+        extract_data_set(extractor, frame_set, entries, with_files, STEP, args.batch_size, args.workers, unwatched)
         return count_windows(with_files)
 
     clips = torch.randint(

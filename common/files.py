@@ -177,6 +177,14 @@ def is_comment(line: str) -> bool:
     return re.match(r"#(?:[\s#]|$)", line) is not None
 
 
+def file_size(path: Path) -> int:
+    """Bytes; 0 for a link to nothing, and where it may not be known."""
+    try:
+        return path.stat().st_size
+    except (FileNotFoundError, PermissionError):
+        return 0
+
+
 def same_spelling(name: str) -> str:
     """The composed form (NFC) of a name: file systems and lists may spell an accented letter as one sign or as two."""
     return unicodedata.normalize("NFC", name)

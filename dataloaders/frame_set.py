@@ -58,6 +58,14 @@ class FrameSet:
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(content_id, rows))
 
+    def changed(self, rows: Sequence[VideoRow], ids: Sequence[str], most: int | None = None) -> list[VideoRow]:
+        """Rows whose content has another id than the one in `ids` at their place. most: looks at about as many, evenly
+        spread."""
+        pairs = list(zip(rows, ids, strict=False))
+        pairs = pairs[:: max(len(pairs) // most, 1)] if most else pairs
+        now = self.content_ids([row for row, _ in pairs])
+        return [row for (row, known), own in zip(pairs, now, strict=True) if own != known]
+
 
 def open_frames(
     source: DataSource, spec: InputSpec, split: str | None = None, val: str = "auto", any_aspect: bool = False

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from common.console import duration, gigabytes, plural
 from common.errors import UserError
+from common.files import file_size
 from common.worker_process import num_processors
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
@@ -19,7 +20,7 @@ from dataloaders.frames.manifest import NO_PERMISSION
 from dataloaders.frames.settings import Settings
 from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
 from dataloaders.preprocess.locks import LOCK
-from dataloaders.preprocess.plan import has_content, num_bytes
+from dataloaders.preprocess.plan import has_content
 from dataloaders.preprocess.run import make_demo_videos, preprocess
 from dataloaders.preprocess.shards import Shard, shard_state
 from dataloaders.preprocess.worker import Extractor
@@ -146,7 +147,7 @@ def _videos_changed(source: DataSource, frames: Path) -> bool:
     if not is_there or not all(row.quality for row in rows.values()):
         return False
     videos = find_videos(source) if source.list is None else listed_videos(source)
-    sizes = {video.video: num_bytes(source.videos / video.video) for video in videos}
+    sizes = {video.video: file_size(source.videos / video.video) for video in videos}
     same = [name for name, size in sizes.items() if name in rows and size in (rows[name].source_bytes, 0)]
     new = [name for name, size in sizes.items() if size and name not in rows]
     replaced = len(sizes.keys() & rows) - len(same)

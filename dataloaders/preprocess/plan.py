@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import file_size
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import NO_PERMISSION, VideoRow
 from dataloaders.frames.settings import Settings
@@ -88,7 +89,7 @@ def make_plan(
     shard: Shard | None,
 ) -> ExtractionPlan:
     folders = _folders(videos, parts)
-    sizes = {video.video: num_bytes(source.videos / video.video) for video in videos}
+    sizes = {video.video: file_size(source.videos / video.video) for video in videos}
     valid = still_valid(existing.rows.values(), videos, sizes)
     done, jobs, lost, num_open = [], [], [], 0
     for video in videos:
@@ -147,13 +148,6 @@ def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, 
             name += f"-{sha256(os.fsencode(video.video)).hexdigest()[:8]}"
         folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
     return folders
-
-
-def num_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (FileNotFoundError, PermissionError):  # a link to nothing; the extraction refuses it
-        return 0
 
 
 def has_content(folder: Path) -> bool:

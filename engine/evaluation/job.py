@@ -18,7 +18,7 @@ from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.data_source import check_classes
 from engine.evaluation.evaluate import Evaluation, evaluate_answers
-from engine.evaluation.leaks import copies_of_training, find_leak, knows_its_training, what_is_unknown
+from engine.evaluation.leaks import changed_training, copies_of_training, find_leak, knows_its_training, what_is_unknown
 from engine.evaluation.published import official_name, pretraining_of
 from engine.evaluation.report import Analysis, EvaluationRecord, is_logged, log_report, provenance, write_report
 from engine.evaluation.summary import comparable, print_record
@@ -102,6 +102,13 @@ def prepare(path: Path, options: EvaluationOptions, datasets: dict[str, dict], s
             "marks the result."
         )
     own = same_data and frame_set.split.hash == (checkpoint.get("split") or {}).get("hash")
+    if own and (changed := changed_training(checkpoint, frame_set)):
+        own = False
+        print(
+            f"Note: {frame_set.frames} has other frames of {plural(len(changed), 'training video')} than those that "
+            f"this run was trained on (first: {changed[0].video}): another rate or quality, or other videos. The "
+            "result is written beside the run's own."
+        )
     if own and is_rank_zero() and (copies := copies_of_training(checkpoint, frame_set, options.on)):
         print(
             f"Note: {len(copies)} of these {plural(len(frame_set.part(options.on)), 'video')} have the content of a "

@@ -1,6 +1,7 @@
 """Whether a checkpoint has seen the videos or recordings that it is to be tested on."""
 
 from dataloaders.frame_set import FrameSet
+from dataloaders.frames.manifest import VideoRow
 from dataloaders.sources.data_source import DataSource
 
 
@@ -62,6 +63,13 @@ def find_leak(checkpoint: dict, frame_set: FrameSet, part: str, same_data: bool)
             f"split {name} has for {part} (first: {videos[0]})"
         )
     return None
+
+
+def changed_training(checkpoint: dict, frame_set: FrameSet) -> list[VideoRow]:
+    """Training videos of its own split whose frames are others than those that the checkpoint was trained on, of some
+    two hundred."""
+    known = (checkpoint.get("split") or {}).get("training_content", [])
+    return frame_set.changed(frame_set.part("train"), known, most=200)
 
 
 def copies_of_training(checkpoint: dict, frame_set: FrameSet, part: str) -> list[str]:

@@ -64,6 +64,7 @@ class FeatureExtractor:
 def extract_data_set(
     extractor: FeatureExtractor,
     frame_set: FrameSet,
+    entries: Sequence[FeatureEntry],
     writer: FeatureWriter,
     step: int,
     batch_size: int,
@@ -71,10 +72,10 @@ def extract_data_set(
     watch: Callable[[Iterable, int], Iterable],
 ) -> int:
     """Extracts features from the frames of all videos that the folder lacks; returns their number."""
+    entries = {entry.video: entry for entry in entries}
     rows = [row for row in frame_set.rows if row.video not in writer.done]
     if not rows:
         return 0
-    files = feature_files(frame_set.rows)
     everyone = replace(frame_set.split, parts={row.video: "all" for row in rows})
     dataset = WindowDataset(replace(frame_set, rows=rows, split=everyone), extractor.spec, "all", step)
     pin = extractor.device.type == "cuda"
@@ -86,11 +87,33 @@ def extract_data_set(
             number = int(dataset.videos[position])
             pending.setdefault(number, []).append(values)
             if len(pending[number]) == counts[number]:
-                row = rows[number]
-                entry = FeatureEntry(row.video, row.label, row.group, files[row.video], int(counts[number]), row.given)
+                entry = replace(entries[rows[number].video], num_windows=int(counts[number]))
                 writer.add(entry, extractor.finish(pending.pop(number)))
     assert not pending, "each video is finished"
     return len(rows)
+
+
+def entries_of_frames(frame_set: FrameSet, split: dict, same_data: bool) -> list[FeatureEntry]:
+    """An entry for each video. split: of a checkpoint, which says what its network has seen; {} for other weights.
+    same_data: that network was trained on this data set, so that equal names mean the same."""
+    rows, files = frame_set.rows, feature_files(frame_set.rows)
+
+    def seen(kind: str) -> set[str]:
+        return {name for part in ("training", "validation", "seen") for name in split.get(f"{part}_{kind}", [])}
+
+    content, groups, videos = seen("content"), seen("groups"), seen("videos")
+    return [
+        FeatureEntry(
+            row.video,
+            row.label,
+            row.group,
+            files[row.video],
+            given=row.given,
+            content=content_id,
+            seen=content_id in content or (same_data and (row.group in groups or row.video in videos)),
+        )
+        for row, content_id in zip(rows, frame_set.content_ids(rows), strict=True)
+    ]
 
 
 def feature_files(rows: Sequence[VideoRow]) -> dict[str, str]:

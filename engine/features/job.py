@@ -11,14 +11,14 @@ import torch
 from common.console import plural, progress
 from common.drawing import save_picture
 from common.errors import UsageError, UserError
-from common.files import ROOT, check_writable, printable, relative_to_cwd, write_atomically
+from common.files import ROOT, check_writable, file_size, printable, relative_to_cwd, write_atomically
 from dataloaders import open_dataset
 from dataloaders.sources.find import find_source
 from dataloaders.sources.layout import SPLIT_NUMBERS
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import confusion_csv, draw_confusion
 from engine.evaluation.published import pretraining_of
-from engine.features.extraction import FeatureExtractor, extract_data_set, extract_videos
+from engine.features.extraction import FeatureExtractor, entries_of_frames, extract_data_set, extract_videos
 from engine.features.layers import layer_reader
 from engine.features.pooling import pool_windows
 from engine.features.protocol import FeatureSet, Outcome, is_whole_ucf101, open_features, run_split, seen_in_training
@@ -38,18 +38,23 @@ PAPER = {None: 82.3, 10: 52.8}  # UCF101, C3D of Sports-1M, fc6: mean of the thr
 
 def extract(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> int:
     """python features.py extract: writes a feature for each video. Returns the exit status."""
-    extractor, settings = load_extractor(args, runs)
+    extractor, settings, split = load_extractor(args, runs)
     if args.dataset:
         frame_set = open_dataset(args.dataset, extractor.spec, val="none", datasets=datasets, frames=args.frames)
-        writer = FeatureWriter(args.output, settings | {"dataset": frame_set.source.name, "classes": frame_set.classes})
-        extract_data_set(extractor, frame_set, writer, args.step, args.batch_size, args.workers, progress_of("batches"))
+        trained_on = (settings["trained_on"] or {}).get("dataset")
+        same_data = trained_on in (args.dataset, str(Path(args.dataset).expanduser().resolve()))
+        entries = entries_of_frames(frame_set, split, same_data)
+        settings |= {"dataset": frame_set.source.name, "classes": frame_set.classes}
+        writer = FeatureWriter(args.output, settings, entries, whole=True)
+        watch = progress_of("batches")
+        extract_data_set(extractor, frame_set, entries, writer, args.step, args.batch_size, args.workers, watch)
         refused = []
     else:
         found = find_sources(args.sources)
         if found.live:
             raise UsageError(f"{found.live} is a camera or a stream. Features need finite videos.")
         videos = [(path, entry_of(path, relative)) for path, relative in found.videos]
-        entries = (entry for _, entry in videos)
+        entries = [entry for _, entry in videos]
         writer = FeatureWriter(args.output, settings | {"dataset": None, "classes": None}, entries)
         refused = extract_videos(
             extractor, videos, writer, args.step, args.batch_size, args.workers, progress_of("videos")
@@ -65,10 +70,11 @@ def extract(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
 
 def load_extractor(
     args: argparse.Namespace, runs: Path, layer: str | None = None, **overrides: object
-) -> tuple[FeatureExtractor, dict]:
-    """The network that the command line names, and the settings for the index; overrides: settings given otherwise."""
+) -> tuple[FeatureExtractor, dict, dict]:
+    """The network that the command line names, the settings for the index, and the split of a checkpoint, {} for other
+    weights; overrides: settings given otherwise."""
     layer = layer or args.layer
-    trained_on = None
+    trained_on, split = None, {}
     if args.checkpoint:
         trained = load_model(find_checkpoint(args.checkpoint, runs))
         model, spec, name, weights = trained.model, trained.input_spec, trained.name, str(args.checkpoint)
@@ -107,7 +113,7 @@ def load_extractor(
         settings["norm"],
         settings["per_window"],
     )
-    return extractor, settings
+    return extractor, settings, split
 
 
 def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, InputSpec]:
@@ -133,9 +139,8 @@ def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, 
 def entry_of(path: Path, relative: Path) -> FeatureEntry:
     """The entry of a video file, whose feature is written to <folder of the video>/<video>.npy."""
     label = relative.parent.name or path.absolute().parent.name
-    return FeatureEntry(
-        str(relative if relative.parent.name else Path(label) / relative), label, "", f"{label}/{path.stem}.npy"
-    )
+    name = relative if relative.parent.name else Path(label) / relative
+    return FeatureEntry(str(name), label, "", f"{label}/{path.stem}.npy", content=f"{file_size(path)} bytes")
 
 
 def progress_of(unit: str) -> Callable[[Iterable, int], Iterator]:
@@ -160,7 +165,7 @@ def svm(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> int:
     outcomes: list[Outcome] = []
     leaks = []
     for split in splits:
-        leaks += [leak for leak in (seen_in_training(s, data, split) for s in data.settings) if leak]
+        leaks += seen_in_training(data, split)
         if leaks and not args.allow_leak:
             raise UserError(f"{leaks[0][0].upper()}{leaks[0][1:]}: the accuracy would be meaningless (--allow-leak).")
         outcomes += run_split(data, split, dims, None if args.search_c else args.c)
@@ -228,7 +233,7 @@ def predict(args: argparse.Namespace, runs: Path, datasets: dict[str, dict]) -> 
         why = "made elsewhere" if len(folders) == 1 else f"of {len(folders)} networks side by side"
         raise UserError(f"{args.svm} was trained on features {why}, which predict cannot compute for a video.")
     made_with = {key: folders[0][key] for key in ("step", "pooling", "norm", "per_window")}
-    extractor, settings = load_extractor(args, runs, folders[0]["layer"], **made_with)
+    extractor, settings, _ = load_extractor(args, runs, folders[0]["layer"], **made_with)
     for key in ("weights_hash", "input_spec"):
         if settings[key] != folders[0][key]:
             raise UserError(

@@ -27,6 +27,7 @@ class FeatureSet:
 
     settings  of each folder, as its index has them; {} for one made elsewhere
     features  (V, F) float32: where several folders are put together, their features side by side
+    seen      (V,) bool: a network of these features has seen the video or its recording
     """
 
     source: DataSource
@@ -34,6 +35,7 @@ class FeatureSet:
     videos: list[SourceVideo]
     features: np.ndarray
     classes: list[str]
+    seen: np.ndarray
 
     @property
     def labels(self) -> np.ndarray:
@@ -70,7 +72,8 @@ def open_features(folders: Sequence[Path], source: DataSource | None) -> Feature
         for entry, group in zip(first, groups, strict=True)
     ]
     classes = class_names(source, {video.label for video in videos})
-    return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes)
+    seen = np.array([any(entries[key].seen for entries in by_video) for key in common])
+    return FeatureSet(source, list(settings), videos, np.concatenate(parts, axis=1), classes, seen)
 
 
 def by_key(entries: Sequence[FeatureEntry]) -> dict[str, FeatureEntry]:
@@ -161,22 +164,23 @@ def check_split(data: FeatureSet, split: Split, train: np.ndarray, test: np.ndar
         )
 
 
-def seen_in_training(settings: dict, data: FeatureSet, split_name: str) -> str | None:
-    """Why the accuracy would mean nothing: the network of these features was trained on test recordings."""
-    trained = settings.get("trained_on") or {}
-    groups = set(trained.get("groups", []))
-    same = trained.get("dataset") == data.source.name or data.source.kind.same_groups
-    if not groups or not same:
-        return None
+def seen_in_training(data: FeatureSet, split_name: str | None) -> list[str]:
+    """Why the accuracy would mean nothing: a network of these features was trained on test videos, or on recordings of
+    theirs. The index says which videos those are; names of recordings mean the same in some data sets everywhere."""
     split = split_videos(data.source, data.videos, split_name, val="none")
-    tested = {video.group for video in data.videos if split.parts[video.video] == "test"}
-    shared = sorted(tested & groups)
-    if not shared:
-        return None
-    return (
-        f"the network of these features was trained on {plural(len(shared), 'recording')} that split {split.name} "
-        f"tests on (first: {shared[0]})"
-    )
+    tested = [(v, seen) for v, seen in zip(data.videos, data.seen, strict=True) if split.parts[v.video] == "test"]
+    kinds = [("video", sorted(video.video for video, seen in tested if seen))]
+    for settings in data.settings:
+        trained = settings.get("trained_on") or {}
+        if trained.get("dataset") == data.source.name or data.source.kind.same_groups:
+            groups = {video.group for video, _ in tested}
+            kinds.append(("recording", sorted(groups & set(trained.get("groups", [])))))
+    return [
+        f"the network of these features was trained on {plural(len(names), kind)} that split {split.name} tests on "
+        f"(first: {names[0]})"
+        for kind, names in kinds
+        if names
+    ]
 
 
 def is_whole_ucf101(data: FeatureSet) -> bool:

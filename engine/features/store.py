@@ -10,11 +10,12 @@ import numpy as np
 
 from common.console import plural
 from common.errors import UserError
-from common.files import VIDEO_SUFFIXES, atomic_write, write_atomically
+from common.files import VIDEO_SUFFIXES, atomic_write, printable, write_atomically
 from engine.features.pooling import pool_windows
 
 INDEX, PARTIAL = "index.json", "index.partial.jsonl"
 FORMAT = 1
+OLDEST = frozenset("video label group file".split())  # of an entry, in the first versions
 # what decides the numbers in a file; those of one folder share all of it
 SETTINGS = tuple("format weights_hash model layer step pooling norm per_window precision input_spec".split())
 
@@ -22,7 +23,11 @@ SETTINGS = tuple("format weights_hash model layer step pooling norm per_window p
 @dataclass(frozen=True)
 class FeatureEntry:
     """A video that has a feature: relative path, class and group, its file below the folder, and its part of the
-    data set where folders or a list say it ("" elsewhere)."""
+    data set where folders or a list say it ("" elsewhere).
+
+    content  what changes when the video does: FrameSet.content_ids of frames, the size of a file; "" where unknown
+    seen     the network, or the weights it began with, was trained or chosen on this video or its recording
+    """
 
     video: str
     label: str
@@ -30,6 +35,8 @@ class FeatureEntry:
     file: str
     num_windows: int = 1
     given: str = ""
+    content: str = ""
+    seen: bool = False
 
     @property
     def stem(self) -> str:
@@ -38,10 +45,14 @@ class FeatureEntry:
 
 class FeatureWriter:
     """Fills a folder with features. Stopped at any moment, the next one goes on: what stands in index.partial.jsonl
-    is whole. Raises UserError for a folder that holds features of other settings, and where two videos, of the
-    entries to come and of those that are there, would be written as one file."""
+    is whole. Features of videos that have changed are dropped, aloud, and made anew.
 
-    def __init__(self, folder: Path, settings: dict, entries: Iterable[FeatureEntry] = ()):
+    entries  of the videos whose features are to be there; whole: and of no others
+    Raises UserError for a folder that holds features of other settings, or, with whole, of other videos, and where two
+    videos, of the entries to come and of those that are there, would be written as one file.
+    """
+
+    def __init__(self, folder: Path, settings: dict, entries: Sequence[FeatureEntry] = (), whole: bool = False):
         self.folder, self.settings = folder, settings
         self.done: dict[str, dict] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,9 +62,10 @@ class FeatureWriter:
             self.done = {entry["video"]: entry for entry in earlier["videos"]}
         elif any(folder.rglob("*.npy")):
             raise UserError(f"{folder} has .npy files but no {INDEX}. Choose another --output.")
+        dropped = self._drop_changed(entries, whole)
         self._check_names(entries)
         partial = folder / PARTIAL
-        if not partial.is_file():
+        if dropped or not partial.is_file():
             lines = [settings, *self.done.values()]
             write_atomically(partial, "".join(json.dumps(line) + "\n" for line in lines))
         self.file = partial.open("a", encoding="utf-8")
@@ -76,6 +88,32 @@ class FeatureWriter:
         self.done[entry["video"]] = entry
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
+
+    def _drop_changed(self, entries: Sequence[FeatureEntry], whole: bool) -> bool:
+        """Keeps the features of unchanged videos, with what the entries say of them now."""
+        wanted = {entry.video: entry for entry in entries}
+        gone = [name for name in self.done if name not in wanted] if whole else []
+        if gone and len(gone) == len(self.done):
+            raise UserError(
+                f"{self.folder} holds features of {plural(len(gone), 'other video')} (first: {gone[0]}). Choose "
+                "another --output."
+            )
+        changed, is_new = [], False
+        for name in self.done.keys() & wanted.keys():
+            earlier, entry = self.done[name], wanted[name]
+            if "file" in earlier:
+                same = earlier["file"] == entry.file and earlier.get("content") in (None, "", entry.content)
+                now = {**vars(entry), "num_windows": earlier["num_windows"]}
+                changed += [] if same else [name]
+                is_new |= now != earlier
+                self.done[name] = now if same else earlier
+        for title, names in (("Of videos that are gone, and removed", gone), ("Of videos that have changed", changed)):
+            if names:
+                print(f"{title}: {plural(len(names), 'feature')} (first: {printable(min(names))}).")
+        files = [self.done.pop(name).get("file") for name in [*gone, *changed]]
+        for file in set(files) - {None} - {entry.get("file") for entry in self.done.values()}:
+            (self.folder / file).unlink(missing_ok=True)
+        return is_new or bool(files)
 
     def _check_names(self, entries: Iterable[FeatureEntry]) -> None:
         taken = {entry["file"].lower(): entry["video"] for entry in self.done.values() if "file" in entry}
@@ -127,7 +165,7 @@ def read_index(folder: Path) -> dict | None:
 def _is_entry(line: object) -> bool:
     if not isinstance(line, dict) or not isinstance(line.get("video"), str):
         return False
-    return "refused" in line or line.keys() == {field.name for field in fields(FeatureEntry)}
+    return "refused" in line or OLDEST <= line.keys() <= {field.name for field in fields(FeatureEntry)}
 
 
 def check_same(folder: Path, earlier: dict, settings: dict) -> None:

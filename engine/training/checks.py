@@ -1,6 +1,8 @@
 """Checks before training starts, so that mistakes fail in seconds, and the summary printed then."""
 
+import re
 import shlex
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -22,6 +24,7 @@ from network import InputSpec, model_entry
 from network.weights.loaded import LoadedWeights
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+MISSING_VALUES = frozenset("nan na n/a none null".split())
 SEEN = {"rgb": "frames", "diff": "differences of frames", "rgb+diff": "frames with their differences"}
 
 
@@ -35,6 +38,7 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
         raise UserError(
             f"{frame_set.source.name} has only the class '{frame_set.classes[0]}'. Training needs two or more."
         )
+    warn_of_class_names(frame_set.classes)
     rows, source = frame_set.rows, frame_set.source
     if frame_set.split.name == "random" and not source.groups and len({row.group for row in rows}) == len(rows):
         print(
@@ -67,6 +71,23 @@ def check_parts(frame_set: FrameSet, spec: InputSpec) -> None:
         print(f"WARNING: no training video in {plural(len(untrained), 'class')}: {printable(', '.join(untrained[:5]))}")
 
 
+def warn_of_class_names(classes: Sequence[str]) -> None:
+    """Prints a warning about classes that are probably one, and about one that is probably an empty cell of a table."""
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        spellings.setdefault(re.sub(r"[\W_]+", "", name).casefold() or name, []).append(name)
+    alike = [names for names in spellings.values() if len(names) > 1]
+    if alike:
+        more = f", and {plural(len(alike) - 1, 'other group')}" if len(alike) > 1 else ""
+        print(
+            f"WARNING: {printable(' and '.join(alike[0]))} are separate classes, though their names differ only in "
+            f"case, spaces or signs{more}. Give them one name if they are one action."
+        )
+    missing = [name for name in classes if name.casefold() in MISSING_VALUES]
+    if missing:
+        print(f"WARNING: there is a class '{missing[0]}', as programs write a label that is missing.")
+
+
 def warn_of_leaks(frame_set: FrameSet, config: TrainConfig) -> None:
     """Prints a warning where the split leaks."""
     words = ["--dataset", config.dataset, "--split", frame_set.split.name]
@@ -97,16 +118,16 @@ def check_same_videos(checkpoint: dict, frame_set: FrameSet) -> None:
         )
 
 
-def check_same_content(checkpoint: dict, frame_set: FrameSet) -> None:
-    """Raises a UserError where --dataset or --frames names other frames than those that a run was trained on."""
+def check_same_content(checkpoint: dict, frame_set: FrameSet, most: int | None = None) -> None:
+    """Raises a UserError where the frames are others than those that a run was trained on. most: looks at as many
+    videos."""
     known = checkpoint["split"].get("training_content")  # runs of older versions do not know it
-    rows = frame_set.part("train")
-    differ = sum(own != old for own, old in zip(frame_set.content_ids(rows), known or (), strict=False))
+    differ = frame_set.changed(frame_set.part("train"), known or (), most)
     if differ:
         raise UserError(
-            f"{differ} of {plural(len(rows), 'training video')} in {frame_set.source.frames} have other frames than "
-            "those that this run was trained on (another size, rate or quality, or other videos). Extract them with "
-            "the same settings, or begin a new run."
+            f"{frame_set.frames} has other frames of {plural(len(differ), 'training video')} than those that this run "
+            f"was trained on (first: {differ[0].video}): another size, rate or quality, or other videos. Extract them "
+            "with the same settings, or begin a new run."
         )
 
 

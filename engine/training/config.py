@@ -1,6 +1,7 @@
 """TrainConfig: command line, config.json, checkpoint content and test fixture in one dataclass."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -151,8 +152,11 @@ class TrainConfig:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
-        if self.name is not None and (not self.name or Path(self.name).name != self.name or self.name.startswith(".")):
-            raise UsageError(f"--name '{self.name}' is not a folder name. Give a name without slashes.")
+        if self.name is not None and not re.fullmatch(r"\w[^/\\\x00-\x1f]*", self.name):
+            raise UsageError(
+                f"--name '{self.name}' is not a name for a run. Give one without slashes that begins with a letter or "
+                "digit."
+            )
 
     def resolved(self, spec: InputSpec, flip: bool, split: str, workers: int, processes: int = 1) -> "TrainConfig":
         """Fills in every None from the recipe, the model and the data set.

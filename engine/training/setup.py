@@ -54,6 +54,7 @@ from network.weights.read import read_weights
 # with it, after 27 s. Slower GPUs train for longer, and compile for as long.
 EAGER_MACS = 1067 * 40.7e9
 WORTH_COMPILING = 180.0  # seconds of training
+SOME_VIDEOS = 200  # whose content is compared before a run goes on in its place
 
 
 def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_dir: Path | None = None) -> Run:
@@ -105,8 +106,9 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     same_classes = partial(check_classes, checkpoint["classes"], advice)
     frame_set = open_data(config, spec, datasets, drawing=drawing_of(checkpoint), check=same_classes)
     check_same_videos(checkpoint, frame_set)
-    if given.dataset or given.frames:
-        check_same_content(checkpoint, frame_set)
+    moved = given.dataset or given.frames
+    check_same_content(checkpoint, frame_set, None if moved else SOME_VIDEOS)
+    if moved:
         config = with_address(config, frame_set, datasets)
     network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
     load_state(network, checkpoint["model"], path)

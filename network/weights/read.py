@@ -151,9 +151,12 @@ def read_file(path: Path) -> dict:
                 f"{path} is a TorchScript program, not a file of weights. Save its state dict: "
                 "torch.save(torch.jit.load(file).state_dict(), new_file)."
             ) from None
+        advice = "Fetch or copy it anew."
+        if (best := path.with_name("best.pth")) != path and best.is_file():
+            advice = f"The weights of that run are in {best}."
         raise UserError(
             f"{path} ({path.stat().st_size:,} bytes) is no PyTorch checkpoint and no other known kind of weights, "
-            "or it is damaged. Fetch or copy it anew."
+            f"or it is damaged. {advice}"
         ) from None
 
     if not isinstance(content, dict):

@@ -21,7 +21,7 @@ from engine.training import records, run
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 from network import create_model, list_models, model_entry
-from tests.helpers.toy import make_toy_videos
+from tests.helpers.toy import make_toy_videos, write_naming_video
 from tests.helpers.training import assert_equal_weights, read_events, run_tiny, stop_after, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -200,12 +200,29 @@ def test_a_run_whose_data_moved_goes_on_and_frames_of_another_quality_are_refuse
     frames.rename(moved.parent / "frames")
     resume = {"resume": "part", "dataset": str(moved)}
     preprocess(["--dataset", str(moved), "--frames", str(tmp_path / "other"), "--size", "80x60", "--quality", "50"])
-    with pytest.raises(UserError, match=r"^\d+ of \d+ training videos in .*other have other frames"):
+    with pytest.raises(UserError, match=r"other has other frames of \d+ training videos than those that"):
         train.main(TrainConfig(frames=str(tmp_path / "other"), **resume))
     train.main(TrainConfig(frames=str(moved.parent / "frames"), **resume))
     assert_equal_weights(whole / "last.pth", run_dir / "last.pth")
     config = json.loads((run_dir / "config.json").read_text())
     assert (config["dataset"], config["frames"]) == (str(moved), str(moved.parent / "frames"))
+
+
+def test_videos_replaced_under_their_names_end_a_run_and_are_said_by_an_evaluation(toy_project, tmp_path, capsys):
+    videos = make_toy_videos(tmp_path / "mine", naming="folder")
+    run_dir = run_tiny(dataset=str(videos), epochs=1)
+    evaluate_script.main([str(run_dir), "--num-clips", "1"])
+    own = (run_dir / "test.json").read_bytes()
+    for number, path in enumerate(sorted(videos.rglob("*.avi"))):
+        write_naming_video(path, 18, number % 3)
+
+    with pytest.raises(UserError, match=r"mine-frames-80x60 has other frames of \d+ training videos than those"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    capsys.readouterr()
+    evaluate_script.main([str(run_dir), "--num-clips", "1"])
+    assert "The result is written beside the run's own." in capsys.readouterr().out
+    assert (run_dir / "test.json").read_bytes() == own
+    assert (run_dir / "test-mine-splitrandom.json").is_file()
 
 
 def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):

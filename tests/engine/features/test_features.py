@@ -23,7 +23,8 @@ from engine.features.svm import fit_pca, fit_svm, load_svm, save_svm, search_c
 from engine.hardware.low_precision import LowPrecisionModel, features_differ
 from engine.runs.checkpoint import save_checkpoint
 from network import create_model, input_spec, list_models
-from tests.helpers.toy import frames_of, write_naming_video
+from tests.helpers.toy import frames_of, make_toy_videos, write_naming_video
+from tests.helpers.training import run_tiny
 
 SPEC = replace(input_spec("r3d_10"), clip_len=4, frame_stride=1, resize=(80, 60), crop_size=56)
 
@@ -549,3 +550,65 @@ def test_videos_of_one_name_in_train_and_test_have_a_file_each():
     assert len(set(files.values())) == 9 and files["train/run/alone.avi"] == "run/alone.npy"
     entries = [FeatureEntry(row.video, row.label, "", files[row.video], 1, "") for row in rows]
     assert len(by_key(entries)) == 9 and "run/alone" in by_key(entries)
+
+
+# --- videos that change, and videos that the network has seen
+
+
+def test_features_follow_their_videos(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    data, out = shutil.copytree(videos, tmp_path / "data"), tmp_path / "out"
+    argv = ["extract", data, "--checkpoint", checkpoint, "--device", "cpu", "--output", out]
+    assert run(argv, capsys, monkeypatch)[0] == 0
+    kept, old = (out / "Jump/v_Jump_g01_c01.npy").stat().st_mtime_ns, np.load(out / "Run/v_Run_g01_c01.npy")
+    write_naming_video(data / "Run/v_Run_g01_c01.avi", 30, label=2)
+    status, said, _ = run(argv, capsys, monkeypatch)
+    assert status == 0 and "Of videos that have changed: 1 feature (first: Run/v_Run_g01_c01.avi)." in said
+    assert not np.array_equal(np.load(out / "Run/v_Run_g01_c01.npy"), old)
+    assert (out / "Jump/v_Jump_g01_c01.npy").stat().st_mtime_ns == kept
+
+
+def test_features_of_a_data_set_follow_its_videos(videos, checkpoint, tmp_path, capsys, monkeypatch):
+    data, out = shutil.copytree(videos, tmp_path / "data"), tmp_path / "out"
+    network = ["--checkpoint", checkpoint, "--device", "cpu", "--output", out]
+    assert run(["extract", "--dataset", data, *network], capsys, monkeypatch)[0] == 0
+    before = {entry.video: entry for entry in list_features(out)[1]}
+    (data / "Run/v_Run_g01_c01.avi").rename(data / "Jump/v_Run_g01_c01.avi")
+    write_naming_video(data / "Jump/v_Jump_g02_c01.avi", 22, label=2)
+    status, said, _ = run(["extract", "--dataset", data, *network], capsys, monkeypatch)
+
+    assert status == 0 and "Of videos that are gone, and removed: 1 feature (first: Run/v_Run_g01_c01.avi)." in said
+    assert "Of videos that have changed: 1 feature (first: Jump/v_Jump_g02_c01.avi)." in said
+    after = {entry.video: entry for entry in list_features(out)[1]}
+    assert before.keys() ^ after.keys() == {"Run/v_Run_g01_c01.avi", "Jump/v_Run_g01_c01.avi"}
+    assert not (out / "Run/v_Run_g01_c01.npy").exists() and after["Jump/v_Run_g01_c01.avi"].label == "Jump"
+    other = make_toy_videos(tmp_path / "other", groups=(1, 8), clips=1)
+    status, _, err = run(["extract", "--dataset", other, *network], capsys, monkeypatch)
+    assert status == 1 and "holds features of 4 other videos" in err and len(list_features(out)[1]) == 4
+
+
+def test_a_network_trained_on_a_folder_is_known_whatever_the_features_are_called(
+    toy_project, tmp_path, capsys, monkeypatch, one_thread
+):
+    """The index says which videos the network has seen, also where no data set is named."""
+    data, out = make_toy_videos(tmp_path / "mine", naming="folder"), tmp_path / "out"
+    for number, path in enumerate(sorted(data.rglob("*.avi"))):
+        write_naming_video(path, 12 + number, label=number % 3)
+    run_dir = run_tiny(dataset=str(data), epochs=1)
+    argv = ["extract", "--checkpoint", run_dir, "--device", "cpu", "--output", out, "--dataset"]
+    assert run([*argv, data], capsys, monkeypatch)[0] == 0
+    seen = {entry.video for entry in list_features(out)[1] if entry.seen}
+    split = torch.load(run_dir / "last.pth", weights_only=True)["split"]
+    assert seen == {*split["training_videos"], *split["validation_videos"]}
+
+    shutil.copytree(data, tmp_path / "renamed")
+    argv[argv.index(out)] = tmp_path / "again"
+    assert run([*argv, tmp_path / "renamed"], capsys, monkeypatch)[0] == 0
+    assert {entry.video for entry in list_features(tmp_path / "again")[1] if entry.seen} == seen
+    for features_of in (out, tmp_path / "again"):
+        assert run(["svm", features_of], capsys, monkeypatch)[0] == 0  # tests what the run left for testing
+    index = json.loads((out / "index.json").read_text())
+    for entry in index["videos"]:
+        entry["seen"] = True
+    (out / "index.json").write_text(json.dumps(index))
+    status, _, err = run(["svm", out], capsys, monkeypatch)
+    assert status == 1 and "was trained on 3 videos that split random tests on" in err
