@@ -46,6 +46,7 @@ from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
 from engine.runs.folder import find_launched, finish_launch
+from engine.training.checkpointing import pool_means, write_checkpoint
 from engine.training.divergence import check_epoch, check_loss, check_weights, note_bad_loss, out_of_memory
 from engine.training.optimizer import clip_weights
 from engine.training.records import (
@@ -59,15 +60,7 @@ from engine.training.records import (
     print_epoch,
     stage_shares,
 )
-from engine.training.run import (
-    Run,
-    StepResult,
-    model_input,
-    out_of_patience,
-    pool_means,
-    shared_reader,
-    write_checkpoint,
-)
+from engine.training.run import Run, StepResult, model_input, out_of_patience, shared_reader
 from engine.training.setup import begin_run, resume_run
 from engine.training.several import train_each
 from engine.training.stop_request import StopRequest
@@ -139,6 +132,8 @@ def fit(run: Run, stop: StopRequest) -> None:
         raise out_of_memory(run.config) from error
     finally:
         run.tracker.close()
+        if run.lock is not None:
+            run.lock.release()
 
 
 def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
@@ -160,7 +155,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
             if vote.save:
                 check_loss(run)
                 check_weights(run)
-                write_checkpoint(run, "last.pth", for_resume=True)
+                write_checkpoint(run, "last.pth", for_resume=True, may_fail=True)
                 saved = time.monotonic()
             step = train_step(run, batches)
             note_bad_loss(progress, step.loss)

@@ -7,7 +7,7 @@ dataclass_flags  a dataclass whose fields are the flags of a command
 drawing          text on pictures
 errors           UserError, UsageError, Stopped
 figures          matplotlib figures with one look, as pixels and SVG
-files            atomic writes, printable paths
+files            atomic writes, locks, printable paths
 input_spec       InputSpec: the clips that a network expects
 not_installable  what pip install says
 random_streams   seeds of order, clips, mixup and augmentation

@@ -1,4 +1,4 @@
-"""Atomic writes, lines of text files, and paths as text."""
+"""Atomic writes, locks, lines of text files, and paths as text."""
 
 import codecs
 import csv
@@ -8,13 +8,18 @@ import io
 import json
 import os
 import re
+import socket
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from common.console import print_once
 from common.errors import UsageError, UserError
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # what disks without flock answer
 VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv .3gp .ts .mts .gif".split())
 
 
@@ -74,10 +79,11 @@ MAX_NAME = 255  # bytes of a file's name on most disks
 
 
 def temporary_name(path: Path) -> Path:
-    """The name beside `path` under which its content is written first."""
-    if len(os.fsencode(path.name)) <= MAX_NAME - 4:
-        return path.with_name(path.name + ".tmp")
-    return path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ".tmp")
+    """The name beside `path` under which this process writes its content first."""
+    ending = f".{os.getpid()}.tmp"
+    if len(os.fsencode(path.name)) <= MAX_NAME - len(ending):
+        return path.with_name(path.name + ending)
+    return path.with_name(hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16] + ending)
 
 
 def is_forbidden(error: OSError) -> bool:
@@ -108,6 +114,39 @@ def check_writable(path: Path) -> None:
         temporary.unlink(missing_ok=True)  # another process may try the same
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be written: {error.strerror}. Choose another folder.") from error
+
+
+class Busy(UserError):
+    """Another process holds the lock."""
+
+
+def take_lock(path: Path, patience: float = 0.0) -> BaseFileLock:
+    """Locks the file `path`, whose name contains "lock", until release() is called or the process ends.
+
+    On a disk without locks (some over a network) a file beside it stands for the lock, which a process that is killed
+    leaves behind. Raises Busy, which names the holder, where another process keeps it for `patience` seconds.
+    """
+    owner = path.with_name(path.name.replace("lock", "owner"))
+    soft = path.with_name(f"{path.name}-file")
+    lock: BaseFileLock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=patience)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in NO_LOCKS):
+                raise
+            print_once(f"Note: the disk of {path.parent} has no file locks. The file {soft.name} stands for one.")
+            lock = SoftFileLock(soft)
+            lock.acquire(timeout=patience)
+            path.touch()
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout as error:
+        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+        left = f" If it has ended, delete {soft}." if isinstance(lock, SoftFileLock) else ""
+        raise Busy(f"{who} is writing into {path.parent} right now.{left}") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return lock
 
 
 def same_file(left: Path, right: Path) -> bool:

@@ -1,14 +1,12 @@
-"""Locks of frames folders (flock), which end with their process."""
+"""Locks of frames folders, which end with their process."""
 
-import os
-import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from common.errors import UserError
+from common.files import Busy, take_lock
 from dataloaders.preprocess.shards import Shard
 
 LOCK = ".lock"  # of the whole folder; of a shard: .lock-3-of-8
@@ -16,17 +14,35 @@ PATIENCE = 30.0  # seconds; the others of its shards hold the folder for no long
 
 
 @contextmanager
-def only_one_run(frames: Path, shard: Shard | None = None) -> Iterator[None]:
-    """Locks the folder, or a shard of it, for this process. Raises UserError where another process holds it."""
-    with ExitStack() as stack:
-        if shard is None:
-            stack.enter_context(_held(frames, LOCK))
-            for path in sorted(frames.glob(f"{LOCK}-*-of-*")):
+def only_one_run(frames: Path, shard: Shard | None = None, wait: bool = False) -> Iterator[None]:
+    """Locks the folder, or a shard of it, for this process. Raises UserError where another process holds it; with
+    `wait`, says so and waits until it ends."""
+    said = False
+    while True:
+        with ExitStack() as stack:
+            try:
+                _take(stack, frames, shard)
+            except Busy as error:
+                if not wait:
+                    raise UserError(f"{error} Wait until it is done.") from error
+                if not said:
+                    print(f"{error} Waiting until it is done; Ctrl-C ends the waiting.", flush=True)
+                said = True
+            else:
+                yield
+                return
+        time.sleep(1)
+
+
+def _take(stack: ExitStack, frames: Path, shard: Shard | None) -> None:
+    if shard is None:
+        stack.enter_context(_held(frames, LOCK))
+        for path in sorted(frames.glob(f"{LOCK}-*-of-*")):
+            if not path.name.endswith("-file"):
                 stack.enter_context(_held(frames, path.name))
-        else:
-            with whole_folder(frames):
-                stack.enter_context(_held(frames, f"{LOCK}-{shard.name}"))
-        yield
+    else:
+        with whole_folder(frames):
+            stack.enter_context(_held(frames, f"{LOCK}-{shard.name}"))
 
 
 @contextmanager
@@ -38,15 +54,8 @@ def whole_folder(frames: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(frames: Path, name: str, patience: float = 0.0) -> Iterator[None]:
-    owner = frames / name.replace(LOCK, ".owner")
-    lock = FileLock(frames / name, timeout=patience)
+    lock = take_lock(frames / name, patience)
     try:
-        lock.acquire()
-    except Timeout as error:
-        who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-        raise UserError(f"{who} is writing into {frames} right now. Wait until it is done.") from error
-    try:
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
     finally:
         lock.release()

@@ -60,7 +60,7 @@ def preprocess(
     frames.mkdir(parents=True, exist_ok=True)
     check_folder_is_ours(frames)
 
-    with only_one_run(frames, shard):
+    with only_one_run(frames, shard, wait=True):
         manifest.clear_merged(frames)
         if shard:
             check_division(frames, shard)

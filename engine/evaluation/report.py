@@ -225,9 +225,9 @@ def log_report(run_dir: Path, record: EvaluationRecord, analysis: Analysis, pict
     tracker.scalars(
         {f"test/{name}": getattr(record, name) for name in ("top1", "top5", "clip_top1", "mean_class")}, step
     )
-    tracker.writer.add_image("test/confusion", pictures["confusion.png"], step, dataformats="HWC")
-    tracker.writer.add_image("test/worst_videos", pictures["worst.jpg"], step, dataformats="HWC")
-    tracker.writer.add_text("test/per_class", utf8(_markdown(analysis.per_class_csv())).decode(), step)
+    tracker.picture("test/confusion", pictures["confusion.png"], step)
+    tracker.picture("test/worst_videos", pictures["worst.jpg"], step)
+    tracker.text("test/per_class", utf8(_markdown(analysis.per_class_csv())).decode(), step)
     tracker.close()
 
 

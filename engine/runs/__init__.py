@@ -1,7 +1,8 @@
 """Run folders and their files.
 
-folder       names of run folders, launches
-checkpoint   checkpoints: saved, found, loaded
-tracking     TensorBoard events and metrics.jsonl
-environment  versions, commit and machine of a run
+folder        names of run folders, launches, locks
+checkpoint    checkpoints: saved, found, loaded
+tracking      TensorBoard events and metrics.jsonl
+growing_file  files that a full disk does not damage
+environment   versions, commit and machine of a run
 """

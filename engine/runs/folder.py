@@ -4,11 +4,15 @@ import json
 import re
 from pathlib import Path
 
+from filelock import BaseFileLock
+
 from common.errors import UserError
-from common.files import write_atomically
+from common.files import Busy, take_lock, write_atomically
 from common.torchrun import has_lasting_id, launch_id, num_restarts
 
 LAUNCH = "launch.json"
+LOCK = ".lock"
+PATIENCE = 60.0  # seconds; a job that is queued again may begin while the one before it still saves
 
 
 def create_run_dir(runs: Path, stem: str, name: str | None = None) -> Path:
@@ -36,6 +40,22 @@ def _next_number(runs: Path, stem: str) -> int:
     return max((int(match.group(1)) for match in numbers if match), default=-1) + 1
 
 
+def lock_run(run_dir: Path, patience: float = PATIENCE) -> BaseFileLock:
+    """Makes this process the only one that writes the run, until the lock is released or the process ends. Raises
+    UserError, which names the process that writes it already."""
+    try:
+        lock = take_lock(run_dir / LOCK)
+    except Busy as error:
+        print(f"{error} Waiting for up to {patience:.0f} s.", flush=True)
+        try:
+            lock = take_lock(run_dir / LOCK, patience)
+        except Busy as still:
+            raise UserError(f"{still} Stop it, or wait until it ends; then continue the run.") from still
+    for path in run_dir.glob("*.pth.*tmp"):  # of a process that was killed
+        path.unlink()
+    return lock
+
+
 def record_launch(run_dir: Path, settings: dict) -> None:
     """Notes in the run's folder which launch of torchrun begins it, with which settings."""
     if launch_id() is not None:
@@ -54,7 +74,7 @@ def finish_launch(run_dir: Path) -> None:
 
 def empty_run_dir(run_dir: Path) -> None:
     """Clears away the records of an attempt that left no checkpoint."""
-    for path in [*run_dir.glob("events.out.*"), *run_dir.glob("metrics.jsonl"), *run_dir.glob("*.pth.tmp")]:
+    for path in [*run_dir.glob("events.out.*"), *run_dir.glob("metrics.jsonl"), *run_dir.glob("*.pth.*tmp")]:
         path.unlink()
 
 

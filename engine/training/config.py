@@ -141,6 +141,9 @@ class TrainConfig:
     save_every: float = flag(
         10.0, "also write last.pth during an epoch; 0: at its end only", RUN, metavar="MINUTES", at_least=0
     )
+    on_full_disk: str | None = flag(
+        None, "no space for a checkpoint: stop, or wait until there is some", RUN, choices=("stop", "wait")
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.compile, bool):  # as older runs have it
@@ -186,6 +189,7 @@ class TrainConfig:
             split=split,
             workers=workers if self.workers is None else self.workers,
             cache=self.cache or "none",
+            on_full_disk=self.on_full_disk or "stop",
         )
 
     def adapt(self, spec: InputSpec) -> InputSpec:

@@ -14,7 +14,8 @@ from common.torchrun import is_rank_zero
 from dataloaders.batch_reader import StageSeconds
 from engine.evaluation.evaluate import Evaluation
 from engine.hardware.distributed import all_reduce_sum
-from engine.training.run import Progress, Run, StepResult, write_checkpoint
+from engine.training.checkpointing import write_checkpoint
+from engine.training.run import Progress, Run, StepResult
 
 LOG_EVERY = 20  # steps between two readings of the device's numbers
 STAGE_ADVICE = {  # for a run that waits for data, by the stage that is busiest

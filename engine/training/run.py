@@ -1,4 +1,4 @@
-"""A training run in memory, its model input, and the content of its checkpoints."""
+"""A training run in memory, and its model input."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from filelock import BaseFileLock
 
 from common.console import plural
 from common.torchrun import is_rank_zero, rank, world_size
@@ -20,9 +21,8 @@ from dataloaders.transforms import to_model_input
 from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import CompiledModel, to_device
-from engine.hardware.distributed import all_gather, all_reduce_sum, sync_batch_norms, wrap_ddp
+from engine.hardware.distributed import sync_batch_norms, wrap_ddp
 from engine.hardware.fast_kernels import widen
-from engine.runs.checkpoint import random_state, save_checkpoint, versions
 from engine.runs.tracking import NoTracker, Tracker
 from engine.training.config import TrainConfig
 from engine.training.ema import WeightAverage
@@ -90,6 +90,7 @@ class Run:
     new_parameters: list[str]  # parameters that the weights to begin with did not bring
     seen: dict[str, list[str]]  # recordings, videos and content ids, of the run and of the weights it began with
     progress: Progress
+    lock: BaseFileLock | None  # of the run's folder, on rank zero
     start: float
 
 
@@ -118,6 +119,7 @@ def build_run(
     frame_set: FrameSet,
     model: Model,
     progress: Progress,
+    lock: BaseFileLock | None,
 ) -> Run:
     device, amp, network = machine.device, machine.amp, to_device(model.network, machine.device)
     clip_shape = (spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
@@ -175,6 +177,7 @@ def build_run(
         new_parameters=model.new_parameters,
         seen=seen_videos(frame_set) | model.seen,
         progress=progress,
+        lock=lock,
         start=time.monotonic(),
     )
 
@@ -223,56 +226,6 @@ def model_input(run: Run, number: int, batch: Batch) -> tuple[torch.Tensor, torc
         return x, labels
     drawn = run.mixup.draw(epoch, sampler.num_items)[positions]
     return run.mixup.mix(x, labels, len(run.frame_set.classes), drawn)
-
-
-def checkpoint_content(run: Run, for_resume: bool) -> dict:
-    """Plain values and tensors: enough to predict; with for_resume, to go on to the same weights as without a stop.
-
-    All processes have to ask for that one together.
-    """
-    progress, split = run.progress, run.frame_set.split
-    content = {
-        "model": run.model.state_dict(),
-        "model_options": run.model.options,
-        "ema": run.ema.module.state_dict() if run.ema else None,
-        "epoch": progress.epoch,
-        "step": progress.step,
-        "best_top1": progress.best_top1,
-        "best_loss": progress.best_loss,
-        "best_epoch": progress.best_epoch,
-        "config": run.config.to_dict(),
-        "input_spec": run.spec.to_dict(),
-        "classes": run.frame_set.classes,
-        "split": {"name": split.name, "hash": split.hash, "drawing": run.frame_set.source.drawing, **run.seen},
-        "new_parameters": run.new_parameters,
-        "processes": world_size(),
-        "versions": versions(),
-    }
-    if for_resume:
-        content |= {
-            "optimizer": run.optimizer.state_dict(),
-            "scheduler": run.schedule.state_dict(progress.step),
-            "scaler": run.scaler.state_dict(),
-            "means": {name: mean.state() for name, mean in progress.means().items()},
-            "random": {str(number): state for number, state in enumerate(all_gather(random_state(run.device)))},
-        }
-    return content
-
-
-def write_checkpoint(run: Run, name: str, for_resume: bool) -> None:
-    """Writes a checkpoint from rank zero; all ranks call this together."""
-    if for_resume:
-        pool_means(run)
-    content = checkpoint_content(run, for_resume)
-    if is_rank_zero():
-        save_checkpoint(run.run_dir / name, content)
-
-
-def pool_means(run: Run) -> None:
-    """Adds up the means of all ranks on rank zero, which reports and saves them."""
-    for mean in (run.progress.loss, run.progress.top1):
-        total = all_reduce_sum(mean.state())
-        mean.load(total if is_rank_zero() else [0.0, 0])
 
 
 def out_of_patience(config: TrainConfig, progress: Progress) -> bool:

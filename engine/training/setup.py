@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from filelock import BaseFileLock
 
 from common.console import plural
 from common.errors import UserError
@@ -25,7 +26,8 @@ from engine.hardware.device import check_compiler, pick_amp, pick_device, to_dev
 from engine.hardware.distributed import broadcast, rank_zero_first, seed_process
 from engine.runs.checkpoint import drawing_of, find_checkpoint, load_checkpoint, load_state, spec_of
 from engine.runs.environment import environment
-from engine.runs.folder import create_run_dir, empty_run_dir, find_unsaved, record_launch
+from engine.runs.folder import create_run_dir, empty_run_dir, find_unsaved, lock_run, record_launch
+from engine.training.checkpointing import changed, regrouped, restore_state, restored_progress
 from engine.training.checks import (
     SEEN,
     check_frozen_parameters,
@@ -41,7 +43,6 @@ from engine.training.checks import (
     warn_of_leaks,
 )
 from engine.training.config import TrainConfig, saved_settings
-from engine.training.restore import changed, regrouped, restore_state, restored_progress
 from engine.training.run import Machine, Model, Progress, Run, build_run
 from network import InputSpec, create_model, input_spec
 from network.base import freeze
@@ -57,10 +58,16 @@ WORTH_COMPILING = 180.0  # seconds of training
 SOME_VIDEOS = 200  # whose content is compared before a run goes on in its place
 
 
-def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_dir: Path | None = None) -> Run:
+def begin_run(
+    config: TrainConfig,
+    datasets: dict[str, dict],
+    runs: Path,
+    run_dir: Path | None = None,
+    lock: BaseFileLock | None = None,
+) -> Run:
     """Sets up a new run. The run's folder is made last, so a mistake leaves nothing behind.
 
-    run_dir: the folder of a run that ended before its first checkpoint and starts again.
+    run_dir: the folder of a run that ended before its first checkpoint and starts again, with its lock on rank zero.
     """
     given = config
     machine = set_up_machine(config)
@@ -75,7 +82,8 @@ def begin_run(config: TrainConfig, datasets: dict[str, dict], runs: Path, run_di
     check_trainable(config, machine, spec, model.network, frame_set)
     config = replace(config, compile=pick_compile(config, machine.device, spec, frame_set))
     run_dir = broadcast(make_run_dir(given, config, machine, frame_set, runs, run_dir) if is_rank_zero() else None)
-    run = build_run(config, run_dir, machine, spec, frame_set, model, Progress())
+    lock = lock or (lock_run(run_dir) if is_rank_zero() else None)
+    run = build_run(config, run_dir, machine, spec, frame_set, model, Progress(), lock)
     seed_process(config.seed)
     print_run(run)
     print_learning_rate(given, config)
@@ -90,6 +98,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     if unsaved:
         return begin_again(unsaved, given, datasets, runs)
     path = broadcast(find_checkpoint(given.resume, runs, "last.pth") if is_rank_zero() else None)
+    lock = lock_run(path.parent) if is_rank_zero() else None
     checkpoint = broadcast(load_checkpoint(path, for_resume=True) if is_rank_zero() else None)
     config = changed(TrainConfig.from_dict(checkpoint["config"]), given)
     if checkpoint["epoch"] >= config.epochs:
@@ -115,7 +124,7 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     seen = {name: checkpoint["split"].get(name, []) for name in ("seen_groups", "seen_content")}
     model = Model(network, checkpoint["new_parameters"], seen)
     progress = restored_progress(path, checkpoint, config, given)
-    run = build_run(config, path.parent, machine, spec, frame_set, model, progress)
+    run = build_run(config, path.parent, machine, spec, frame_set, model, progress, lock)
     restore_state(run, checkpoint)
     print_run(run)
     steps = run.progress.step - run.progress.epoch * run.train_loader.batch_sampler.num_steps
@@ -126,9 +135,10 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
 def begin_again(run_dir: Path, given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run:
     """Begins a run anew, in its folder, that ended before its first checkpoint."""
     print(f"{relative_to_cwd(run_dir)} ended before its first checkpoint and starts again.")
+    lock = lock_run(run_dir) if is_rank_zero() else None
     settings, saved_environment = broadcast(saved_settings(run_dir / "config.json") if is_rank_zero() else None)
     config = regrouped(changed(settings, given), saved_environment.get("processes", 1))
-    return begin_run(config, datasets, runs, run_dir)
+    return begin_run(config, datasets, runs, run_dir, lock)
 
 
 def set_up_machine(config: TrainConfig) -> Machine:

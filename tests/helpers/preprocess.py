@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,3 +96,18 @@ def as_plain_user() -> Iterator[None]:
     finally:
         libc.capset(header, had)
         libc.prctl(SECUREBITS, 0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str):
+    """A file system in memory; the test is skipped where that may not be mounted."""
+    folder.mkdir()
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting takes root on Linux")
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("mounting is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from common.files import ROOT
 from dataloaders.preprocess.__main__ import main as preprocess
 from engine.runs.checkpoint import load_model
 from engine.runs.tracking import read_metrics
-from engine.training import records, run
+from engine.training import checkpointing, records, run
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 from network import create_model, list_models, model_entry
@@ -31,7 +32,7 @@ def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
     run_dir = run_tiny()
 
     assert run_dir == toy_project.runs / "r3d_10-toy-000"
-    names = {path.name.split(".")[0] for path in run_dir.iterdir()}
+    names = {path.name.split(".")[0] for path in run_dir.iterdir() if path.name not in (".lock", ".owner")}
     assert names == {"config", "events", "metrics", "last", "best"}
 
     config = json.loads((run_dir / "config.json").read_text())
@@ -176,6 +177,28 @@ def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
         train.main(TrainConfig(resume=str(run_dir / "best.pth"), epochs=9))
 
 
+def test_a_run_that_another_process_writes_is_not_resumed_beside_it(toy_project, monkeypatch, capsys):
+    """A job that is queued again while the one before it still ends; and one that was resumed twice."""
+    run_dir = run_tiny(epochs=1)
+    (run_dir / "last.pth.99.tmp").write_bytes(b"half")
+    holder = f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n"
+    holder += f"from engine.runs.folder import lock_run\nlock = lock_run(Path({str(run_dir)!r}))\nprint(flush=True)\n"
+    other = subprocess.Popen([sys.executable, "-c", holder + "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    files = {path: path.stat().st_mtime_ns for path in run_dir.iterdir()}
+    monkeypatch.setattr("engine.runs.folder.lock_run.__defaults__", (0.2,))
+    with pytest.raises(UserError, match=f"process {other.pid} on .* is writing into .* right now. Stop it, or wait"):
+        train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    assert files == {path: path.stat().st_mtime_ns for path in run_dir.iterdir()}
+
+    monkeypatch.setattr("engine.runs.folder.lock_run.__defaults__", (60.0,))
+    threading.Timer(1, other.communicate).start()  # ends it
+    train.main(TrainConfig(resume=str(run_dir), epochs=2))
+    assert f"process {other.pid} on " in capsys.readouterr().out
+    assert [record["epoch"] for record in read_metrics(run_dir)] == [0, 1]
+    assert not list(run_dir.glob("*.tmp"))
+
+
 def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
     run_dir = run_tiny(epochs=1)
     content = torch.load(run_dir / "last.pth", weights_only=True)
@@ -249,7 +272,7 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
 
 def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, monkeypatch):
     whole = run_tiny(epochs=2)
-    save = run.save_checkpoint
+    save = checkpointing.save_checkpoint
 
     def fail_at_best(path, content):
         if path.name == "best.pth" and content["epoch"] == 2:
@@ -257,7 +280,7 @@ def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, 
         save(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "save_checkpoint", fail_at_best)
+        patch.setattr(checkpointing, "save_checkpoint", fail_at_best)
         patch.setattr(records, "_is_better", lambda *_: True)
         with pytest.raises(OSError, match="No space"):
             run_tiny(epochs=2, name="full")

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -24,7 +25,7 @@ from dataloaders.preprocess.locks import only_one_run
 from dataloaders.preprocess.run import preprocess
 from dataloaders.preprocess.worker import Extractor, Limits
 from dataloaders.sources.data_source import DataSource
-from tests.helpers.preprocess import STARTED, contents, make_source, run_cli, start_cli
+from tests.helpers.preprocess import STARTED, contents, make_source, mounted, run_cli, start_cli
 from tests.helpers.toy import (
     CLASSES,
     TOY_SIZE,
@@ -213,28 +214,40 @@ def test_a_folder_with_other_things_in_it_is_left_alone(two_videos):
     assert (frames / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_second_run_at_the_same_time_is_refused_and_told_who_runs(two_videos):
+def test_a_second_run_at_the_same_time_waits_and_is_told_who_runs(two_videos, capfd):
     frames = two_videos.frames_for(TOY_SIZE)
     frames.mkdir()
-    with only_one_run(frames), pytest.raises(UserError, match=f"process {os.getpid()} on .* is writing into"):
-        preprocess(two_videos, SMALL)
+    process = None
+    with only_one_run(frames):
+        refused = pytest.raises(UserError, match=rf"process {os.getpid()} on .* is writing into .* Wait until it is")
+        with refused, only_one_run(frames):
+            pass
+        process = start_cli("--dataset", two_videos.videos, "--size", "80x60", "--workers", "1")
+        said = process.stdout.readline()
+        assert said.startswith(f"process {os.getpid()} on ") and said.endswith("Ctrl-C ends the waiting.\n")
+        assert list(frames.glob("*/")) == []
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "Extracted 2 videos" in output
+    assert "Nothing to do" in run_cli("--dataset", two_videos.videos, "--size", "80x60")[1]
 
-    assert len(preprocess(two_videos, SMALL)) == 2  # the lock goes with its owner
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_without_locks_has_a_file_for_one(two_videos, monkeypatch, capsys, number):
+    """NFS without lockd, some FUSE."""
 
-@contextlib.contextmanager
-def mounted(folder: Path, options: str):
-    """A file system in memory; the test is skipped where that may not be mounted."""
-    folder.mkdir()
-    if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting takes root on Linux")
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting is not permitted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    frames = two_videos.frames_for(TOY_SIZE)
+    frames.mkdir()
+    with only_one_run(frames):
+        assert "has no file locks. The file .lock-file stands for one." in capsys.readouterr().out
+        refused = pytest.raises(UserError, match=r"is writing into .*If it has ended, delete .*\.lock-file")
+        with refused, only_one_run(frames):
+            pass
+    assert len(preprocess(two_videos, SMALL)) == 2
+    assert not (frames / ".lock-file").exists()
 
 
 def test_a_full_disk_ends_it_in_one_line_and_keeps_what_is_whole(toy_videos, toy_frames, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.files import ROOT
+from common.files import ROOT, temporary_name
 from engine.runs.checkpoint import find_checkpoint, load_checkpoint, load_model, save_checkpoint
 from network import create_model, input_spec
 
@@ -46,7 +46,7 @@ def test_what_weights_only_would_refuse_is_not_saved(tmp_path, value):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):
     save_checkpoint(tmp_path / "last.pth", {"step": 1})
-    (tmp_path / "last.pth.tmp").symlink_to("/dev/full")
+    temporary_name(tmp_path / "last.pth").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as raised:
         save_checkpoint(tmp_path / "last.pth", {"step": 2, "weights": torch.zeros(100_000)})
     assert raised.value.filename == str(tmp_path / "last.pth")

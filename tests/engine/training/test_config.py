@@ -22,7 +22,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
-        "--accumulate": "2", "--save-every": "3",
+        "--accumulate": "2", "--save-every": "3", "--on-full-disk": "wait",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
         "--ema": "0.9", "--clips-per-video": "2", "--stride-jitter": "0.3",
         "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
