@@ -222,6 +222,8 @@ ADVICE = {
     errno.ENOSPC: "Free some space on that disk, or choose another folder; complete files are kept.",
     errno.EDQUOT: "Your disk quota is used up: free some space, or choose another folder.",
     errno.EROFS: "Choose a folder on a writable disk.",
+    errno.EIO: "The disk or its connection has failed.",
+    errno.ESTALE: "The disk's connection was lost: mount it again.",
     errno.EACCES: "Its owner can give you the permission.",
     errno.EPERM: "Its owner can give you the permission.",
 }

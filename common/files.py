@@ -55,14 +55,26 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """
     temporary = temporary or temporary_name(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with named_errors(path):
+            yield temporary
+            temporary.replace(path)
     except OSError as error:
         if error.filename != str(temporary):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """An OSError of writing to an open file names the file, as one of opening it does."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextmanager
@@ -147,6 +159,16 @@ def take_lock(path: Path, patience: float = 0.0) -> BaseFileLock:
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     return lock
+
+
+@contextmanager
+def held(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """take_lock for the time inside."""
+    lock = take_lock(path, patience)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def same_file(left: Path, right: Path) -> bool:

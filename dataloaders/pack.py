@@ -25,7 +25,7 @@ import numpy as np
 from common.cli import Parser, run_cli
 from common.console import duration, gigabytes, plural, progress
 from common.errors import Stopped, UserError
-from common.files import ROOT, sha256_of, write_atomically
+from common.files import ROOT, atomic_write, sha256_of, write_atomically
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
@@ -252,12 +252,10 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
 def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[dict], manifest_hash: str) -> None:
     """Writes the manifest, the index and, last, the file that marks the pack as complete."""
     index = np.concatenate([volume.entries for volume in volumes])
-    temporary = output / f".{INDEX_NAME}.tmp"
-    with temporary.open("wb") as file:
+    with atomic_write(output / INDEX_NAME) as temporary, temporary.open("wb") as file:
         np.save(file, index)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(output / INDEX_NAME)
     shutil.copyfile(frames / manifest.NAME, output / manifest.NAME)
     content = {
         "format": PACK_FORMAT,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import Parser, positive, run_cli
-from common.files import ROOT
+from common.files import ROOT, write_json
 from dataloaders.audit.report import report, to_dict
 from dataloaders.audit.run import audit_source
 from dataloaders.clips import clip_span
@@ -36,11 +36,10 @@ def main(argv: Sequence[str]) -> int:
     if args.json != "-":
         print(report(audit, args.all))
     if args.json:
-        text = json.dumps(to_dict(audit), indent=1) + "\n"
         if args.json == "-":
-            print(text, end="")
+            print(json.dumps(to_dict(audit), indent=2))
         else:
-            Path(args.json).write_text(text, encoding="utf-8")
+            write_json(Path(args.json), to_dict(audit))
     return 1 if audit.leaks else 0
 
 

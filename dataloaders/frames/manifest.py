@@ -20,7 +20,7 @@ from pathlib import Path
 
 from common.console import plural
 from common.errors import UserError
-from common.files import VIDEO_SUFFIXES
+from common.files import VIDEO_SUFFIXES, named_errors
 from dataloaders.frames.settings import Settings, read_size
 
 NAME = "manifest.csv"
@@ -202,7 +202,7 @@ def clear_merged(frames: Path) -> None:
 def _write_whole(path: Path, rows: Iterable[VideoRow], num_rows: int) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with named_errors(path), temporary.open("wb") as file:
             file.write(HEADER + b"".join(_line(row, num_rows) for row in rows))
             file.flush()
             os.fsync(file.fileno())
@@ -216,13 +216,14 @@ class PartialManifest:
     """Rows as they become ready, each flushed, so that a killed run loses no finished video."""
 
     def __init__(self, frames: Path, rows: Iterable[VideoRow], name: str = PARTIAL_NAME):
-        path = frames / name
-        _write_whole(path, rows, 0)
-        self.file = path.open("ab")
+        self.path = frames / name
+        _write_whole(self.path, rows, 0)
+        self.file = self.path.open("ab")
 
     def add(self, row: VideoRow) -> None:
-        self.file.write(_line(row, 0))
-        self.file.flush()
+        with named_errors(self.path):
+            self.file.write(_line(row, 0))
+            self.file.flush()
 
     def close(self) -> None:
         with suppress(OSError):  # the disk is full, and the last row, which was not written, is redone

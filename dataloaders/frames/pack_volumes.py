@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from common.files import named_errors
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.store import INDEX_DTYPE, TAR_BLOCK, read_file, redo, volume_name
 
@@ -79,7 +80,7 @@ def _header(row: VideoRow, index: int, length: int) -> bytes:
 def write_volume(frames: Path, path: Path, volume: Volume) -> str:
     """Writes one tar file; returns its SHA-256."""
     checksum = hashlib.sha256()
-    with path.open("wb") as file:
+    with named_errors(path), path.open("wb") as file:
         place = iter(volume.entries)
         for row, contents in _read_videos(frames, volume.rows):
             for index, content in enumerate(contents):

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from common.errors import UserError
+from common.files import named_errors
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 
@@ -104,6 +105,8 @@ def read_file(path: str, row: VideoRow) -> bytes:
         parts = []
         while part := os.read(file, 1 << 18):
             parts.append(part)
+    except OSError as error:  # of a failing disk, which does not say in which file
+        raise OSError(error.errno, error.strerror, path) from error
     finally:
         os.close(file)
     return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -180,12 +183,13 @@ class PackedFrames:
                     path = self.frames / volume_name(volume)
                     self.volumes[volume] = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
                 file = self.volumes[volume]
-        content = self._pread(file, size, start)
-        while 0 < len(content) < size:
-            more = self._pread(file, size - len(content), start + len(content))
-            if not more:
-                break
-            content += more
+        with named_errors(self.frames / volume_name(volume)):
+            content = self._pread(file, size, start)
+            while 0 < len(content) < size:
+                more = self._pread(file, size - len(content), start + len(content))
+                if not more:
+                    break
+                content += more
         if len(content) < size:
             raise UserError(f"{self.frames / volume_name(volume)} ends before {self.place(row, index)}. {REPACK}")
         return content

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import Busy, take_lock
+from common.files import Busy, held
 from dataloaders.preprocess.shards import Shard
 
 LOCK = ".lock"  # of the whole folder; of a shard: .lock-3-of-8
@@ -36,26 +36,17 @@ def only_one_run(frames: Path, shard: Shard | None = None, wait: bool = False) -
 
 def _take(stack: ExitStack, frames: Path, shard: Shard | None) -> None:
     if shard is None:
-        stack.enter_context(_held(frames, LOCK))
+        stack.enter_context(held(frames / LOCK))
         for path in sorted(frames.glob(f"{LOCK}-*-of-*")):
             if not path.name.endswith("-file"):
-                stack.enter_context(_held(frames, path.name))
+                stack.enter_context(held(path))
     else:
         with whole_folder(frames):
-            stack.enter_context(_held(frames, f"{LOCK}-{shard.name}"))
+            stack.enter_context(held(frames / f"{LOCK}-{shard.name}"))
 
 
 @contextmanager
 def whole_folder(frames: Path) -> Iterator[None]:
     """For a moment, beside the shards that run: to begin and to merge."""
-    with _held(frames, LOCK, PATIENCE):
+    with held(frames / LOCK, PATIENCE):
         yield
-
-
-@contextmanager
-def _held(frames: Path, name: str, patience: float = 0.0) -> Iterator[None]:
-    lock = take_lock(frames / name, patience)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -17,15 +17,15 @@ played backwards is, pixel by pixel, the same scene of the opposite class. Only 
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from common.errors import UserError, unknown_name
+from common.files import atomic_write, held, write_atomically
 from dataloaders.sources.demo_scene import HEIGHT, WIDTH, bounding_boxes, draw_scene, paint_object
 
 VERSION = 1  # of the pixels; a folder made by another one is made anew
@@ -83,11 +83,11 @@ def generate_demo(
 
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
+    with held(folder / ".lock", patience=600):
         if _read_marker(folder) != marker:
             for path in folder.glob("*/v_*_g??_c??.avi"):
                 path.unlink()
-            _write_whole(folder / MARKER, lambda path: path.write_text(json.dumps(marker) + "\n", encoding="utf-8"))
+            write_atomically(folder / MARKER, json.dumps(marker) + "\n")
 
         missing = [video for video in videos if not (folder / video_path(*video)).exists()]
         for name in classes:
@@ -160,17 +160,9 @@ def _write_videos(folder: Path, videos: list[tuple[str, int, int]], seed: int) -
         print(f"Generating {len(videos)} demo videos in {folder}", file=sys.stderr)
     for video in tqdm(videos, desc="demo videos", unit="video", disable=not at_terminal):
         frames = render_video(*video, seed)
-        _write_whole(folder / video_path(*video), lambda path, frames=frames: _encode(path, frames))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make the file under a temporary name, which it keeps only if all went well."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path = folder / video_path(*video)
+        with atomic_write(path, path.with_name(f".{path.name}.part")) as temporary:
+            _encode(temporary, frames)
 
 
 def _encode(path: Path, frames: np.ndarray) -> None:

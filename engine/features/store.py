@@ -10,7 +10,7 @@ import numpy as np
 
 from common.console import plural
 from common.errors import UserError
-from common.files import VIDEO_SUFFIXES, atomic_write, printable, write_atomically
+from common.files import VIDEO_SUFFIXES, atomic_write, named_errors, printable, write_atomically
 from engine.features.pooling import pool_windows
 
 INDEX, PARTIAL = "index.json", "index.partial.jsonl"
@@ -86,8 +86,9 @@ class FeatureWriter:
 
     def _note(self, entry: dict) -> None:
         self.done[entry["video"]] = entry
-        self.file.write(json.dumps(entry) + "\n")
-        self.file.flush()
+        with named_errors(self.folder / PARTIAL):
+            self.file.write(json.dumps(entry) + "\n")
+            self.file.flush()
 
     def _drop_changed(self, entries: Sequence[FeatureEntry], whole: bool) -> bool:
         """Keeps the features of unchanged videos, with what the entries say of them now."""

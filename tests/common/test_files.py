@@ -1,8 +1,11 @@
 """Files that are written whole, and names as a disk has them."""
 
 import os
+from pathlib import Path
 
-from common.files import printable, temporary_name, write_atomically
+import pytest
+
+from common.files import named_errors, printable, temporary_name, write_atomically
 
 
 def test_a_temporary_name_never_grows_beyond_what_a_disk_takes(tmp_path):
@@ -16,3 +19,15 @@ def test_a_temporary_name_never_grows_beyond_what_a_disk_takes(tmp_path):
 def test_names_are_printed_on_one_line_whatever_bytes_they_hold():
     assert printable(os.fsdecode(b"h\xf6he")) == "h\\xf6he" and printable("a\nb\x1b") == "a\\nb\\x1b"
     assert printable("跑步 a") == "跑步 a"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_an_error_of_writing_names_the_file_as_one_of_opening_does(tmp_path):
+    path = tmp_path / "result.json"
+    temporary_name(path).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        write_atomically(path, "content")
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="Input/output error") as raised, named_errors(path):
+        raise OSError(5, "Input/output error")
+    assert raised.value.filename == str(path)
