@@ -91,6 +91,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     live.add_argument(
         "--timeout", type=above_zero, metavar="S", help=f"give up after S seconds without frames (default: {TIMEOUT:g})"
     )
+    live.add_argument(
+        "--reconnect", type=positive, metavar="N", help="open a lost source again, up to N times in a row (default: 0)"
+    )
     args = parser.parse_args(argv)
 
     check_network_flags(args)

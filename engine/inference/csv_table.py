@@ -34,7 +34,7 @@ class AnswerTable:
         for rank, (label, probability) in enumerate(others, 2):
             row |= {f"label_{rank}": label, f"probability_{rank}": probability}
         facts = {name: getattr(prediction, name) for name in ("num_frames", "fps", "num_damaged")}
-        self._write(row | facts)
+        self._write(row | facts | {"problem": prediction.lost or ""})
 
     def refuse(self, video: Path, error: UserError) -> None:
         self._write({"video": printable(video), "problem": str(error)})

@@ -32,9 +32,9 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
     if sources.live and (args.csv or args.explain):
         flag = "--csv" if args.csv else "--explain"
         raise UsageError(f"{flag} needs finite videos; {printable(sources.live)} is a camera or a stream.")
-    if not sources.live and (args.duration or args.timeout):
-        flag = "--duration" if args.duration else "--timeout"
-        raise UsageError(f"{flag} is for cameras and streams; files are processed to their end.")
+    given = next((name for name in ("duration", "timeout", "reconnect") if getattr(args, name)), None)
+    if given and not sources.live:
+        raise UsageError(f"--{given} is for cameras and streams; files are processed to their end.")
     if args.explain and not (args.output or args.show or args.json):
         raise UsageError("--explain needs an output for its heat map: give --output FILE, --json FILE or --show, too.")
     shows_time = sources.live or args.output or args.json or args.show
@@ -107,11 +107,12 @@ def recognize_each(
     args: argparse.Namespace, recognizer: Recognizer, sources: Sources, outputs: list[Path | None]
 ) -> int:
     """Windows over every video; a report for each, and its annotated video. The rest goes on where one is unusable."""
-    answers, refused = [], []
+    answers, refused, cut = [], [], 0
     table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     for (video, _), output in zip(sources.videos, outputs, strict=True):
         try:
             answers.append(recognize(args, recognizer, video, output))
+            cut += say_lost(answers[-1]["video"], answers[-1]["lost"])
             if table:
                 table.add(recognizer.classify(video, NUM_CLIPS))
         except UserError as error:  # the other sources still get their answer
@@ -125,8 +126,15 @@ def recognize_each(
     if args.json and answers:
         write_json(args.json, answers[0] if len(sources.videos) == 1 else answers)
     if len(sources.videos) > 1:
-        print(summary(len(sources.videos), refused))
-    return 1 if refused else 0
+        print(summary(len(sources.videos), refused, cut))
+    return 1 if refused or cut else 0
+
+
+def say_lost(video: str, lost: str | None) -> bool:
+    """Says that an answer is of a part of the video."""
+    if lost:
+        print(f"{video}: {lost}. The answer is from the frames before.", file=sys.stderr, flush=True)
+    return bool(lost)
 
 
 def recognize(args: argparse.Namespace, recognizer: Recognizer, video: Path, output: Path | None) -> dict:
@@ -149,7 +157,7 @@ def recognize(args: argparse.Namespace, recognizer: Recognizer, video: Path, out
 
 def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sources) -> int:
     """One prediction per video, as evaluate.py gives it; a line for each on the terminal, a row in the table."""
-    refused = []
+    refused, cut = [], []
     table = AnswerTable(args.csv, args.top, args.threshold) if args.csv else None
     videos = [video for video, _ in sources.videos]
 
@@ -166,6 +174,8 @@ def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sour
                 if table:
                     table.refuse(video, error)
                 continue
+            if prediction.lost:
+                cut.append(prediction)
             if table:
                 table.add(prediction)
             else:
@@ -176,12 +186,15 @@ def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sour
         print(f"-> {printable(args.csv)}")
     for error in refused:
         print(error, file=sys.stderr)
-    print(summary(len(videos), refused))
-    return 1 if refused else 0
+    for prediction in cut:
+        say_lost(printable(prediction.video), prediction.lost)
+    print(summary(len(videos), refused, len(cut)))
+    return 1 if refused or cut else 0
 
 
-def summary(num_videos: int, refused: Sequence[UserError]) -> str:
-    problems = f", {len(refused)} could not be used" if refused else ""
+def summary(num_videos: int, refused: Sequence[UserError], num_cut: int) -> str:
+    problems = f", {num_cut} of a video that breaks off" if num_cut else ""
+    problems += f", {len(refused)} could not be used" if refused else ""
     return f"{plural(num_videos - len(refused), 'answer')}{problems}"
 
 
@@ -190,7 +203,9 @@ def watch_live(
 ) -> int:
     """A camera or stream, until it ends, --duration is over, or Ctrl-C; what was seen is written in any case."""
     with stop:
-        live = recognizer.watch(name, args.smooth or 1, args.timeout or TIMEOUT, args.duration, stop)
+        live = recognizer.watch(
+            name, args.smooth or 1, args.timeout or TIMEOUT, args.duration, stop, args.reconnect or 0
+        )
         print(f"Watching {printable(name)}, {live.describe()}; Ctrl-C ends.", flush=True)
         write_live(live, output, args.top, args.threshold, args.show)
     prediction = live.prediction().smoothed(args.smooth or 1)
@@ -201,8 +216,7 @@ def watch_live(
     if live.closed:
         print("  the source ended by itself")
     if args.json:
-        end = {"lost": live.lost} if live.lost else {}
-        write_json(args.json, prediction.to_dict(args.top, args.threshold) | end)
+        write_json(args.json, prediction.to_dict(args.top, args.threshold))
     if live.lost:
         raise UserError(f"{printable(name)} was lost: {live.lost}. The prediction above is from the frames before.")
     return 0

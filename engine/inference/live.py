@@ -9,27 +9,26 @@ dropped, and the answer stays about now. An address that has an end (a file behi
 fast as it can be answered; its pictures have the answer that was there when they came, however late they are drawn.
 """
 
-import errno
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import av
-import cv2
 import numpy as np
 
 from common.errors import UserError
 from common.files import printable
 from dataloaders.clips import clip_indices, clip_span, clip_step
-from dataloaders.video import open_input, to_array, video_stream
 from engine.inference.prediction import Prediction, Window
+from engine.inference.sources import SourceLost, open_live_source
 from engine.inference.windows import prepare_pixels
 from network import InputSpec
 
 WAITING = 32  # pictures between grabber and caller
-SHORTEST = 0.9  # of the length in a header; videos that come whole have at least this much
+LONGEST_PAUSE = 30.0  # seconds between two attempts to open a source again
+AT_ONCE = 0.01  # seconds: a frame that was there already
+MEASURED_SECONDS, MEASURED_FRAMES = 1.0, 4  # of a frame rate
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class LiveRecognition:
     stride    frames from one window to the next, at least
     smooth    an answer is the mean over so many windows, the newest and those before it
     timeout   seconds without a frame after which the source counts as lost
+    reconnect attempts to open a live source again, in a row, when it is lost or has ended
 
     After that: .prediction(), .num_dropped pictures and .num_skipped windows; .lost, why the source went away before
     its end (None where it did not); .closed, whether one without a known end ended by itself.
@@ -67,11 +67,16 @@ class LiveRecognition:
         timeout: float = 10.0,
         duration: float | None = None,
         stop: Callable[[], bool] = lambda: False,
+        reconnect: int = 0,
     ):
         self.name, self.spec, self.classes, self.predict = name, spec, classes, predict
         self.stride, self.duration, self.stop = stride, duration, stop
-        self.source = Camera(int(name), timeout) if name.isdecimal() else Stream(name, timeout)
-        self.fps, self.live = self.source.fps, self.source.live
+        self.timeout, self.reconnect = timeout, reconnect
+        self.source = open_live_source(name, timeout)
+        self.fps, self.live, self.is_measured, self.first = self.source.fps, self.source.live, False, deque()
+        if self.fps is None and self.live:
+            self.fps, self.first = measured_rate(self.source)
+            self.is_measured = self.fps is not None
         self.step = clip_step(spec.frame_stride, 1, spec.fps, self.fps)
         self.span = clip_span(spec.read_len, self.step)
         self.offsets = clip_indices(0, spec.read_len, self.step, self.span)
@@ -80,6 +85,7 @@ class LiveRecognition:
         self.ring: deque[np.ndarray] = deque(maxlen=self.span)
         self.waiting: deque[tuple[int, np.ndarray, np.ndarray | None]] = deque()
         self.arrivals: list[float] = []  # of each frame
+        self.gaps: list[int] = []  # frames before which the source was away
         self.due = self.span - 1  # the next window's last frame, at the earliest
         self.windows: list[Window] = []
         self.recent: deque[np.ndarray] = deque(maxlen=smooth)
@@ -123,7 +129,8 @@ class LiveRecognition:
 
     def describe(self) -> str:
         """live, 25 fps"""
-        rate = f"{self.fps:.4g} fps" if self.fps else "frame rate unknown"
+        measured = ", measured" if self.is_measured else ""
+        rate = f"{self.fps:.{3 if measured else 4}g} fps{measured}" if self.fps else "frame rate unknown"
         return f"{'live' if self.live else 'a video with an end'}, {rate}"
 
     def prediction(self) -> Prediction:
@@ -133,7 +140,9 @@ class LiveRecognition:
         mean = np.mean([window.probabilities for window in self.windows], axis=0, dtype=np.float64)
         times = np.array(self.arrivals) - self.arrivals[0]
         times = np.maximum.accumulate(times + np.arange(len(times)) * 1e-9)
-        return Prediction(printable(self.name), self.fps, len(times), 0, self.classes, mean, self.windows, times)
+        name = printable(self.name)
+        gaps = tuple(gap for gap in self.gaps if gap < len(times))
+        return Prediction(name, self.fps, len(times), 0, self.classes, mean, self.windows, times, self.lost, gaps)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -144,32 +153,78 @@ class LiveRecognition:
                 self.changed.notify_all()
 
     def _grab(self) -> None:
+        attempts = 0
         try:
-            for pixels in self.source:
-                now = time.monotonic()
-                crop = prepare_pixels(pixels, self.spec)
-                with self.changed:
-                    if not self.live:
-                        self.changed.wait_for(
-                            lambda: self.stopping or (len(self.waiting) < WAITING and len(self.arrivals) <= self.due)
-                        )
-                    if self.stopping:
+            while True:
+                before, why = len(self.arrivals), None
+                try:
+                    self._read_source()
+                except SourceLost as error:
+                    why = str(error)
+                attempts = 0 if len(self.arrivals) > before else attempts
+                while not self.stopping and self.live and attempts < self.reconnect:
+                    attempts += 1
+                    reason = why or "it ended by itself"
+                    print(
+                        f"{printable(self.name)}: {reason}; opening it again ({attempts} of {self.reconnect})",
+                        flush=True,
+                    )
+                    if self._reopened(min(2.0 ** (attempts - 1), LONGEST_PAUSE)):
                         break
-                    self.arrivals.append(now if self.live else self._shown(len(self.arrivals)))
-                    self.ring.append(crop)
-                    if len(self.waiting) >= WAITING:
-                        self.waiting.popleft()
-                        self.num_dropped += 1
-                    self.waiting.append((len(self.arrivals) - 1, pixels, self._newest()))
-                    self.changed.notify_all()
-            else:
-                self.closed = self.live
-        except SourceLost as error:
-            self.lost = str(error)
+                else:
+                    self.lost, self.closed = why, self.live and not why and not self.stopping
+                    return
         finally:
             with self.changed:
                 self.ended = True
                 self.changed.notify_all()
+
+    def _read_source(self) -> None:
+        """Takes frames until the source ends. Raises SourceLost."""
+        while self.first:
+            if not self._take(*self.first.popleft()):
+                return
+        for pixels, arrival, _ in self.source:
+            if not self._take(pixels, arrival):
+                return
+
+    def _take(self, pixels: np.ndarray, arrival: float) -> bool:
+        """One frame; False where there are to be no more."""
+        crop = prepare_pixels(pixels, self.spec)
+        with self.changed:
+            if not self.live:
+                self.changed.wait_for(
+                    lambda: self.stopping or (len(self.waiting) < WAITING and len(self.arrivals) <= self.due)
+                )
+            if self.stopping:
+                return False
+            self.arrivals.append(arrival if self.live else self._shown(len(self.arrivals)))
+            self.ring.append(crop)
+            if len(self.waiting) >= WAITING:
+                self.waiting.popleft()
+                self.num_dropped += 1
+            self.waiting.append((len(self.arrivals) - 1, pixels, self._newest()))
+            self.changed.notify_all()
+        return True
+
+    def _reopened(self, pause: float) -> bool:
+        """Opens the source again after a pause. No window holds frames from before it."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.stopping, timeout=pause)
+        if self.stopping:
+            return False
+        self.source.close()
+        try:
+            self.source = open_live_source(self.name, self.timeout)
+        except UserError:
+            return False
+        with self.changed:
+            if self.arrivals and self.gaps[-1:] != [len(self.arrivals)]:
+                self.gaps.append(len(self.arrivals))
+            self.ring.clear()
+            self.recent.clear()
+            self.due = len(self.arrivals) + self.span - 1
+        return True
 
     def _newest(self) -> np.ndarray | None:
         return np.mean(self.recent, axis=0) if self.recent else None
@@ -205,88 +260,24 @@ class LiveRecognition:
             self.latency = time.monotonic() - self.arrivals[last] if self.live else None
 
 
-class SourceLost(Exception):
-    """A live source went away before its end."""
+def measured_rate(source: Iterable[tuple[np.ndarray, float, float]]) -> tuple[float | None, deque]:
+    """Measures the frame rate of a live source that states none, over a second. -> frames a second, None where too few
+    came; the newest frames with their times, which are still to be answered.
 
-
-class Camera:
-    """Frames of a camera by its number, (H, W, 3) uint8 BGR."""
-
-    live = True
-
-    def __init__(self, number: int, timeout: float):
-        self.capture = cv2.VideoCapture(number)
-        if not self.capture.isOpened():
-            raise UserError(
-                f"Camera {number} cannot be opened: it is not there, in use, or not permitted. The first one is 0."
-            )
-        self.capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one that waited
-        self.fps = self.capture.get(cv2.CAP_PROP_FPS) or None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        while True:
-            good, pixels = self.capture.read()
-            if not good:
-                raise SourceLost("the camera no longer sends frames")
-            yield pixels
-
-    def close(self) -> None:
-        self.capture.release()
-
-
-class Stream:
-    """Frames of an address that FFmpeg reads (rtsp, http, udp, ...), (H, W, 3) uint8 BGR.
-
-    live   whether it has no end that is known: then what comes late is not waited for
+    What had arrived before is no measure: it begins with the first frame that was waited for.
     """
-
-    def __init__(self, address: str, timeout: float):
-        self.timeout = timeout
-        options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
-        try:
-            self.container = open_input(address, timeout=(timeout, timeout), options=options)
-        except av.error.FFmpegError as error:
-            why = f"no answer within {timeout:g} s" if _timed_out(error) else error.strerror
-            raise UserError(f"{printable(address)} cannot be opened: {why}.") from error
-        except ValueError as error:  # a protocol that FFmpeg does not know
-            raise UserError(f"{printable(address)} cannot be opened: {printable(str(error))}.") from error
-        self.stream = video_stream(self.container)
-        if self.stream is None:
-            self.container.close()
-            raise UserError(f"{printable(address)} has no video stream.")
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        self.fps = float(rate) if rate else None
-        self.live = self.container.duration is None
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        seconds = 0.0
-        try:
-            for packet in self.container.demux(self.stream):
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:  # one joins a stream in the middle, and packets get lost
-                    continue
-                for frame in frames:
-                    seconds = max(seconds, frame.time or 0.0)
-                    yield to_array(frame, "bgr24")
-        except av.error.EOFError:
-            pass
-        except av.error.FFmpegError as error:
-            if error.errno != errno.EIO:  # the other side closed: of a stream without a length, that is its end
-                why = f"no frame arrived for {self.timeout:g} s" if _timed_out(error) else error.strerror
-                raise SourceLost(why) from error
-        if not self.live and seconds < SHORTEST * (length := self._length()) - 1:
-            raise SourceLost(f"it broke off after {seconds:.0f} of {length:.0f} s")
-
-    def _length(self) -> float:
-        """Time of its end in seconds, as its header has it."""
-        if self.stream.duration is not None:
-            return float(((self.stream.start_time or 0) + self.stream.duration) * self.stream.time_base)
-        return ((self.container.start_time or 0) + self.container.duration) / 1e6
-
-    def close(self) -> None:
-        self.container.close()
-
-
-def _timed_out(error: av.error.FFmpegError) -> bool:
-    return isinstance(error, av.error.ExitError | av.error.TimeoutError)
+    kept: deque[tuple[np.ndarray, float]] = deque(maxlen=WAITING)
+    opened, begin, count = time.monotonic(), None, 0
+    try:
+        for pixels, arrival, waited in source:
+            kept.append((pixels, arrival))
+            if begin is None:
+                begin = arrival if waited > AT_ONCE else None
+            else:
+                count += 1
+            enough = begin is not None and arrival - begin >= MEASURED_SECONDS and count >= MEASURED_FRAMES
+            if enough or arrival - opened > 5 * MEASURED_SECONDS:
+                break
+    except SourceLost:  # reading goes on from here, and says so
+        pass
+    return (count / (kept[-1][1] - begin) if count else None), kept

@@ -43,6 +43,8 @@ class Prediction:
     probabilities   (num_classes,) float64, the mean over the windows
     times           (num_frames,) float64, seconds at which each frame is shown, where frames do not come evenly; else
                     None, and frame i is shown at i / fps
+    lost            why the source ended before its end; None where it is whole
+    gaps            frames before which a live source was away and was opened again
     """
 
     video: str
@@ -53,6 +55,8 @@ class Prediction:
     probabilities: np.ndarray
     windows: list[Window]
     times: np.ndarray | None = None
+    lost: str | None = None
+    gaps: tuple[int, ...] = ()
 
     def top(self, number: int = TOP) -> list[tuple[str, float]]:
         """The likeliest classes of the video with their probabilities, at most `number`."""
@@ -93,26 +97,31 @@ class Prediction:
     def timeline(self, threshold: float = 0.0) -> list[dict]:
         """The label over time: {first_frame, last_frame, start, end, label, probability} one after the other, from the
         first frame to the last. A label holds for as long as it is the likeliest at each frame; its probability is the
-        mean over those frames, for "uncertain" that of the likeliest class.
+        mean over those frames, for "uncertain" that of the likeliest class. A gap in a live source has a segment too,
+        whose frames, label and probability are None.
         """
         segments: list[dict] = []
         for frame in range(self.num_frames):
             probs = self.at(frame)
             label, probability = answer(self.classes, probs, threshold), float(probs.max())
-            if segments and segments[-1]["label"] == label:
+            if segments and segments[-1]["label"] == label and frame not in self.gaps:
                 segments[-1]["last_frame"] = frame
                 segments[-1]["probability"] += probability
             else:
                 segments.append({"first_frame": frame, "last_frame": frame, "label": label, "probability": probability})
-        return [
-            {
-                "start": self.seconds(segment["first_frame"]),
-                "end": self.seconds(segment["last_frame"] + 1),
-                **segment,
-                "probability": segment["probability"] / (segment["last_frame"] - segment["first_frame"] + 1),
-            }
-            for segment in segments
-        ]
+        timeline = []
+        for segment in segments:
+            first, last = segment["first_frame"], segment["last_frame"]
+            start, end = self.seconds(first), self.seconds(last + 1)
+            if last + 1 in self.gaps:
+                end = self.seconds(last) + (1 / self.fps if self.fps else 0.0)
+            if first in self.gaps:
+                nothing = dict.fromkeys(("first_frame", "last_frame", "label", "probability"))
+                timeline.append({"start": timeline[-1]["end"], "end": start, **nothing})
+            timeline.append(
+                {"start": start, "end": end, **segment, "probability": segment["probability"] / (last - first + 1)}
+            )
+        return timeline
 
     def to_dict(self, top: int = TOP, threshold: float = 0.0) -> dict:
         """The content of --json."""
@@ -121,6 +130,7 @@ class Prediction:
             "fps": self.fps,
             "num_frames": self.num_frames,
             "num_damaged": self.num_damaged,
+            "lost": self.lost,
             "seconds": self.seconds(self.num_frames),
             "classes": self.classes,
             "label": self.label(threshold),
@@ -148,6 +158,7 @@ def assemble(
     times: np.ndarray | None,
     num_frames: int,
     num_damaged: int,
+    lost: str | None,
     classes: list[str],
     positions: Sequence[tuple[int, int]],
     probabilities: Sequence[np.ndarray],
@@ -158,7 +169,7 @@ def assemble(
         for (first, last), p in zip(positions, probabilities, strict=True)
     ]
     mean = np.mean(probabilities, axis=0, dtype=np.float64)
-    return Prediction(video, fps, num_frames, num_damaged, classes, mean, windows, times)
+    return Prediction(video, fps, num_frames, num_damaged, classes, mean, windows, times, lost)
 
 
 def frame_time(frame: int, fps: float | None, times: np.ndarray | None) -> float | None:

@@ -135,19 +135,18 @@ class Recognizer:
         timeout: float = TIMEOUT,
         duration: float | None = None,
         stop: Callable[[], bool] = lambda: False,
+        reconnect: int = 0,
     ) -> LiveRecognition:
         """A camera's number or a stream's address -> pictures with the answer of the moment, when iterated over."""
-        return LiveRecognition(
-            source, self.input_spec, self.classes, self.probabilities, self.stride, smooth, timeout, duration, stop
-        )
+        network = (self.input_spec, self.classes, self.probabilities)
+        return LiveRecognition(source, *network, self.stride, smooth, timeout, duration, stop, reconnect)
 
     def _prediction(
         self, video: str | Path, clock: Clock, positions: Sequence[tuple[int, int]], probs: Sequence[np.ndarray]
     ) -> Prediction:
         reader = clock.reader
-        return assemble(
-            str(video), reader.fps, clock.times, clock.num_frames, reader.num_damaged, self.classes, positions, probs
-        )
+        facts = (reader.fps, clock.times, clock.num_frames, reader.num_damaged, reader.lost)
+        return assemble(str(video), *facts, self.classes, positions, probs)
 
 
 def load_recognizer(args: argparse.Namespace, checkpoint: Path | None) -> Recognizer:

@@ -1,17 +1,36 @@
 """The sources of inference.py: files, folders of videos, cameras and streams; and opening videos with clear errors."""
 
+import errno
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 
 from common.console import progress
 from common.errors import UsageError, UserError
 from common.files import printable
-from dataloaders.video import NO_VIDEO_SUFFIXES, VideoError, VideoReader, is_video_name
+from dataloaders.video import (
+    NO_VIDEO_SUFFIXES,
+    VideoError,
+    VideoReader,
+    breaks_off,
+    is_video_name,
+    length_of,
+    open_input,
+    to_array,
+    video_stream,
+)
+
+# Formats of pictures one after the other, whose headers state no rate.
+WITHOUT_RATE = frozenset(
+    "mpjpeg mjpeg mjpeg_2000 jpeg_pipe png_pipe image2pipe h264 hevc vvc m4v mpegvideo h263".split()
+)
 
 
 @dataclass(frozen=True)
@@ -102,3 +121,96 @@ def expected_frames(reader: VideoReader) -> int:
 
 def watch(frames: Iterable[av.VideoFrame], total: int, label: str, show_progress: bool) -> Iterable[av.VideoFrame]:
     return progress(frames, total, label, "frames") if show_progress else frames
+
+
+class SourceLost(Exception):
+    """A live source went away before its end."""
+
+
+def open_live_source(name: str, timeout: float) -> "Camera | Stream":
+    """The camera with a number, or the stream at an address. Iterating gives its frames: pixels (H, W, 3) uint8 BGR,
+    the time.monotonic() of its arrival, and for how many seconds it was waited for; and raises SourceLost."""
+    return Camera(int(name)) if name.isdecimal() else Stream(name, timeout)
+
+
+class Camera:
+    """fps is None: what OpenCV states is what the camera was asked for, not what it sends in the dark."""
+
+    live, fps = True, None
+
+    def __init__(self, number: int):
+        self.capture = cv2.VideoCapture(number)
+        if not self.capture.isOpened():
+            raise UserError(
+                f"Camera {number} cannot be opened: it is not there, in use, or not permitted. The first one is 0."
+            )
+        self.capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not one that waited
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float, float]]:
+        while True:
+            before = time.monotonic()
+            good, pixels = self.capture.read()
+            if not good:
+                raise SourceLost("the camera no longer sends frames")
+            now = time.monotonic()
+            yield pixels, now, now - before
+
+    def close(self) -> None:
+        self.capture.release()
+
+
+class Stream:
+    """An address that FFmpeg reads (rtsp, http, udp, ...).
+
+    live   whether it has no end that is known: then what comes late is not waited for
+    fps    None where the stream states none, for which FFmpeg would say 25
+    """
+
+    def __init__(self, address: str, timeout: float):
+        self.timeout = timeout
+        options = {"rtsp_transport": "tcp"} if address.startswith("rtsp") else {}
+        try:
+            self.container = open_input(address, timeout=(timeout, timeout), options=options)
+        except av.error.FFmpegError as error:
+            why = f"no answer within {timeout:g} s" if _timed_out(error) else error.strerror
+            raise UserError(f"{printable(address)} cannot be opened: {why}.") from error
+        except ValueError as error:  # a protocol that FFmpeg does not know
+            raise UserError(f"{printable(address)} cannot be opened: {printable(str(error))}.") from error
+        self.stream = video_stream(self.container)
+        if self.stream is None:
+            self.container.close()
+            raise UserError(f"{printable(address)} has no video stream.")
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        self.live = self.container.duration is None
+        is_stated = not (self.live and self.container.format.name in WITHOUT_RATE)
+        self.fps = float(rate) if rate and is_stated else None
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float, float]]:
+        seconds, before = 0.0, time.monotonic()
+        try:
+            for packet in self.container.demux(self.stream):
+                now = time.monotonic()
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError:  # one joins a stream in the middle, and packets get lost
+                    continue
+                for frame in frames:
+                    seconds = max(seconds, frame.time or 0.0)
+                    yield to_array(frame, "bgr24"), now, now - before
+                before = time.monotonic()
+        except av.error.EOFError:
+            pass
+        except av.error.FFmpegError as error:
+            if error.errno != errno.EIO:  # the other side closed: of a stream without a length, that is its end
+                why = f"no frame arrived for {self.timeout:g} s" if _timed_out(error) else error.strerror
+                raise SourceLost(why) from error
+        begin = float((self.stream.start_time or 0) * self.stream.time_base)
+        if not self.live and (why := breaks_off(seconds - begin, length_of(self.container, self.stream))):
+            raise SourceLost(why)
+
+    def close(self) -> None:
+        self.container.close()
+
+
+def _timed_out(error: av.error.FFmpegError) -> bool:
+    return isinstance(error, av.error.ExitError | av.error.TimeoutError)

@@ -80,7 +80,8 @@ def answer(out: BinaryIO, job: dict, spec: SimpleNamespace, limits: Limits) -> N
                 send(out, b"P", FRAME.pack(frame), jpeg)
             times = None if clock.times is None else clock.times.tolist()
             facts = {"fps": reader.fps, "num_frames": clock.num_frames, "num_damaged": reader.num_damaged}
-        send(out, b"E", json.dumps({**facts, "times": times}).encode())
+            facts |= {"lost": reader.lost, "times": times}
+        send(out, b"E", json.dumps(facts).encode())
     except (MemoryError, TooLarge):
         refuse(out, "decoding needs more memory than this server allows for a video", unfit=True)
     except VideoError as error:

@@ -24,6 +24,7 @@ class Facts:
     fps: float | None
     num_frames: int
     num_damaged: int
+    lost: str | None
     times: np.ndarray | None
     pictures: dict[int, bytes]
 

@@ -38,6 +38,7 @@ class Answer(BaseModel):
     fps: float | None
     num_frames: int
     num_damaged: int = Field(description="places that could not be decoded")
+    lost: str | None = Field(description="why the video ends before the length in its header; null where it is whole")
     seconds: float | None
     classes: list[str]
     label: str = Field(description="'uncertain' where no class reaches the threshold")

@@ -206,6 +206,7 @@ class Service:
             facts.times,
             facts.num_frames,
             facts.num_damaged,
+            facts.lost,
             self.network.classes,
             places,
             probs,

@@ -117,6 +117,25 @@ def test_a_whole_video_counts_no_damage(tmp_path):
         assert reader.num_damaged == 0
 
 
+@pytest.mark.parametrize(("ending", "options"), [("avi", {}), ("mkv", {}), ("mp4", {"movflags": "faststart"})])
+def test_a_file_that_breaks_off_says_so(tmp_path, ending, options):
+    """Copied or downloaded in part: the header has the length of the whole."""
+    path = tmp_path / f"clip.{ending}"
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        for pixels in naming_video(100, 0, (160, 120)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with VideoReader(path) as reader:
+        assert len(list(reader)) == 100 and reader.lost is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with VideoReader(path) as reader:
+        num_frames = len(list(reader))
+        assert 30 < num_frames < 70
+        assert reader.lost == f"it breaks off after {num_frames / 25:.0f} of 4 s"
+
+
 def test_what_is_no_video_is_refused_with_the_reason(tmp_path):
     (tmp_path / "empty.avi").touch()
     (tmp_path / "text.avi").write_text("not a video\n" * 100)

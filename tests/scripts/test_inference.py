@@ -376,6 +376,22 @@ def test_names_that_ffmpeg_reads_as_addresses_or_flags(recognizer, tmp_path, mon
     assert len(decode(tmp_path / "a:b.mp4")) == 20
 
 
+def test_an_answer_on_half_a_video_is_marked_everywhere(checkpoint, video, tmp_path, capsys, monkeypatch):
+    half = make_video(tmp_path / "half.avi", num_frames=100)
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])
+    argv = [str(half), "--checkpoint", str(checkpoint), "--json", str(tmp_path / "a.json"), "--stride", "8"]
+    status, out, err = run([*argv, "--csv", str(tmp_path / "a.csv")], capsys, monkeypatch)
+    assert status == 1 and re.search(
+        r"half.avi: it breaks off after 2 of 4 s. The answer is from the frames before.", err
+    )
+    assert "windows" in out and json.loads((tmp_path / "a.json").read_text())["lost"] == "it breaks off after 2 of 4 s"
+    assert (tmp_path / "a.csv").read_text().strip().endswith(",it breaks off after 2 of 4 s")
+    status, out, err = run([str(video), str(half), *argv[1:3], "--csv", str(tmp_path / "b.csv")], capsys, monkeypatch)
+    assert status == 1 and "2 answers, 1 of a video that breaks off" in out and err.count("breaks off") == 1
+    status, _, err = run([str(video), *argv[1:]], capsys, monkeypatch)
+    assert status == 0 and json.loads((tmp_path / "a.json").read_text())["lost"] is None
+
+
 def test_as_a_script_it_ends_with_one_line_and_a_status(tmp_path):
     argv = [sys.executable, "inference.py", str(tmp_path / "no.mp4")]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT)

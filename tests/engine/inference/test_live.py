@@ -7,14 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 
 from common.errors import UserError
-from engine.inference.live import LiveRecognition, Stream
-from engine.inference.sources import find_sources
+from engine.inference import live as live_module
+from engine.inference.live import LiveRecognition
+from engine.inference.sources import Stream, find_sources
 from engine.inference.windows import sliding_clips
 from tests.helpers.recognizer import CLASSES, SPEC, by_hand, make_video, run
+from tests.helpers.toy import naming_video
 
 RATE = 25
 
@@ -146,13 +149,13 @@ def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_
 def test_a_video_behind_an_address_that_breaks_off_is_said(checkpoint, tmp_path, capsys, monkeypatch):
     whole = make_video(tmp_path / "long.mkv", 150)
     json_file = tmp_path / "seen.json"
-    for content, status, said in ((whole.read_bytes()[: whole.stat().st_size // 2], 1, "was lost: it broke off after"),
+    for content, status, said in ((whole.read_bytes()[: whole.stat().st_size // 2], 1, "was lost: it breaks off after"),
                                   (whole.read_bytes(), 0, "")):  # fmt: skip
         with served(content) as address:
             argv = [address, "--checkpoint", checkpoint, "--json", json_file]
             found, out, err = run(argv, capsys, monkeypatch)
         assert found == status and said in err and bool(err) == bool(said) and "windows" in out
-        assert ("lost" in json.loads(json_file.read_text())) == bool(said)
+        assert bool(json.loads(json_file.read_text())["lost"]) == bool(said)
 
 
 def test_that_a_live_source_ended_by_itself_is_said(checkpoint, transport_stream, capsys, monkeypatch):
@@ -171,6 +174,82 @@ def test_a_password_in_an_address_is_not_shown(checkpoint, transport_stream, tmp
     status, out, err = run(["rtsp://anna:secret@127.0.0.1:9/x", "--checkpoint", checkpoint], capsys, monkeypatch)
     assert status == 1 and err.startswith("rtsp://127.0.0.1:9/x cannot be opened")
     assert "anna" not in out + err
+
+
+@contextmanager
+def camera_over_http(rate: float, num_frames: int):
+    """Motion JPEG as cameras on a network send it: pictures, without a word on their rate. Frames that wait already
+    come at once."""
+    pictures = [cv2.imencode(".jpg", pixels)[1].tobytes() for pixels in naming_video(num_frames, 0, (160, 120))]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+            self.end_headers()
+            try:
+                for number, jpeg in enumerate(pictures):
+                    head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                    self.wfile.write(head.encode() + jpeg + b"\r\n")
+                    time.sleep(1 / rate if number > 3 else 0)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_rate_that_the_source_does_not_state_is_measured(recognizer):
+    """FFmpeg says 25 for any Motion JPEG; windows in seconds would be five times too long."""
+    with camera_over_http(rate=5, num_frames=18) as address:
+        live = LiveRecognition(address, replace(SPEC, fps=5.0), CLASSES, recognizer.probabilities, stride=1)
+        list(live)
+    assert live.fps == pytest.approx(5, rel=0.15) and live.describe().endswith("fps, measured")
+    assert len(live.arrivals) == 18
+    assert live.step == pytest.approx(SPEC.frame_stride, rel=0.15), "a window has the network's seconds"
+
+
+def test_a_source_that_is_lost_is_opened_again_with_the_gap_in_the_timeline(recognizer, transport_stream, capsys):
+    """Each connection sends half of the stream, as a camera that restarts; the last attempt finds nobody."""
+    with served(transport_stream, pace=0.6) as address:
+        live = recognizer.watch(address, reconnect=2)
+        for picture in live:
+            if len(live.gaps) == 2:
+                live.reconnect = 0
+            assert picture.pixels is not None
+    said = capsys.readouterr().out
+    assert said.count("it ended by itself; opening it again (1 of 2)") == 2 and "(2 of 2)" not in said
+    assert live.closed and live.lost is None and len(live.gaps) == 2
+    prediction = live.prediction()
+    for window in prediction.windows:
+        assert not any(window.first_frame < gap <= window.last_frame for gap in live.gaps)
+    gaps = [segment for segment in prediction.timeline() if segment["label"] is None]
+    assert len(gaps) == 2 and all(segment["end"] - segment["start"] > 0.9 for segment in gaps)
+    covered = [segment for segment in prediction.timeline() if segment["label"]]
+    assert covered[0]["first_frame"] == 0 and covered[-1]["last_frame"] == prediction.num_frames - 1
+
+
+def test_a_source_that_does_not_come_back_is_given_up(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("engine.inference.live.LONGEST_PAUSE", 0.1)
+    with served(transport_stream, pace=0.5) as address:
+        argv = [address, "--checkpoint", checkpoint, "--reconnect", "3", "--json", tmp_path / "seen.json"]
+        closing = threading.Timer(1.0, lambda: monkeypatch.setattr(live_module, "open_live_source", refuse))
+        closing.start()
+        status, out, err = run(argv, capsys, monkeypatch)
+    assert status == 0 and "the source ended by itself" in out and "(3 of 3)" in out, err
+    assert json.loads((tmp_path / "seen.json").read_text())["windows"]
+
+
+def refuse(name: str, timeout: float) -> None:
+    raise UserError(f"{name} cannot be opened.")
 
 
 def test_what_cannot_be_watched_is_one_line(checkpoint, transport_stream, capsys, monkeypatch, tmp_path):
