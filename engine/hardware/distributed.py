@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.torchrun import is_rank_zero, local_rank, num_restarts, rank, world_size
+from common.torchrun import check_launch, is_rank_zero, local_rank, num_restarts, rank, world_size
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ def process_group(device_name: str) -> Iterator[None]:
     """Meets the other processes of a torchrun launch, once for all that is inside. Only the first one's standard output
     is seen."""
     global _control
+    check_launch()
     if world_size() == 1 or _control is not None:
         yield
         return

@@ -143,17 +143,20 @@ def changed(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
 
 
 def regrouped(config: TrainConfig, saved_world_size: int) -> TrainConfig:
-    """Settings with as many clips per step on another number of ranks, by accumulating more or fewer batches."""
+    """Settings with as many clips per step on another number of ranks: with more or fewer batches, and smaller ones
+    where a rank's share of a step is less than a batch."""
     if saved_world_size == world_size():
         return config
     clips = config.batch_size * config.accumulate * saved_world_size
-    at_once = config.batch_size * world_size()
-    if clips % at_once:
+    if clips % world_size():
         raise UserError(
-            f"This run makes steps of {clips} clips, {config.batch_size} at once on each of {saved_world_size} "
-            f"processes. Batches on {world_size()} processes cannot give that size: resume it with a number of "
-            "processes that "
-            f"divides {clips // config.batch_size}."
+            f"This run makes steps of {clips} clips, which {world_size()} processes cannot share evenly. Resume it "
+            f"with a number of processes that divides {clips}."
         )
-    print(f"On {plural(world_size(), 'process')} instead of {saved_world_size}, steps stay at {clips} clips.")
-    return replace(config, accumulate=clips // at_once)
+    share = clips // world_size()
+    batch_size = max(size for size in range(1, min(config.batch_size, share) + 1) if share % size == 0)
+    print(
+        f"On {plural(world_size(), 'process')} instead of {saved_world_size}, steps stay at {clips} clips "
+        f"({share // batch_size} x {batch_size} on each)."
+    )
+    return replace(config, batch_size=batch_size, accumulate=share // batch_size)

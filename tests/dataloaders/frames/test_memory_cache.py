@@ -124,7 +124,10 @@ def test_what_the_cache_will_take_is_said_first_and_refused_where_it_is_too_much
     check_cache_memory(toy_set, SPEC)  # 18 videos x 20 frames x 14,400 bytes
     assert "--cache ram needs 5 MB of memory for 360 decoded frames; 1.0 GB are free." in capsys.readouterr().out
 
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     with pytest.raises(
         UserError, match="needs 10 MB of memory for 360 decoded frames in each of 2 processes; 1.0 GB are"
     ):

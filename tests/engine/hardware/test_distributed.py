@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +199,73 @@ def test_a_mistake_on_the_command_line_is_said_once(toy_project):
     out, _ = torchrun(toy_project, 2, TRAIN, "--model=r3d_1").communicate(timeout=120)
     assert out.count("Unknown model 'r3d_1'") == 1
     assert 'Traceback (most recent call last):\n  File "' + str(ROOT) not in out
+
+
+STAND_INS = {
+    "srun": """
+import os, subprocess, sys
+command = sys.argv[1:]
+while command[0].startswith("--"):
+    command.pop(0)
+step = subprocess.Popen(command)
+open("step.pid", "w").write(str(step.pid))
+sys.exit(step.wait() % 256)
+""",
+    "scontrol": """
+import sys
+print("127.0.0.1" if sys.argv[1] == "show" else open("requeued", "a").write(sys.argv[2] + chr(10)))
+""",
+    "scancel": """
+import os, sys
+assert sys.argv[1:] == ["--signal=TERM", "77"], sys.argv
+os.kill(int(open("step.pid").read()), 15)
+""",
+    "torchrun": "import sys; from torch.distributed.run import main; sys.exit(main())",
+}
+
+
+def slurm_job(folder: Path, restarts: int) -> subprocess.Popen:
+    """The script of docs/many_gpus.md, as Slurm starts it, on one machine with two processes."""
+    text = (ROOT / "docs" / "many_gpus.md").read_text(encoding="utf-8")
+    script = text.split("#!/bin/bash\n")[1].split("```")[0]
+    assert "#SBATCH --signal=B:USR1@120" in script and "#SBATCH --requeue" in script
+    (folder / "job.sh").write_text(script.replace("--nproc-per-node=4", "--nproc-per-node=2").replace("29500", "29617"))
+    variables = {"SLURM_JOB_ID": "77", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "one"}
+    variables |= {"SLURM_RESTART_COUNT": str(restarts), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(["bash", "job.sh"], cwd=folder, env={**os.environ, **variables}, **pipes)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_for_slurm_is_queued_again_and_ends_with_the_weights_of_an_undisturbed_run(toy_project):
+    """USR1 two minutes before the end of its time: saved, queued again under the same id, resumed."""
+    folder = toy_project.runs.parent
+    flags = [*FLAGS, "--batch-size=2", "--epochs=40", "--save-every=0"]
+    finish(torchrun(toy_project, 2, TRAIN, *flags, "--name=whole"))
+    body = f"sys.argv[1:] = {flags!r}\nimport train\nrun_cli(train.cli)"
+    program = PROGRAM.format(root=str(ROOT), datasets=mypath.DATASETS, runs=str(toy_project.runs), body=body)
+    (folder / "train.py").write_text(program.replace("sys.path.insert(0", "sys.path[0] = str(0); sys.path.insert(0"))
+    for name, content in STAND_INS.items():
+        (folder / name).write_text(f"#!{sys.executable}\n{content.lstrip()}")
+        (folder / name).chmod(0o755)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").write_text(f'PATH="{folder}:$PATH"\n')
+
+    job = slurm_job(folder, restarts=0)
+    for line in job.stdout:
+        if line.startswith("epoch   2/"):
+            job.send_signal(signal.SIGUSR1)
+            break
+    out = job.stdout.read()
+    job.wait(60)
+    assert out.count("To continue: python train.py --resume") == 1, out
+    assert (folder / "requeued").read_text() == "77\n"
+    run_dir = toy_project.runs / "norm_free-toy-000"
+    assert torch.load(run_dir / "last.pth", weights_only=True)["epoch"] < 40
+
+    out = finish(slurm_job(folder, restarts=1))
+    assert "This launch continues its run" in out and "Done in" in out
+    assert (folder / "requeued").read_text() == "77\n", "it is done"
+    assert_equal_weights(toy_project.runs / "whole" / "last.pth", run_dir / "last.pth")
+    assert [record["epoch"] for record in read_metrics(run_dir)] == list(range(40))
