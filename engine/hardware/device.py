@@ -9,8 +9,8 @@ import torch
 import torch.nn as nn
 
 from common.console import plural
-from common.errors import UsageError, UserError
-from common.torchrun import local_rank, world_size
+from common.errors import UsageError, UserError, UserErrorOnAllRanks
+from common.torchrun import is_rank_zero, local_rank, local_world_size, world_size
 from engine.hardware.fast_kernels import use_fast_kernels
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        if reason := unusable_gpu():
+        if is_rank_zero() and (reason := unusable_gpu()):
             print(f"Note: {reason} The CPU is used instead; --device cpu leaves this note out.", file=sys.stderr)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
@@ -61,9 +61,10 @@ def unusable_gpu() -> str:
 
 
 def _own_gpu() -> torch.device:
-    if local_rank() >= torch.cuda.device_count():
-        raise UserError(
-            f"torchrun started more processes on this machine than its {torch.cuda.device_count()} GPUs. Use "
+    if local_world_size() > torch.cuda.device_count():
+        raise UserErrorOnAllRanks(
+            f"torchrun started {local_world_size()} processes on this machine, where PyTorch sees "
+            f"{plural(torch.cuda.device_count(), 'GPU')} (CUDA_VISIBLE_DEVICES counts). Use "
             f"--nproc-per-node={torch.cuda.device_count()}, or --device cpu."
         )
     return torch.device("cuda", local_rank())

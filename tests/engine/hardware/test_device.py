@@ -163,3 +163,18 @@ def test_a_driver_too_old_for_pytorch_is_one_line(monkeypatch, tmp_path, capsys)
     assert str(raised.value) == f"--device cuda: {reason} Use --device cpu, or leave the flag out."
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert pick_device("auto").type == "cpu" and capsys.readouterr().err == "", "hidden on purpose"
+
+
+def test_fewer_gpus_than_processes_are_said_once(monkeypatch):
+    """As with CUDA_VISIBLE_DEVICES=0; every rank ends, with a message that the first one prints."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"started 4 processes .* sees 1 GPU \(CUDA_VISIBLE.* Use --nproc") as raised:
+        pick_device("auto")
+    assert raised.value.same_on_all_ranks
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert pick_device("cuda") == torch.device("cuda", 0)
