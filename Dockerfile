@@ -19,6 +19,7 @@ COPY . .
 RUN useradd --create-home serve
 USER serve
 EXPOSE 8000
+# At the port that the last --port of the running command names.
 HEALTHCHECK --start-period=60s --interval=30s --timeout=10s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
+    CMD ["python", "-c", "import re, urllib.request as u; port = re.findall('--port[=\\0]([0-9]+)', open('/proc/1/cmdline').read())[-1]; u.urlopen('http://127.0.0.1:' + port + '/health', timeout=5)"]
 ENTRYPOINT ["python", "serve.py", "--host", "0.0.0.0", "--port", "8000"]

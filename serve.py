@@ -10,6 +10,7 @@ the interface, the limits, and proxies in front of it.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from common.cli import Parser, above_zero, at_least, positive, run_cli
@@ -35,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     with listen(args.host, args.port) as sock:
         checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
         recognizer = load_recognizer(args, checkpoint)
-        serve(sock, recognizer, limits_of(args), args.decoders, args.queue)
+        serve(sock, recognizer, limits_of(args), args.decoders, args.queue, args.cors)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -54,6 +55,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--port", type=port, default=8000, help="port (default: 8000); 0: any free port")
     add("--decoders", type=positive, default=default_decoders(), help="decoder processes (default: %(default)s)")
     add("--queue", type=at_least(0), default=32, metavar="N", help="requests that may wait (default: 32)")
+    add("--cors", type=origin, nargs="+", default=[], metavar="ORIGIN", help="other sites whose pages may use it")
     limits = parser.add_argument_group("limits of a request")
     for name, metavar, default, text in (
         ("--max-size", "MB", DEFAULTS.max_bytes / 1e6, "size of a video"),
@@ -87,6 +89,15 @@ def port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is not a port: a whole number up to 65535")
     return int(text)
+
+
+def origin(text: str) -> str:
+    """https://example.org or http://localhost:3000, as a browser names a page's site."""
+    if not re.fullmatch(r"https?://[^/\s*?#]+", text):
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not an origin, such as https://example.org or http://10.0.0.5:3000"
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ import contextlib
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -51,11 +54,26 @@ BODY = {
 }
 
 
-def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
-    """Builds the app. about: the answer of GET /model; folder: uploads while they are worked on."""
+def create_app(service: Service, about: dict, folder: Path, origins: Sequence[str] = ()) -> FastAPI:
+    """Builds the app. about: the answer of GET /model; folder: uploads while they are worked on; origins: of other
+    sites whose pages may use it."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is said in our own words
-    app = FastAPI(title="Video action recognition", version="1", description="Recognises actions in videos.")
+    title = "Video action recognition"
+    # addresses are relative, since a proxy may serve all of it below a path that it does not tell
+    app = FastAPI(
+        title=title,
+        version="1",
+        description="Recognises actions in videos.",
+        servers=[{"url": "."}],
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     page = load_page()
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return get_swagger_ui_html(openapi_url="openapi.json", title=title)
 
     @app.get("/", include_in_schema=False)
     def index() -> HTMLResponse:
@@ -99,7 +117,8 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         for name in request.query_params:
             if name not in PARAMETERS:
                 raise Refused(422, unknown_name("parameter", client_name(name), PARAMETERS))
-        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        is_own = request.headers.get("sec-fetch-site", "none") in ("same-origin", "none")
+        if not is_own and request.headers.get("origin") not in origins:
             raise Refused(403, "A web page of another site sent this request; only the service's own page may.")
         body, start = request.scope["body"], time.monotonic()
         with service.place(), stored(folder) as path:
@@ -143,6 +162,8 @@ def create_app(service: Service, about: dict, folder: Path) -> FastAPI:
         say(f"{status} {path_of(request)}: {text}")
         return LastWord({"detail": text}, status, headers)
 
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
     app.add_middleware(Guard, failed=lambda scope: problem(Request(scope), 500, OUR_FAULT))
     return app
 

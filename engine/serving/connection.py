@@ -5,6 +5,10 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 BACKLOG = 128  # connections that the system holds until they are accepted, all of them in one go
+HALF_CLOSED = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    b'{"detail":"The client closed its side of the connection before the answer. It must stay open until then."}'
+)
 SPARE = 500  # connections beside those of the requests that there may be
 
 
@@ -55,6 +59,13 @@ def connection_for(seconds: float, most: int) -> type[H11Protocol]:
                 if timer:
                     timer.cancel()
             super().connection_lost(exc)
+
+        def eof_received(self) -> None:
+            """A client that closes its side while it waits cannot be told from one that has gone: the work for it
+            ends, and it is told, should it still be there."""
+            super().eof_received()
+            if self.cycle is not None and not self.cycle.response_started:
+                self.transport.write(HALF_CLOSED)
 
         def pause_writing(self) -> None:
             super().pause_writing()

@@ -9,6 +9,7 @@ const RATE = 25;    // frames a second where the video does not say
 const TITLE = document.title;
 const video = $("video");
 let model = null, request = null, result = null, lastFile = null, frameRequest = 0, rolling = false;
+let entries = [], working = false;  // the videos of the list, and whether one of them is being answered
 
 const percent = p => `${(100 * p).toFixed(1)}\u00a0%`;  // never alone on a line
 const clock = s => s >= 60 ? `${Math.floor(s / 60)}:${(s % 60).toFixed(1).padStart(4, "0")}` : `${s.toFixed(1)} s`;
@@ -40,39 +41,98 @@ async function loadModel() {
 
 // ---- from a file to its answer
 
-async function send(file) {
-  cancel();
-  lastFile = file;
+function enqueue(files) {
+  // while videos are answered, more may come; they wait in a list, whose answers stay until the next one begins
+  if (!working) {
+    entries = [];
+    clear();
+  }
+  entries.push(...[...files].map(file => ({ file, done: false, state: "waiting" })));
+  drawQueue();
+  if (!working) work();
+}
+
+async function work() {
+  working = true;
+  for (let entry; (entry = entries.find(({ done }) => !done));) {
+    entry.state = "";
+    drawQueue();
+    const outcome = await ask(entry.file);
+    if (!outcome) {  // cancelled, with all that waited
+      entries = entries.filter(({ done }) => done);
+      break;
+    }
+    Object.assign(entry, outcome, { done: true, state: outcome.reason || verdict(outcome.answer) });
+    lastFile = entry.file;
+    if (entries.length === 1) present(entry);
+    else if (outcome.answer && !result) present(entry);
+    drawQueue();
+  }
+  working = false;
+  drawQueue();
+}
+
+const verdict = answer => `${answer.label}, ${percent(answer.top[0].probability)}`;
+
+function present({ file, answer, reason, again }) {
   clear();
+  if (answer) show(answer, file);
+  else showProblem(reason, again);
+}
+
+function drawQueue() {
+  $("queue").hidden = entries.length < 2;
+  $("queue").replaceChildren(...entries.map(entry => {
+    const item = element("li"), name = element(entry.answer ? "button" : "span", entry.file.name);
+    name.type = "button";
+    name.addEventListener("click", () => present(entry));
+    const state = entry.state.replace(`${entry.file.name}: `, "");
+    item.append(name, element("span", state, entry.reason ? "bad" : "quiet"));
+    return item;
+  }));
+}
+
+function unfit(file) {
   if (model && file.size > model.limits.max_bytes) {
     const size = Math.round(file.size / 1e5) / 10, most = Math.round(model.limits.max_bytes / 1e5) / 10;
-    return showProblem(`${file.name} has ${size} MB, and this server takes at most ${most} MB.`, false);
+    return `${file.name} has ${size} MB, and this server takes at most ${most} MB.`;
   }
-  const form = new FormData();
-  form.append("video", file, file.name);
-  const mine = request = new XMLHttpRequest();
-  mine.upload.onprogress = event => {
-    if (event.lengthComputable) showBusy(`Uploading ${file.name}`, event.loaded / event.total);
-  };
-  mine.upload.onload = () => showBusy(`Looking at ${file.name}`, null);
-  mine.onload = () => {
-    request = null;
-    $("busy").hidden = true;
-    const answer = read(mine.responseText);
-    if (mine.status === 200 && answer) return show(answer, file);
-    const reason = answer && typeof answer.detail === "string" ? answer.detail : `The server answered ${mine.status}.`;
-    showProblem(`${file.name}: ${reason}`, mine.status >= 500 || mine.status === 408);
-  };
-  mine.onerror = () => {
-    request = null;
-    $("busy").hidden = true;
-    showProblem("The connection broke, or the server cannot be reached.", true);
-  };
-  showBusy(`Uploading ${file.name}`, 0);
-  const pictures = await isPlayable(file) ? 0 : PICTURES;
-  if (request !== mine) return;  // cancelled meanwhile
-  mine.open("POST", `predict?top=${ASKED}&pictures=${pictures}`);
-  mine.send(form);
+  const isNamed = $("file").accept.split(",").some(ending => file.name.toLowerCase().endsWith(ending));
+  const isOther = /^(text|image|audio|font)\/|pdf|zip|json|javascript|msword|officedocument/.test(file.type);
+  return isOther && !isNamed ? `${file.name} is not a video.` : "";
+}
+
+function ask(file) {
+  // -> { answer }, { reason, again }, or null where it was cancelled
+  return new Promise(resolve => {
+    const reason = unfit(file);
+    if (reason) return resolve({ reason, again: false });
+    const form = new FormData();
+    form.append("video", file, file.name);
+    const mine = request = new XMLHttpRequest();
+    mine.upload.onprogress = event => {
+      if (event.lengthComputable) showBusy(`Uploading ${file.name}`, event.loaded / event.total);
+    };
+    mine.upload.onload = () => showBusy(`Looking at ${file.name}`, null);
+    const end = outcome => {
+      if (request === mine) cancel();  // nothing is left to abort
+      resolve(outcome);
+    };
+    mine.onload = () => {
+      const answer = read(mine.responseText);
+      if (mine.status === 200 && answer) return end({ answer });
+      const detail = answer && typeof answer.detail === "string" ? answer.detail : `The server answered ${mine.status}.`;
+      end({ reason: `${file.name}: ${detail}`, again: mine.status >= 500 || mine.status === 408 });
+    };
+    mine.onerror = () => end({ reason: "The connection broke, or the server cannot be reached.", again: true });
+    mine.onabort = () => resolve(null);
+    showBusy(`Uploading ${file.name}`, 0);
+    isPlayable(file).then(plays => {
+      if (request !== mine) return resolve(null);  // cancelled meanwhile
+      mine.open("POST", `predict?top=${ASKED}&pictures=${plays ? 0 : PICTURES}`);
+      mine.send(form);
+    });
+  });
 }
 
 function cancel() {
@@ -153,11 +213,12 @@ function show({ pictures, ...answer }, file) {
   const known = new Set([...byShare.map(([label]) => label), ...answer.top.map(({ label }) => label)]);
   [...known].slice(0, COLOURS).forEach((label, place) => result.colours.set(label, `var(--s${place})`));
 
-  $("label").textContent = `${answer.label}, ${percent(answer.top[0].probability)}`;
+  $("label").textContent = verdict(answer);
   const rate = answer.fps === null ? "" : ` at ${Number(answer.fps.toFixed(2))} fps`;
   const facts = [file.name, number(answer.num_frames, "frame") + rate, number(answer.windows.length, "window")];
   if (timed) facts.splice(1, 0, clock(answer.seconds));
   if (answer.num_damaged) facts.push(number(answer.num_damaged, "damaged place"));
+  if (answer.lost) facts.push(answer.lost);
   $("facts").textContent = facts.join(" · ");
   document.title = `${answer.label}: ${file.name}`;
 
@@ -301,12 +362,12 @@ function follow() {
 // ---- what a person does
 
 $("file").addEventListener("change", event => {
-  if (event.target.files.length) send(event.target.files[0]);
+  if (event.target.files.length) enqueue(event.target.files);
   event.target.value = "";  // so that the same file can be chosen again
 });
 $("cancel").addEventListener("click", cancel);
 $("play").addEventListener("click", () => rolling ? stop() : roll());
-$("again").addEventListener("click", () => send(lastFile));
+$("again").addEventListener("click", () => enqueue([lastFile]));
 for (const event of ["play", "seeking", "timeupdate"]) video.addEventListener(event, follow);
 video.addEventListener("error", () => {
   if (!result || result.pictures.length) return;
@@ -339,9 +400,9 @@ addEventListener("drop", event => {
   if (!isFile(event)) return;
   event.preventDefault();
   over(0);
-  const files = event.dataTransfer.files;
-  if (files.length > 1) return showProblem("One video at a time, please.", false);
-  if (files.length) send(files[0]);
+  const folder = [...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).find(entry => entry?.isDirectory);
+  if (folder) return showProblem(`${folder.name} is a folder. Drop the videos in it.`, false);
+  if (event.dataTransfer.files.length) enqueue(event.dataTransfer.files);
 });
 
 loadModel();

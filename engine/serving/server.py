@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,20 @@ if TYPE_CHECKING:  # imported at use, since it is an optional extra
     import uvicorn
 
 
-def serve(sock: socket.socket, recognizer: Recognizer, limits: Limits, num_decoders: int, max_waiting: int) -> None:
-    """Answers requests at an address from listen(), until Ctrl-C or SIGTERM."""
+def serve(
+    sock: socket.socket,
+    recognizer: Recognizer,
+    limits: Limits,
+    num_decoders: int,
+    max_waiting: int,
+    origins: Sequence[str] = (),
+) -> None:
+    """Answers requests at an address from listen(), until Ctrl-C or SIGTERM. origins: see create_app."""
     warm_up(recognizer)
     service = Service(recognizer, limits, num_decoders, max_waiting)
     try:
         with upload_folder() as folder:
-            server = web_server(service, about(recognizer), folder)
+            server = web_server(service, about(recognizer), folder, origins)
             network = f"{recognizer.name} ({plural(len(recognizer.classes), 'class')})"
             open_to_clients(sock, server.config.backlog)  # who reads the next line may connect at once
             print(f"Serving {network} on {address(sock)}; Ctrl-C ends.", flush=True)
@@ -42,7 +50,7 @@ def warm_up(recognizer: Recognizer) -> None:
     recognizer.probabilities(np.ascontiguousarray(clips[:, :, :height, :width]))
 
 
-def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
+def web_server(service: Service, about: dict, folder: Path, origins: Sequence[str] = ()) -> "uvicorn.Server":
     """A server that runs until Ctrl-C or SIGTERM, and then finishes the requests it has taken."""
     import uvicorn
 
@@ -53,7 +61,7 @@ def web_server(service: Service, about: dict, folder: Path) -> "uvicorn.Server":
     most = most_connections(service.num_decoders + service.max_waiting, service.num_decoders)
     return uvicorn.Server(
         uvicorn.Config(
-            create_app(service, about, folder),
+            create_app(service, about, folder, origins),
             http=connection_for(service.limits.upload_timeout, most),
             backlog=BACKLOG,
             ws="none",

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from engine.serving.limits import ClientDisconnected, Limits, Refused
@@ -237,7 +239,10 @@ class FormSink:
         self.field = self.value = b""
 
     def _headers_finished(self) -> None:
-        options = self._options(self.headers.get(b"content-disposition", b"").decode("latin-1"))
+        header = self.headers.get(b"content-disposition", b"").decode("latin-1")
+        options = self._options(header)
+        if b"filename" not in options and (extended := _extended_name(header)):
+            options[b"filename"] = extended
         name, file_name = (options.get(key, b"").decode("utf-8", "replace") for key in (b"name", b"filename"))
         if name != FIELD:
             raise Refused(400, f"Unknown field '{client_name(name)}'. The form has one field, '{FIELD}', with a file.")
@@ -258,6 +263,12 @@ class FormSink:
 
     def _end(self) -> None:
         self.is_ended = True
+
+
+def _extended_name(header: str) -> bytes | None:
+    """The name in filename*=UTF-8''%e2%82%ac.mp4 (RFC 5987), where some clients give no other one."""
+    found = re.search(r"""filename\*\s*=\s*["']?utf-8'[^']*'([^;"'\s]*)""", header, re.IGNORECASE)
+    return unquote_to_bytes(found[1]) if found else None
 
 
 def too_large(limits: Limits) -> Refused:

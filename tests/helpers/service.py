@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,9 @@ class Running:
 
 
 @contextmanager
-def running(network: Network, limits: Limits | None = None, decoders: int = 1, waiting: int = 8) -> Iterator[Running]:
+def running(
+    network: Network, limits: Limits | None = None, decoders: int = 1, waiting: int = 8, origins: Sequence[str] = ()
+) -> Iterator[Running]:
     """The service of a network, on a free port of this machine, until the end of the with statement."""
     about = {
         "model": "r3d_10",
@@ -47,7 +49,7 @@ def running(network: Network, limits: Limits | None = None, decoders: int = 1, w
     }
     service = Service(network, limits or Limits(), decoders, waiting)
     with listen("127.0.0.1", 0) as sock, upload_folder() as folder:
-        server = web_server(service, about, folder)
+        server = web_server(service, about, folder, origins)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
         thread.start()
         try:

@@ -1,7 +1,7 @@
 """The page in a real browser, with real uploads."""
 
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -164,6 +164,62 @@ def test_what_the_server_says_is_shown(desktop, server, tmp_path):
     upload(desktop, server.address, tmp_path / "large.mp4")
     assert text(desktop, "#reason") == ["large.mp4 has 0.4 MB, and this server takes at most 0.3 MB."]
     assert desktop.run("return $('result').hidden && $('again').hidden")
+
+
+def drop(page: Browser, files: list[tuple[str, str, bytes]]) -> None:
+    """(name, type, content) of each file that is dropped at once."""
+    page.run(
+        "const drag = new DataTransfer(); for (const [name, type, content] of arguments[0]) {"
+        "const bytes = Uint8Array.from(atob(content), letter => letter.charCodeAt(0));"
+        "drag.items.add(new File([bytes], name, { type })); }"
+        "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer: drag, bubbles: true, cancelable: true }))",
+        [[name, kind, b64encode(content).decode()] for name, kind, content in files],
+    )
+
+
+def test_several_videos_are_answered_one_after_the_other(desktop, server, recognizer, videos, tmp_path):
+    desktop.open(server.address)
+    wait_until(lambda: desktop.run("return model !== null"))
+    first, second = videos["webm"], videos["avi"]
+    drop(
+        desktop,
+        [
+            ("first.webm", "video/webm", first.read_bytes()),
+            ("notes.txt", "text/plain", b"no video"),
+            ("broken.mp4", "video/mp4", b"no video"),
+            ("second.avi", "video/x-msvideo", second.read_bytes()),
+        ],
+    )
+    wait_until(lambda: desktop.run("return !working && entries.length === 4"))
+    lines = [prediction.label() for prediction in map(recognizer.predict, (first, second))]
+    said = text(desktop, "#queue li span:last-child")
+    assert said[0].startswith(lines[0]) and said[3].startswith(lines[1])
+    assert said[1] == "notes.txt is not a video."
+    assert said[2] == "This cannot be used as a video: it cannot be opened as a video."
+    assert text(desktop, "#facts")[0].startswith("first.webm")
+    (tmp_path / "queue.png").write_bytes(b64decode(desktop.screenshot()))
+    desktop.click("#queue li:last-child button")
+    assert text(desktop, "#facts")[0].startswith("second.avi")
+    assert desktop.run("return $('problem').hidden")
+    upload(desktop, server.address, videos["webm"])
+    assert desktop.run("return $('queue').hidden"), "one video needs no list"
+
+
+def test_what_is_dropped_and_no_video_has_words_of_its_own(desktop, server):
+    desktop.open(server.address)
+    wait_until(lambda: desktop.run("return model !== null"))
+    before = server.client.get("/health").json()
+    drop(desktop, [("notes.txt", "text/plain", b"no video")])
+    wait_until(lambda: not desktop.run("return $('problem').hidden"))
+    assert text(desktop, "#reason") == ["notes.txt is not a video."]
+    desktop.run(
+        "const entry = { isDirectory: true, name: 'films' }, drag = { types: ['Files'], files: [],"
+        "items: [{ webkitGetAsEntry: () => entry }] }, event = new Event('drop', { bubbles: true });"
+        "Object.defineProperty(event, 'dataTransfer', { value: drag }); document.body.dispatchEvent(event)"
+    )
+    assert text(desktop, "#reason") == ["films is a folder. Drop the videos in it."]
+    after = server.client.get("/health").json()
+    assert before["refused"] == after["refused"], "nothing was sent"
 
 
 def test_an_upload_can_be_cancelled(desktop, recognizer, videos):

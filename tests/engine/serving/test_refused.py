@@ -1,5 +1,7 @@
 """Requests that the service refuses: by which status, with which reason, and what is left of them (nothing)."""
 
+import json
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -9,7 +11,7 @@ pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multip
 
 from engine.serving.limits import Limits
 from tests.helpers.quicktime import packed_pictures
-from tests.helpers.service import running
+from tests.helpers.service import LIMITS, running, wait_until
 from tests.helpers.toy import naming_video, write_naming_video, write_video
 
 
@@ -90,6 +92,41 @@ def test_other_addresses_and_methods_are_refused_alike(server):
     answer = server.client.post("/no{0}thing%0A", content=b"x" * 1000)
     assert answer.status_code == 404
     assert answer.json()["detail"].startswith("'/no{0}thing\ufffd' does not exist. The service has POST")
+
+
+def test_no_address_leads_to_another_one(server):
+    """A redirect would leave out the path below which a proxy serves all of it."""
+    for path in ("/predict/", "/model/", "/docs/", "/health/"):
+        assert server.client.get(path).status_code == 404
+
+
+def test_a_name_may_be_given_in_utf_8_alone(server, videos, capsys):
+    content = videos[0].read_bytes()
+    for header, name in (
+        ("filename*=UTF-8''%c3%9cbung%201.mp4", "Übung 1.mp4"),
+        ('filename="plain.mp4"; filename*=UTF-8%c3%9c.mp4', "plain.mp4"),
+    ):
+        sent = form(content)
+        sent["content"] = sent["content"].replace(b'filename="clip.mp4"', header.encode())
+        answer = server.client.post("/predict", **sent)
+        assert answer.status_code == 200 and answer.json()["video"] == name
+
+
+def test_a_client_that_closes_its_side_is_told(gate, videos):
+    with running(gate, LIMITS) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        content = videos[0].read_bytes()
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nContent-Length: {len(content)}\r\n\r\n"
+        for body in (content, content[:1000]):
+            with socket.create_connection((host, int(port)), timeout=30) as line:
+                line.sendall(head.encode() + body)
+                wait_until(lambda: server.service.num_there == 1)
+                line.shutdown(socket.SHUT_WR)
+                answer = b"".join(iter(lambda line=line: line.recv(4096), b""))
+            assert answer.startswith(b"HTTP/1.1 400 ") and answer.count(b"HTTP/1.1") == 1
+            assert "must stay open until then" in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
+            wait_until(lambda: server.service.num_there == 0)
+        gate.open.set()
 
 
 def test_a_file_that_breaks_off_is_answered_or_refused(server, videos):

@@ -2,6 +2,7 @@
 test_serve_places.py."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ from engine.serving.batcher import Batcher
 from engine.serving.pictures import small_jpeg
 from inference import Recognizer
 from tests.helpers.recognizer import CLASSES, content_of
-from tests.helpers.service import LIMITS
+from tests.helpers.service import LIMITS, running
 
 
 def assert_same(answer: dict, prediction: Prediction, name: str, top: int = 5, threshold: float = 0.0) -> None:
@@ -159,7 +160,8 @@ def test_what_the_documents_say_is_what_comes(server, recognizer, videos):
     assert set(paths) == {"/predict", "/health", "/model"}
     assert set(paths["/predict"]["post"]["responses"]) >= {"200", "400", "408", "413", "415", "422", "503", "504"}
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
-    assert "/openapi.json" in server.client.get("/docs").text
+    assert "url: 'openapi.json'" in server.client.get("/docs").text, "below a proxy's path, too"
+    assert server.client.get("/openapi.json").json()["servers"] == [{"url": "."}]
 
     model = server.client.get("/model").json()
     assert (model["model"], model["classes"]) == ("r3d_10", CLASSES)
@@ -193,6 +195,32 @@ def test_the_page_runs_its_own_script_and_asks_its_own_server_only(server):
 
 
 # --- the command line
+
+
+def test_another_site_may_use_it_where_it_is_named(recognizer, videos):
+    headers = {"origin": "https://example.org", "sec-fetch-site": "cross-site"}
+    files = {"video": ("clip.mp4", videos[0].read_bytes())}
+    with running(recognizer, LIMITS, origins=["https://example.org"]) as server:
+        answer = server.client.post("/predict", files=files, headers=headers)
+        assert answer.status_code == 200 and answer.headers["access-control-allow-origin"] == "https://example.org"
+        other = server.client.post("/predict", files=files, headers=headers | {"origin": "https://example.com"})
+        assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+        refused = server.client.post("/predict?top=0", files=files, headers=headers)
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (422, "https://example.org")
+        asked = headers | {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+        assert server.client.options("/predict", headers=asked).status_code == 200
+
+
+def test_the_containers_health_check_asks_the_port_of_the_command(server, tmp_path):
+    """Arguments of docker run come behind those of the image: the last --port counts."""
+    [words] = re.findall(r"^    CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    command = json.loads(words)
+    port = server.address.rpartition(":")[2]
+    for given, status in (["--port", port], 0), ([f"--port={port}"], 0), ([], 1):
+        line = ["python", "serve.py", "--host", "0.0.0.0", "--port", "9", "best.pth", *given]
+        (tmp_path / "cmdline").write_text("\0".join(line) + "\0")
+        code = command[2].replace("/proc/1/cmdline", str(tmp_path / "cmdline"))
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == status
 
 
 def test_a_killed_server_leaves_nothing_for_long(tmp_path, monkeypatch):
