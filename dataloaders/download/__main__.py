@@ -13,12 +13,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from common.cli import Parser, run_cli
 from common.console import progress
 from common.errors import UserError
-from common.files import ROOT
+from common.files import ROOT, Busy, held
 from dataloaders.download.archives import install_advice, needs_unpacker, rar_tools, unpack
 from dataloaders.download.http import Unreachable, check, fetch, num_bytes_there, size
 from dataloaders.sources.folder import class_folders, video_files
@@ -38,7 +36,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("name", choices=DOWNLOADS, help="data set to fetch")
     parser.add_argument("--to", metavar="DIR", help="folder for archives and videos (default: data/ in the project)")
     parser.add_argument(
-        "--from", dest="mirror", metavar="URL", help="fetch URL/<archive> instead of the official address"
+        "--from", dest="mirror", type=address, metavar="URL", help="fetch URL/<archive> instead of the official address"
     )
     parser.add_argument(
         "--lists-only", action="store_true", help="fetch the official lists only, for videos that you have"
@@ -50,6 +48,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="check the server's certificate; the archives' SHA-256 is checked in any case",
     )
     return parser.parse_args(argv)
+
+
+def address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"'{text}' is not an address that begins with https:// or http://")
+    return text
 
 
 def download(
@@ -65,10 +69,10 @@ def download(
         print(f"All files already exist in {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".download.lock", timeout=0):
+        with held(folder / ".download.lock"):
             _bring(kind, archives, folder, mirror, check_certificate)
-    except Timeout as error:
-        raise UserError(f"Another process is fetching into {folder} right now. Wait until it is done.") from error
+    except Busy as error:
+        raise UserError(f"{error} Wait until it is done.") from error
     _say_entry(kind, folder, lists_only)
 
 

@@ -8,15 +8,18 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from common.console import gigabytes, progress
+from common.console import duration, gigabytes, progress
 from common.errors import Stopped, UserError, out_of_space
-from common.files import printable
+from common.files import named_errors, printable, sha256_of
 from dataloaders.sources.layout import Archive
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte, after which a connection counts as lost
+LONGEST_PAUSE = 600.0  # seconds for which a busy server is waited for
 TRIES = 5  # connections lost without a byte gained, before it is given up
 
 
@@ -78,20 +81,39 @@ def _fetch_from(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
     """Fetches a whole file over as many connections as it takes, as long as each of them gains some bytes."""
     fails = 0  # in a row, without a byte gained
     while True:
-        before = num_bytes_there(path)
+        before, pause = num_bytes_there(path), None
         try:
             if _fetch_some(url, archive, path, context):
                 return
             lost = f"{_host(url)}: the connection broke off"
         except urllib.error.HTTPError as error:
-            raise Refused(f"{_host(url)} answers {error.code} {error.reason}") from error
+            lost = f"{_host(url)} answers {error.code} {error.reason}"
+            if error.code not in (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE):
+                raise Refused(lost) from error
+            pause = _retry_after(error.headers.get("Retry-After"))
+            if pause > LONGEST_PAUSE:
+                raise Refused(f"{lost} and asks to come back in {duration(pause)}") from error
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError) as error:
             lost = _why_lost(url, error)
         fails = 0 if num_bytes_there(path) > before else fails + 1
         if fails == TRIES:
+            if part_of(path).is_file() and sha256_of(part_of(path)) == archive.sha256:
+                return  # and the server stated a wrong length
             raise Refused(f"{lost}, {TRIES} times at {size(num_bytes_there(path))}")
-        print(f"  {lost} at {size(num_bytes_there(path))}; trying again")
-        time.sleep(2**fails - 1)
+        pause = 2**fails - 1 if pause is None else pause
+        when = f" in {duration(pause)}" if pause > 1 else ""
+        print(f"  {lost} at {size(num_bytes_there(path))}; trying again{when}")
+        time.sleep(pause)
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds to wait, of a number or a date; 30 where the server does not say."""
+    if header and header.strip().isdecimal():
+        return float(header)
+    try:
+        return max((parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds(), 1.0)
+    except (TypeError, ValueError):
+        return 30.0
 
 
 def _host(url: str) -> str:
@@ -137,20 +159,30 @@ def _fetch_some(url: str, archive: Archive, path: Path, context: ssl.SSLContext)
         if have and not goes_on:
             print(f"  the server cannot resume at {size(have)}; starting again")
             have = 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
+        length = answer.headers.get("Content-Length", "")
+        total = have + int(length) if length.isdecimal() else None
         if total is not None and not archive.about // 2 <= total <= archive.about * 2:
             raise Refused(f"the file there has {size(total)}, where {size(archive.about)} are expected")
         num_chunks = -(-((total or archive.about) - have) // CHUNK)
-        with part.open("ab" if goes_on else "wb") as file:
+        with named_errors(part), part.open("ab" if goes_on else "wb") as file:
             for chunk in progress(_chunks(answer), num_chunks, archive.name, "MB"):
                 file.write(chunk)
-        return total is None or part.stat().st_size == total
+                have += len(chunk)
+                if have > 2 * archive.about:
+                    break
+    if have > 2 * archive.about:
+        part.unlink()
+        raise Refused(f"the file there has more than {size(have)}, where {size(archive.about)} are expected")
+    return have == total if total is not None else sha256_of(part) == archive.sha256  # it may have broken off
 
 
 def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    while chunk := answer.read(CHUNK):
-        yield chunk
+    try:
+        while chunk := answer.read(CHUNK):
+            yield chunk
+    except http.client.IncompleteRead as error:  # of an answer in pieces
+        yield error.partial
+        raise
 
 
 def check(archive: Archive, path: Path) -> None:

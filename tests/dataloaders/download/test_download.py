@@ -46,6 +46,8 @@ class Site:
     ranges: bool = True
     wait: float = 0.0  # seconds a block of 64 KB
     kind: str = "application/octet-stream"
+    length: str = "right"  # Content-Length: "right", "none", "chunked" (in pieces), "long" (10 bytes too many)
+    busy: list[tuple[int, str | None]] = field(default_factory=list)  # statuses before the answer, and Retry-After
 
 
 @pytest.fixture
@@ -57,6 +59,14 @@ def site() -> Iterator[Site]:
             if content is None:
                 self.send_error(404)
                 return
+            if site.busy:
+                status, retry = site.busy.pop(0)
+                self.send_response(status)
+                if retry:
+                    self.send_header("Retry-After", retry)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if site.ranges else None
             start = int(match.group(1)) if match else 0
             if match and start >= len(content):
@@ -66,14 +76,20 @@ def site() -> Iterator[Site]:
                 self.end_headers()
                 return
             self.send_response(206 if match else 200)
-            self.send_header("Content-Length", str(len(content) - start))
+            if site.length in ("right", "long"):
+                self.send_header("Content-Length", str(len(content) - start + 10 * (site.length == "long")))
+            if site.length == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
             self.send_header("Content-Type", site.kind)
             self.end_headers()
             end = start + site.break_after if site.break_after else len(content)
             for place in range(start, min(end, len(content)), 1 << 16):
-                self.wfile.write(content[place : min(place + (1 << 16), end)])
+                piece = content[place : min(place + (1 << 16), end)]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if site.length == "chunked" else piece)
                 self.wfile.flush()
                 time.sleep(site.wait)
+            if site.length == "chunked" and end >= len(content):
+                self.wfile.write(b"0\r\n\r\n")
 
         def handle(self) -> None:
             with contextlib.suppress(ConnectionError):  # the client was killed
@@ -184,6 +200,49 @@ def test_a_broken_connection_goes_on_where_it_broke(site, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("the connection broke off at 1 MB; trying again") == 1
     assert not part_of(tmp_path / "data/lists.zip").exists()
+
+
+@pytest.mark.parametrize("length", ["none", "chunked", "long"])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_without_a_true_length_what_came_is_kept_and_the_whole_is_known(site, tmp_path, monkeypatch, length, ranges):
+    """Some servers state no length, send pieces, or count wrong; what breaks off looks like an end."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    data = make_list(site, tmp_path)
+    site.length, site.ranges = length, ranges
+    site.break_after = 1_300_000 if ranges else 0
+    download(data, tmp_path / "data", lists_only=True)
+    asked = [asked for _, asked in site.asked]
+    assert (tmp_path / "data/ucfTrainTestlist/trainlist02.txt").read_bytes() == b"x"
+    if ranges:
+        assert asked[:3] == ["", "bytes=1300000-", "bytes=2600000-"]
+
+
+def test_a_file_without_a_length_and_an_end_is_not_taken(site, tmp_path):
+    data = make_list(site, tmp_path)
+    site.files["lists.zip"], site.length = bytes(10_000_000), "none"
+    with pytest.raises(UserError, match="the file there has more than 6 MB, where 3 MB are expected"):
+        download(data, tmp_path / "data", lists_only=True)
+    assert not part_of(tmp_path / "data/lists.zip").exists()
+
+
+def test_a_busy_server_is_waited_for_as_long_as_it_says(site, tmp_path, monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    data = make_list(site, tmp_path)
+    site.busy = [(429, "7"), (503, None)]
+    download(data, tmp_path / "data", lists_only=True)
+    assert [pause for pause in waited if pause] == [7.0, 30.0]
+    assert "answers 429 Too Many Requests at 0 KB; trying again in 7 s" in capsys.readouterr().out
+    site.busy = [(503, "7200")]
+    with pytest.raises(UserError, match="answers 503 Service Unavailable and asks to come back in 2.0 h"):
+        download(data, tmp_path / "other", lists_only=True)
+
+
+def test_an_address_without_a_scheme_is_refused_at_once(capsys):
+    with pytest.raises(SystemExit) as ended:
+        downloads.main(["ucf101", "--from", "example.org/files"])
+    assert ended.value.code == 2
+    assert "--from: 'example.org/files' is not an address that begins with https://" in capsys.readouterr().err
 
 
 def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
