@@ -18,7 +18,7 @@ from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.memory_cache import check_memory
-from dataloaders.frames.store import PARTIAL_PACK_NAME, FrameStore, check_manifest, is_packed, open_store, read_frames
+from dataloaders.frames.store import FrameStore, check_manifest, is_packed, open_store, read_frames
 from dataloaders.sources.data_source import DataSource, class_names
 from dataloaders.sources.list_rows import with_groups
 from dataloaders.sources.splits import Split, split_videos
@@ -78,8 +78,6 @@ def open_frames(
     frames = source.frames_for(spec.resize)
     if not frames.is_dir():
         raise UserError(f"There are no frames in {frames}. {_how_to_extract(source, spec)}")
-    if (frames / PARTIAL_PACK_NAME).is_file() and not is_packed(frames):
-        raise UserError(f"The packing into {frames} was interrupted. Repeat the command: it continues.")
     if is_packed(frames):
         check_manifest(frames)
     if not manifest.names(frames):

@@ -3,6 +3,7 @@
     python -m dataloaders.pack --dataset ucf101
     python -m dataloaders.pack --frames my/frames --output /fast/my-frames-packed
     python -m dataloaders.pack --verify /fast/my-frames-packed
+    python -m dataloaders.pack --repair /fast/my-frames-packed         after pack.json or index.npy was lost
 
 For network file systems, and for data sets of millions of frames. After an interruption, the same
 command continues.
@@ -29,6 +30,7 @@ from common.files import ROOT, atomic_write, sha256_of, write_atomically
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
+from dataloaders.frames.pack_check import repair, verify
 from dataloaders.frames.pack_volumes import READERS, Volume, plan_volumes, write_volume
 from dataloaders.frames.settings import DEFAULT_SIZE, FrameSize, parse_size
 from dataloaders.frames.store import (
@@ -37,12 +39,11 @@ from dataloaders.frames.store import (
     PACK_FORMAT,
     PACK_NAME,
     PARTIAL_PACK_NAME,
-    REPACK,
     check_manifest,
     is_packed,
-    read_index,
     read_pack,
     redo,
+    volumes_in,
 )
 from dataloaders.preprocess.locks import only_one_run
 from dataloaders.sources.data_source import DataSource
@@ -55,6 +56,11 @@ def main(argv: Sequence[str]) -> None:
     args = parse_args(argv)
     if args.verify:
         verify(Path(args.verify).expanduser().resolve())
+        return
+    if args.repair:
+        folder = Path(args.repair).expanduser().resolve()
+        with only_one_run(folder):
+            repair(folder)
         return
     if args.frames:
         frames = Path(args.frames).expanduser().resolve()
@@ -72,6 +78,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     which.add_argument("--dataset", metavar="NAME|FOLDER", help="name in mypath.py, or a folder of class folders")
     which.add_argument("--frames", metavar="DIR", help="a folder of extracted frames")
     which.add_argument("--verify", metavar="DIR", help="read a whole pack and check its hashes")
+    which.add_argument("--repair", metavar="DIR", help="rebuild a pack's index.npy and pack.json from its tar files")
     parser.add_argument("--size", type=parse_size, help="frames of --dataset, WxH or short:256 (default: 171x128)")
     parser.add_argument("--output", metavar="DIR", help="folder for the pack (default: <frames>-packed)")
     parser.add_argument(
@@ -80,8 +87,8 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.size and not args.dataset:
         parser.error("--size says which frames of --dataset are packed; --frames and --verify name the folder itself")
-    if args.verify and (args.output or args.volume_gb):
-        parser.error("--verify writes nothing: --output and --volume-gb go with --dataset or --frames")
+    if (args.verify or args.repair) and (args.output or args.volume_gb):
+        parser.error("--output and --volume-gb go with --dataset or --frames, not with --verify or --repair")
     return args
 
 
@@ -91,7 +98,7 @@ def frames_of(source: DataSource, asked: FrameSize | None) -> Path:
     if frames.is_dir():
         return frames
     beside = sorted(source.frames.parent.glob(f"{glob.escape(source.frames.name)}*"))
-    others = [folder for folder in beside if folder.is_dir() and not is_packed(folder)]
+    others = [folder for folder in beside if folder.is_dir() and not volumes_in(folder)]
     if others:
         there = " and ".join(str(folder) for folder in others)
         raise UserError(f"There are no frames in {frames}, but in {there}: choose them by --frames or --size.")
@@ -155,11 +162,13 @@ def pack(frames: Path, output: Path, volume_gb: float = VOLUME_GIGABYTES) -> Non
 
 def _is_packed_already(frames: Path, output: Path, manifest_hash: str) -> bool:
     """Whether the pack exists; prints that it does. Raises UserError for a pack of other frames or a damaged one."""
+    if (output / PARTIAL_PACK_NAME).is_file() and not (output / PACK_NAME).is_file():
+        return False
     if not is_packed(output):
         return False
     check_manifest(output)
     if read_pack(output)["manifest_sha256"] != manifest_hash:
-        raise UserError(f"{output} holds a pack of other frames. Choose another --output, or delete that folder.")
+        raise UserError(f"{output} holds a pack of other frames. Choose another --output.")
     (output / PARTIAL_PACK_NAME).unlink(missing_ok=True)  # of a run that was killed at its very end
     print(f"Nothing to do: the frames in {frames} are packed in {output}.")
     return True
@@ -270,26 +279,6 @@ def _finish(frames: Path, output: Path, volumes: Sequence[Volume], done: list[di
 
 def _save_json(path: Path, content: dict) -> None:
     write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def verify(folder: Path) -> None:
-    """Reads a pack to its last byte. Raises UserError that names the files which are not as they were written."""
-    if not is_packed(folder):
-        raise UserError(f"{folder} is not a pack: it has no {PACK_NAME}. Create one: python -m dataloaders.pack")
-    check_manifest(folder)
-    content = read_pack(folder)
-    rows = manifest.usable(manifest.read_manifest(folder))
-    read_index(folder, sum(row.num_frames for row in rows))
-    files = [(INDEX_NAME, content["index_sha256"])] + [(entry["name"], entry["sha256"]) for entry in content["volumes"]]
-    damaged = [
-        name for name, known in progress(files, len(files), "Reading", "files") if sha256_of(folder / name) != known
-    ]
-    if damaged:
-        raise UserError(f"{folder}: files are damaged: {', '.join(damaged)}. {REPACK}")
-    num_bytes = sum(entry["bytes"] for entry in content["volumes"])
-    print(
-        f"{folder} is complete: {plural(len(rows), 'video')}, {plural(len(files) - 1, 'file')}, {gigabytes(num_bytes)}."
-    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,11 @@ from common.files import named_errors
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 
-REDO = "Delete its folder (or the whole frames folder), and preprocess again."
+REDO = "Delete its folder, and preprocess again: only that video is extracted."
 REMAKE = "Recreate the frames of its video, or delete their folder and manifest.csv, which is then rebuilt without it."
-REPACK = "Copy the pack again, or delete its folder and pack again; python -m dataloaders.pack --verify DIR checks it."
+RECOPY = "Copy that file again from the original, or pack the frames again into another folder."
+REPAIR = "To rebuild it from the tar files and manifest.csv: python -m dataloaders.pack --repair DIR"
+CHECK = "python -m dataloaders.pack --verify DIR finds damaged files; --repair DIR rebuilds index.npy and pack.json."
 
 PACK_NAME = "pack.json"  # written last: where it is, the pack is whole
 PARTIAL_PACK_NAME = "pack.partial.json"
@@ -57,7 +59,19 @@ def open_store(frames: Path, rows: Sequence[VideoRow]) -> FrameStore:
 
 
 def is_packed(frames: Path) -> bool:
-    return (frames / PACK_NAME).is_file()
+    """Whether the folder holds a pack. Raises UserError for one that is not whole: its writing was interrupted, or
+    pack.json was lost."""
+    if (frames / PACK_NAME).is_file():
+        return True
+    if (frames / PARTIAL_PACK_NAME).is_file():
+        raise UserError(f"The packing into {frames} was interrupted. Repeat the command: it continues.")
+    if volumes_in(frames):
+        raise UserError(f"{frames} is a pack without {PACK_NAME}. {REPAIR}")
+    return False
+
+
+def volumes_in(frames: Path) -> list[Path]:
+    return sorted(frames.glob("frames-[0-9][0-9][0-9][0-9][0-9].tar")) if frames.is_dir() else []
 
 
 def read_frames(store: FrameStore, row: VideoRow, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -129,7 +143,7 @@ class PackedFrames:
         self._open()
 
     def advice(self, row: VideoRow) -> str:
-        return REPACK
+        return CHECK
 
     def _open(self) -> None:
         self.index = read_index(self.frames, self.num_frames)
@@ -165,7 +179,7 @@ class PackedFrames:
                 member = content[begins[number] - start : ends[number] - start]
                 name = f"{row.folder}/{row.frame_name(indices[number])}".encode("utf-8", "surrogateescape")[:100]
                 if member[: len(name)] != name or (len(name) < 100 and member[len(name)] != 0):
-                    raise UserError(f"The frame {self.place(row, indices[number])} is not there. {REPACK}")
+                    raise UserError(f"The frame {self.place(row, indices[number])} is not there. {CHECK}")
                 yield member[TAR_BLOCK:]
             done = stop
 
@@ -177,7 +191,7 @@ class PackedFrames:
         file = self.volumes.get(volume)
         if file is None:
             if volume >= len(self.pack["volumes"]) or start < 0:
-                raise UserError(f"The frame {self.place(row, index)} is not there. {REPACK}")
+                raise UserError(f"The frame {self.place(row, index)} is not there. {CHECK}")
             with self.lock:
                 if volume not in self.volumes:
                     path = self.frames / volume_name(volume)
@@ -191,7 +205,7 @@ class PackedFrames:
                     break
                 content += more
         if len(content) < size:
-            raise UserError(f"{self.frames / volume_name(volume)} ends before {self.place(row, index)}. {REPACK}")
+            raise UserError(f"{self.frames / volume_name(volume)} ends before {self.place(row, index)}. {RECOPY}")
         return content
 
     def _pread(self, file: int, size: int, start: int) -> bytes:
@@ -211,7 +225,7 @@ def check_manifest(frames: Path) -> None:
     known = read_pack(frames)["manifest_sha256"]
     path = frames / manifest.NAME
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != known:
-        raise UserError(f"{path} has changed since packing. {REPACK}")
+        raise UserError(f"{path} has changed since packing. {REPAIR}")
 
 
 def read_pack(frames: Path) -> dict:
@@ -224,13 +238,13 @@ def read_pack(frames: Path) -> dict:
         volumes = [(volume["name"], int(volume["bytes"]), volume["sha256"]) for volume in pack["volumes"]]
         str(pack["manifest_sha256"]), str(pack["index_sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}). {REPACK}") from error
+        raise UserError(f"{path} is damaged ({error}). {REPAIR}") from error
     for name, size, _ in volumes:
         found = (frames / name).stat().st_size if (frames / name).is_file() else None
         if found is None:
-            raise UserError(f"{frames / name} is missing. {REPACK}")
+            raise UserError(f"{frames / name} is missing. {RECOPY}")
         if found != size:
-            raise UserError(f"{frames / name} has {found:,} bytes, and it was packed with {size:,}. {REPACK}")
+            raise UserError(f"{frames / name} has {found:,} bytes, and it was packed with {size:,}. {RECOPY}")
     return pack
 
 
@@ -240,7 +254,7 @@ def read_index(frames: Path, num_frames: int) -> np.ndarray:
     try:
         index = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}). {REPACK}") from error
+        raise UserError(f"{path} is missing or damaged ({error}). {REPAIR}") from error
     if index.dtype != INDEX_DTYPE or index.shape != (num_frames,):
-        raise UserError(f"{path} has {index.size:,} entries, and the manifest lists {num_frames:,} frames. {REPACK}")
+        raise UserError(f"{path} has {index.size:,} entries, and the manifest lists {num_frames:,} frames. {REPAIR}")
     return index

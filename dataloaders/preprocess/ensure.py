@@ -18,7 +18,7 @@ from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import NO_PERMISSION
 from dataloaders.frames.settings import Settings
-from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
+from dataloaders.frames.store import is_packed
 from dataloaders.preprocess.locks import LOCK
 from dataloaders.preprocess.plan import has_content
 from dataloaders.preprocess.run import make_demo_videos, preprocess
@@ -46,7 +46,7 @@ def ensure_frames(
     names those of other videos.
     """
     frames = source.frames_for(size)
-    if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
+    if is_packed(frames):
         return  # a pack is read as it is
     if manifest.is_complete(frames):
         if _is_damaged(frames):

@@ -14,7 +14,7 @@ from common.files import printable
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.settings import Settings, size_text
-from dataloaders.frames.store import PACK_NAME, PARTIAL_PACK_NAME
+from dataloaders.frames.store import is_packed
 from dataloaders.preprocess import messages
 from dataloaders.preprocess.extract import Extracted
 from dataloaders.preprocess.locks import only_one_run, whole_folder
@@ -55,7 +55,7 @@ def preprocess(
     videos = find_videos(source)
     shown = split_videos(source, videos, split)
     frames = source.frames_for(settings.size)
-    if (frames / PACK_NAME).exists() or (frames / PARTIAL_PACK_NAME).exists():
+    if is_packed(frames):
         raise UserError(f"{frames} is a pack, which cannot be extended. Extract into another folder: --frames DIR")
     frames.mkdir(parents=True, exist_ok=True)
     check_folder_is_ours(frames)

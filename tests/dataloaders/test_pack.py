@@ -199,7 +199,7 @@ def test_a_killed_packing_goes_on_to_the_same_pack(toy_source, toy_frames, toy_p
 
     with pytest.raises(UserError, match="The packing into .* was interrupted"):
         opened(toy_source, output)
-    with pytest.raises(UserError, match="is a pack, which cannot be extended"):
+    with pytest.raises(UserError, match="The packing into .* was interrupted"):
         preprocess(with_frames(toy_source, str(output)), Settings(TOY_SIZE))
     stamps = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
     capsys.readouterr()
@@ -235,7 +235,7 @@ def test_a_bad_frame_is_found_when_it_is_packed(toy_frames, tmp_path, damage):
         path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "text": b"no picture"}[damage])
 
     what = damage if damage in ("missing", "empty") else "damaged"
-    with pytest.raises(UserError, match=f"The frame {path} is {what}. Delete its folder .*, and preprocess again"):
+    with pytest.raises(UserError, match=f"The frame {path} is {what}. Delete its folder, and preprocess again"):
         pack(frames, tmp_path / "packed")
 
 
@@ -254,11 +254,11 @@ def shift_entry(pack_folder: Path) -> None:
 SPOIL = {
     "manifest of another": (
         lambda folder: manifest.write_manifest(folder, manifest.read_manifest(folder)[1:]),
-        "manifest.csv has changed since packing. Copy the pack again",
+        "manifest.csv has changed since packing. To rebuild it from the tar files",
     ),
     "damaged manifest": (
         lambda folder: change(folder / manifest.NAME, 900, b"?"),
-        "manifest.csv has changed since packing. Copy the pack again",
+        "manifest.csv has changed since packing. To rebuild it from the tar files",
     ),
     "no manifest": (lambda folder: (folder / manifest.NAME).unlink(), "manifest.csv has changed since packing"),
     "no volume": (lambda folder: (folder / "frames-00001.tar").unlink(), "frames-00001.tar is missing"),
@@ -277,6 +277,41 @@ SPOIL = {
         "pack.json is of format 9; this version reads 1",
     ),
 }
+
+
+@pytest.mark.parametrize("lost", ["pack.json", "index.npy", "both", "shifted"])
+def test_what_was_lost_of_a_pack_is_rebuilt_from_its_tar_files(toy_source, toy_pack, own_pack, capsys, lost):
+    for name in ("pack.json", "index.npy"):
+        if lost in (name, "both"):
+            (own_pack / name).unlink()
+    if lost == "shifted":
+        shift_entry(own_pack)
+    if lost in ("pack.json", "both"):
+        for use in (lambda: opened(toy_source, own_pack), lambda: verify(own_pack)):
+            with pytest.raises(UserError, match=r"is a pack without pack.json. To rebuild .*pack --repair DIR"):
+                use()
+        with pytest.raises(UserError, match="is a pack without pack.json"):
+            ensure_frames(replace(toy_source, frames=own_pack, frames_given=True), TOY_SIZE)
+
+    main(["--repair", str(own_pack)])
+    assert "is repaired: 24 videos, 480 frames." in capsys.readouterr().out
+    assert contents(own_pack) == contents(toy_pack)
+    verify(own_pack)
+
+
+def test_a_damaged_tar_file_is_not_blessed_by_a_repair(own_pack):
+    entry = np.load(own_pack / "index.npy")[3]
+    path = own_pack / f"frames-{entry['volume']:05d}.tar"
+    change(path, int(entry["offset"]), b"?")
+    with pytest.raises(UserError, match=r"tar is damaged: its SHA-256 is not that of pack.json. Copy that file again"):
+        main(["--repair", str(own_pack)])
+    (own_pack / "pack.json").unlink()
+    with pytest.raises(UserError, match=r"1 frame of .*manifest.csv is in no tar file, or damaged there \(first: "):
+        main(["--repair", str(own_pack)])
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{path.name} is missing. Copy that file again|1\d* frames? of"):
+        main(["--repair", str(own_pack)])
+    assert not (own_pack / "pack.json").exists()
 
 
 @pytest.mark.parametrize("name", SPOIL)
@@ -307,7 +342,7 @@ def test_a_spoilt_place_in_a_pack_is_named_by_reading_and_by_verify(toy_source, 
     change(own_pack / f"frames-{entry['volume']:05d}.tar", int(entry["offset"]), bytes(600))
 
     dataset = EvalDataset(frame_set, SPEC, "test", num_clips=2)
-    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. Copy the pack again"):
+    with pytest.raises(UserError, match=f"The frame {row.folder}/00001.jpg in .*tar is damaged. .*--verify DIR finds"):
         dataset.load(0, 2, np.empty(dataset.clip_shape, np.uint8))
     with pytest.raises(UserError, match=f"files are damaged: frames-{entry['volume']:05d}.tar"):
         verify(own_pack)
