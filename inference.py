@@ -14,9 +14,19 @@ From Python:
 """
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+for _name in ("common", "dataloaders", "engine", "network"):
+    _found = importlib.util.find_spec(_name)
+    _origin = Path(_found.origin).resolve() if _found and _found.origin else None
+    if _origin != Path(__file__).resolve().with_name(_name) / "__init__.py":
+        raise ImportError(
+            f"'{_name}' is {_origin}, which hides the package of that name beside {__file__}. Run this program in a "
+            "process of its own: docs/inference.md, From Python"
+        )
 
 from common.cli import Parser, above_zero, positive, run_cli
 from common.errors import UsageError, unknown_name

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from common.errors import Stopped, UsageError, UserError, is_out_of_memory
-from common.files import blocked_by, is_forbidden, printable
+from common.files import WINDOWS_PATH, blocked_by, is_forbidden, printable
 from common.torchrun import is_rank_zero, rank
 from common.worker_process import ProgramFault
 
@@ -183,6 +183,8 @@ def fail(error: Exception) -> int:
     if isinstance(error, OSError) and (error.filename is not None or error.errno in ADVICE):
         where = printable(error.filename) if error.filename else "a file of this run"
         advice = blocked_by(error.filename) if is_forbidden(error) and error.filename else ADVICE.get(error.errno, "")
+        if os.name == "nt" and len(os.path.abspath(where)) >= WINDOWS_PATH:  # noqa: PTH100 (no Path has a drive elsewhere)
+            advice = f"Windows takes {WINDOWS_PATH} characters, unless long paths are enabled. Choose a shorter folder."
         return _say(f"{error.strerror}: {where}. {advice}".rstrip(), 1)
     if isinstance(error, MemoryError | RuntimeError | OSError) and is_out_of_memory(error):
         return _say("Out of memory. Lower --batch-size, the number of clips or their length.", 1)

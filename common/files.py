@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,13 +60,30 @@ def atomic_write(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     try:
         with named_errors(path):
             yield temporary
-            temporary.replace(path)
+            put_in_place(temporary, path)
     except OSError as error:
         if error.filename != str(temporary):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Renames a file or folder, over a file that exists. On Windows another program may have that one open for a moment
+    (TensorBoard, a virus scanner), so it is tried again."""
+    for seconds in WINDOWS_PAUSES if os.name == "nt" else ():
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    temporary.replace(path)
+
+
+def unfit_for_windows(name: str) -> bool:
+    """Whether a file or folder on Windows cannot have this name: aux, nul, "a:b", "end." and others."""
+    return bool(re.search(r'[<>:"|?*]|[. ]$', name) or re.match(r"(con|prn|aux|nul|(com|lpt)[1-9])(\.|$)", name, re.I))
 
 
 @contextmanager
@@ -89,6 +107,8 @@ def atomic_output(path: Path, errors: tuple[type[Exception], ...] = (OSError,)) 
         raise UserError(f"{printable(path)} cannot be written: {error.strerror}.") from error
 
 
+WINDOWS_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)  # seconds before a rename is tried again
+WINDOWS_PATH = 260  # characters of a path, unless long paths are enabled
 MAX_NAME = 255  # bytes of a file's name on most disks
 
 

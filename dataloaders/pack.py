@@ -26,7 +26,7 @@ import numpy as np
 from common.cli import Parser, run_cli
 from common.console import duration, gigabytes, plural, progress
 from common.errors import Stopped, UserError
-from common.files import ROOT, atomic_write, sha256_of, write_atomically
+from common.files import ROOT, atomic_write, put_in_place, sha256_of, write_atomically
 from dataloaders.frames import manifest
 from dataloaders.frames.foreign import index_frames
 from dataloaders.frames.manifest import VideoRow
@@ -247,7 +247,7 @@ def _write_volumes(frames: Path, output: Path, volumes: Sequence[Volume], done: 
                 written = write_volume(frames, temporary, volume)
                 if sha256_of(temporary) != written:
                     raise UserError(f"{temporary} differs from what was written: is the disk failing?")
-                temporary.replace(output / volume.name)
+                put_in_place(temporary, output / volume.name)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise

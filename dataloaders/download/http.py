@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.console import duration, gigabytes, progress
 from common.errors import Stopped, UserError, out_of_space
-from common.files import named_errors, printable, sha256_of
+from common.files import named_errors, printable, put_in_place, sha256_of
 from dataloaders.sources.layout import Archive
 
 CHUNK = 1 << 20
@@ -54,7 +54,7 @@ def fetch(archive: Archive, path: Path, mirror: str | None = None, check_certifi
         print(f"Fetching {printable(url)}")
         try:
             _fetch_from(url, archive, path, context)
-            part_of(path).replace(path)
+            put_in_place(part_of(path), path)
             return
         except Refused as error:
             print(f"  {error}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from common.console import plural
 from common.errors import UserError
-from common.files import VIDEO_SUFFIXES, named_errors
+from common.files import VIDEO_SUFFIXES, named_errors, put_in_place
 from dataloaders.frames.settings import Settings, read_size
 
 NAME = "manifest.csv"
@@ -206,7 +206,7 @@ def _write_whole(path: Path, rows: Iterable[VideoRow], num_rows: int) -> None:
             file.write(HEADER + b"".join(_line(row, num_rows) for row in rows))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
     except OSError:  # a full disk keeps what it had
         temporary.unlink(missing_ok=True)
         raise

@@ -138,13 +138,14 @@ def _has_frames(frames: Path, row: VideoRow) -> bool:
 
 def _folders(videos: Sequence[SourceVideo], parts: dict[str, str]) -> dict[str, str]:
     """Folder of each video. `a.avi` and `a.mp4` of one class keep their endings, `A.avi` beside `a.avi` too."""
-    stems = Counter((video.given, video.label, Path(video.video).stem.lower()) for video in videos)
-    names = Counter((video.given, video.label, Path(video.video).name.lower()) for video in videos)
+    stems = Counter((video.given, video.label.lower(), Path(video.video).stem.lower()) for video in videos)
+    names = Counter((video.given, video.label.lower(), Path(video.video).name.lower()) for video in videos)
     folders = {}
     for video in videos:
         path = Path(video.video)
-        name = path.stem if stems[video.given, video.label, path.stem.lower()] == 1 else path.name
-        if names[video.given, video.label, path.name.lower()] > 1:  # a list may name a/1.avi and b/1.avi
+        label = video.label.lower()
+        name = path.stem if stems[video.given, label, path.stem.lower()] == 1 else path.name
+        if names[video.given, label, path.name.lower()] > 1:  # a list may name a/1.avi and b/1.avi
             name += f"-{sha256(os.fsencode(video.video)).hexdigest()[:8]}"
         folders[video.video] = f"{parts[video.video]}/{video.label}/{name}"
     return folders

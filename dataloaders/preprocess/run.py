@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.console import gigabytes, plural, progress
 from common.errors import Stopped, UserError
-from common.files import printable
+from common.files import printable, put_in_place
 from dataloaders.frames import manifest
 from dataloaders.frames.manifest import VideoRow
 from dataloaders.frames.settings import Settings, size_text
@@ -131,7 +131,7 @@ def _extract(
                 shutil.rmtree(made, ignore_errors=True)
             elif not result.confirmed:
                 folder.parent.mkdir(parents=True, exist_ok=True)
-                made.rename(folder)
+                put_in_place(made, folder)
             video = plan.videos[job.video]
             row = _row(video, plan.folders[job.video], plan.sizes[job.video], result, settings, split)
             partial.add(row)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common.class_names import read_class_names
 from common.errors import UserError
-from common.files import is_comment, read_lines, same_spelling
+from common.files import is_comment, read_lines, same_spelling, unfit_for_windows
 from dataloaders.sources.folder import PARTS
 
 SUFFIXES = frozenset(".csv .tsv .txt .list .lst".split())
@@ -209,6 +209,8 @@ def _listed(path: Path, root: Path, number: int, cells: list[str], columns: dict
         raise UserError(
             f"{where}: the label '{label}' cannot be the name of a folder. Leave out / and \\ and a first dot."
         )
+    if os.name == "nt" and unfit_for_windows(label):
+        raise UserError(f"{where}: the label '{label}' cannot be the name of a folder on Windows. Choose another one.")
     if split not in SPLIT_NAMES:
         raise UserError(f"{where}: the split '{split}' is not one of train, val, test (or empty, for unused).")
     return ListedVideo(path, number, _tidy(cell("path"), root), label, cell("group"), SPLIT_NAMES[split])

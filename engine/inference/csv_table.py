@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import printable, temporary_name
+from common.files import printable, put_in_place, temporary_name
 from engine.inference.prediction import Prediction
 
 
@@ -42,7 +42,7 @@ class AnswerTable:
     def close(self) -> None:
         try:
             self.file.close()
-            self.temporary.replace(self.path)
+            put_in_place(self.temporary, self.path)
         except OSError as error:
             raise self._unwritable(error) from error
 

@@ -1,13 +1,14 @@
 """TrainConfig: command line, config.json, checkpoint content and test fixture in one dataclass."""
 
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from common.dataclass_flags import check_values, flag
 from common.errors import UsageError, UserError
-from common.files import write_atomically
+from common.files import unfit_for_windows, write_atomically
 from common.input_spec import INPUTS, InputSpec
 from engine.training.recipes import PLAIN, RECIPES, recipe_for
 from network import model_entry, model_options
@@ -155,7 +156,8 @@ class TrainConfig:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
-        if self.name is not None and not re.fullmatch(r"\w[^/\\\x00-\x1f]*", self.name):
+        unfit = self.name is not None and os.name == "nt" and unfit_for_windows(self.name)
+        if unfit or (self.name is not None and not re.fullmatch(r"\w[^/\\\x00-\x1f]*", self.name)):
             raise UsageError(
                 f"--name '{self.name}' is not a name for a run. Give one without slashes that begins with a letter or "
                 "digit."

@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from common.files import named_errors, printable, temporary_name, write_atomically
+from common import files
+from common.files import named_errors, printable, temporary_name, unfit_for_windows, write_atomically
 
 
 def test_a_temporary_name_never_grows_beyond_what_a_disk_takes(tmp_path):
@@ -31,3 +33,33 @@ def test_an_error_of_writing_names_the_file_as_one_of_opening_does(tmp_path):
     with pytest.raises(OSError, match="Input/output error") as raised, named_errors(path):
         raise OSError(5, "Input/output error")
     assert raised.value.filename == str(path)
+
+
+def test_a_file_that_is_open_on_windows_is_replaced_when_it_is_closed(tmp_path, monkeypatch):
+    """There a rename over an open file is refused; elsewhere a PermissionError means what it says."""
+    real, refusals = Path.replace, [PermissionError(13, "in use")] * 2
+
+    def replace(path: Path, target: Path) -> Path:
+        if refusals:
+            raise refusals.pop()
+        return real(path, target)
+
+    waited = []
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(files.time, "sleep", waited.append)
+    monkeypatch.setattr(files, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))
+    write_atomically(tmp_path / "last.pth", "new")
+    assert (tmp_path / "last.pth").read_text() == "new" and waited == [0.05, 0.1]
+    refusals += [PermissionError(13, "in use")] * 9
+    with pytest.raises(PermissionError):
+        write_atomically(tmp_path / "last.pth", "newer")
+    assert (tmp_path / "last.pth").read_text() == "new" and len(waited) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "unfit"),
+    [("walk", False), ("aux", True), ("NUL.txt", True), ("com1", True), ("auxiliary", False), ("a:b", True)]
+    + [("end.", True), ("what?", True), ("nul_x", False), (".hidden", False), ("a b", False), ("end ", True)],
+)
+def test_names_that_windows_does_not_take(name, unfit):
+    assert unfit_for_windows(name) == unfit
