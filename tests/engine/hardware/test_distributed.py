@@ -73,8 +73,8 @@ def torchrun(toy_project, processes: int, body: str, *argv: str, options: tuple[
     return subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, **pipes)
 
 
-def finish(process: subprocess.Popen) -> str:
-    out, _ = process.communicate(timeout=120)
+def finish(process: subprocess.Popen, seconds: float = 120.0) -> str:
+    out, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, out
     return out
 
