@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import evaluate
 from engine.runs.tracking import Tracker, read_metrics
 from engine.training import checkpointing
 from tests.helpers.preprocess import mounted
@@ -91,3 +93,18 @@ def test_training_stops_with_one_line_at_a_save_without_space(toy_project):
         assert stopped.value.filename == str(toy_project.runs / "first" / "last.pth")
         assert (toy_project.runs / "first" / "last.pth").read_bytes() == before
         assert not list((toy_project.runs / "first").glob("*.tmp"))
+
+
+def test_an_evaluation_without_space_for_its_result_fails_and_names_it(toy_project, tmp_path):
+    run_dir = run_tiny(epochs=1)
+    with mounted(tmp_path / "disk", "size=20m"):
+        shutil.copytree(run_dir, tmp_path / "disk" / "run")
+        evaluate.main([str(tmp_path / "disk" / "run"), "--num-clips", "1"])
+        other = fill(tmp_path / "disk", leave=100)
+        (tmp_path / "disk" / "run" / "test.json").unlink()
+        with pytest.raises(OSError, match="No space left on device") as stopped:
+            evaluate.main([str(tmp_path / "disk" / "run"), "--num-clips", "1"])
+        assert stopped.value.filename.startswith(str(tmp_path / "disk" / "run"))
+        other.unlink()
+        evaluate.main([str(tmp_path / "disk" / "run"), "--num-clips", "1"])
+        assert (tmp_path / "disk" / "run" / "test.json").is_file()
