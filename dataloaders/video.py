@@ -3,6 +3,7 @@
 import errno
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,6 +20,8 @@ NO_VIDEO_SUFFIXES = frozenset(
     ".gz .bz2 .xz .md5 .sha256 .part .tmp .ds_store".split()
 )
 
+# Pictures or packets one after the other, without a container around.
+WITHOUT_RATE = frozenset("mpjpeg mjpeg jpeg_pipe png_pipe image2pipe h261 h263 h264 hevc vvc m4v mpegvideo".split())
 SHORTEST = 0.9  # of the length in a header that a whole video has
 
 # What FFmpeg may open a file as. It would also take playlists, which make it open other files and addresses, texts,
@@ -89,7 +92,7 @@ class VideoReader:
             self.container.close()
             raise VideoError("its video codec is unknown")
         self.stream.thread_type = threads
-        self.rate = self.stream.average_rate or self.stream.guessed_rate or None
+        self.rate = stated_rate(self.container, self.stream)
         self.fps = float(self.rate) if self.rate else None
         self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
         self._length = length_of(self.container, self.stream)
@@ -147,10 +150,18 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
+def stated_rate(container: av.container.InputContainer, stream: av.VideoStream) -> Fraction | None:
+    """Frames a second, as the container or, where it is none, the stream states them; None where FFmpeg would say 25
+    for want of anything."""
+    if container.format.name in WITHOUT_RATE:
+        return (stream.codec_context and stream.codec_context.framerate) or None
+    return stream.average_rate or stream.guessed_rate or None
+
+
 def length_of(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Seconds that the header states, of the video stream where it does; 0 where it states none. (FFmpeg corrects the
     duration of an AVI file that breaks off, but not its number of frames.)"""
-    rate = stream.average_rate or stream.guessed_rate
+    rate = stated_rate(container, stream)
     counted = float(stream.frames / rate) if rate else 0.0
     if stream.duration is not None and stream.time_base:
         return max(counted, float(stream.duration * stream.time_base))

@@ -23,13 +23,9 @@ from dataloaders.video import (
     is_video_name,
     length_of,
     open_input,
+    stated_rate,
     to_array,
     video_stream,
-)
-
-# Formats of pictures one after the other, whose headers state no rate.
-WITHOUT_RATE = frozenset(
-    "mpjpeg mjpeg mjpeg_2000 jpeg_pipe png_pipe image2pipe h264 hevc vvc m4v mpegvideo h263".split()
 )
 
 
@@ -180,10 +176,9 @@ class Stream:
         if self.stream is None:
             self.container.close()
             raise UserError(f"{printable(address)} has no video stream.")
-        rate = self.stream.average_rate or self.stream.guessed_rate
         self.live = self.container.duration is None
-        is_stated = not (self.live and self.container.format.name in WITHOUT_RATE)
-        self.fps = float(rate) if rate and is_stated else None
+        rate = stated_rate(self.container, self.stream)
+        self.fps = float(rate) if rate else None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, float, float]]:
         seconds, before = 0.0, time.monotonic()

@@ -136,6 +136,23 @@ def test_a_file_that_breaks_off_says_so(tmp_path, ending, options):
         assert reader.lost == f"it breaks off after {num_frames / 25:.0f} of 4 s"
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "kind", "expected"),
+    [("a.h264", "libx264", "h264", 10), ("a.mjpeg", "mjpeg", "mjpeg", None), ("a.avi", "mjpeg", "avi", 10)],
+)
+def test_a_rate_that_no_header_states_is_not_made_up(tmp_path, name, codec, kind, expected):
+    """FFmpeg says 25 for any stream without a container."""
+    with av.open(str(tmp_path / name), "w", format=kind) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height = 160, 120
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for pixels in naming_video(30, 0, (160, 120)):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    with VideoReader(tmp_path / name) as reader:
+        assert len(list(reader)) == 30 and reader.fps == expected and reader.lost is None
+
+
 def test_what_is_no_video_is_refused_with_the_reason(tmp_path):
     (tmp_path / "empty.avi").touch()
     (tmp_path / "text.avi").write_text("not a video\n" * 100)
