@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 460, 330  # pixels of one chart
 LEFT, RIGHT, TOP, BOTTOM = 46, 34, 36, 44  # around its plot
 HEADING, LINE = 44, 22  # pixels of a group's title, and of a row in its list of runs
+# of the first seven runs, which have the seven colours, of the next seven, ...
+STYLES = (("o", "-", "\u25cf"), ("s", "--", "\u25a0"), ("^", ":", "\u25b2"), ("D", "-.", "\u25c6"))
 LABEL_GAP = 15  # pixels between the labels of two runs
 
 
@@ -64,7 +66,7 @@ def draw_cost(axes: "Axes", group: Group) -> None:
         top1, interval = values[run.name]
         if interval:
             axes.vlines(run.gmacs, *interval, color=_colour(group, run), linewidth=2)
-        axes.plot(run.gmacs, top1, "o", color=_colour(group, run), markersize=9)
+        axes.plot(run.gmacs, top1, style_of(group, run)[0], color=_colour(group, run), markersize=9)
     axes.set_xlim(0, max(run.gmacs for run in shown) * 1.15 or 1)
     _label(axes, group, shown, [(run.gmacs, values[run.name][0]) for run in shown])
 
@@ -80,7 +82,8 @@ def draw_curves(axes: "Axes", group: Group) -> None:
         return
     _frame(axes, title, "epoch")
     for run in reversed(shown):  # the best on top
-        style = "-" if len(run.curve) > 1 else "o"
+        marker, line, _ = style_of(group, run)
+        style = line if len(run.curve) > 1 else marker
         axes.plot(*zip(*run.curve, strict=True), style, color=_colour(group, run), linewidth=2, markersize=5)
     axes.set_xlim(0, max(epoch for run in shown for epoch, _ in run.curve) * 1.08)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -97,7 +100,7 @@ def _draw_group(part: "SubFigure", group: Group, height: int, num_rows: int) -> 
     for number, run in enumerate(group.runs):
         column, row = divmod(number, num_rows)
         left, down = 20 + WIDTH * column, HEADING + HEIGHT + 12 + LINE * (row + 0.5)
-        write("\u25cf", left, down, size=12, color=_colour(group, run), ha="center")
+        write(style_of(group, run)[2], left, down, size=12, color=_colour(group, run), ha="center")
         write(f"{number + 1}", left + 26, down, size=9.5, weight="bold", ha="right")
         name = run.name if run.model in run.name else f"{run.name} ({run.model})"
         write(name if len(name) <= 58 else f"{name[:55]}...", left + 34, down, size=9.5)
@@ -160,6 +163,11 @@ def _apart(positions: list[tuple[float, float]]) -> list[tuple[float, float]]:
                 down = height + LABEL_GAP
         moved[number] = (left, down)
     return [moved[number] for number in range(len(positions))]
+
+
+def style_of(group: Group, run: RunResult) -> tuple[str, str, str]:
+    """(marker, line style, sign of the list) of a run: runs that share a colour differ in these."""
+    return STYLES[group.runs.index(run) // len(SERIES) % len(STYLES)]
 
 
 def _colour(group: Group, run: RunResult) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -104,8 +104,20 @@ def group_runs(runs: Sequence[RunResult]) -> list[Group]:
     for (address, split), members in sorted(groups.items()):
         short = members[0].short_dataset
         shown = short if len(addresses[short]) == 1 else one_line(address)
-        found.append(Group(shown, split, sorted(members, key=_rank)))
+        found.append(Group(shown, split, [_with_differences(run, members) for run in sorted(members, key=_rank)]))
     return found
+
+
+def _with_differences(run: RunResult, members: Sequence[RunResult]) -> RunResult:
+    """The run with the settings that set it apart: those whose value not more than half of the runs of its table share.
+    What a run of an older version does not say counts as "none", which it was."""
+    unlike = []
+    for name in dict.fromkeys(name for member in members for name in member.settings):
+        values = Counter(member.settings.get(name, "none") for member in members)
+        mine = run.settings.get(name, "none")
+        if 2 * values[mine] <= len(members):
+            unlike.append(f"{name} {mine}")
+    return replace(run, differs=", ".join(unlike))
 
 
 def _rank(run: RunResult) -> tuple:

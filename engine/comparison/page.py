@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from common.console import plural
 from common.figures import BLACK, GREY, GRID, SERIES, figure_svg
-from engine.comparison.charts import cost_figure, curve_figure
+from engine.comparison.charts import cost_figure, curve_figure, style_of
 from engine.comparison.groups import Group
 from engine.comparison.run_result import RunResult
 from engine.comparison.tables import COLUMNS, LEFT, Column
@@ -42,11 +42,12 @@ def write_page(groups: Sequence[Group], remarks: Sequence[str]) -> str:
         made=made,
         groups=groups,
         remarks=remarks,
-        columns=COLUMNS,
+        columns=(COLUMNS[0], COLUMNS[-1], *COLUMNS[1:-1]),  # what sets a run apart is read without scrolling
         left_columns=LEFT,
         series=SERIES,
         value_of=_value,
         chart=_chart,
+        style_of=style_of,
         cost_figure=cost_figure,
         curve_figure=curve_figure,
         tested=lambda group: [run for run in group.runs if run.test is not None],

@@ -13,7 +13,7 @@ from common.console import plural
 from common.errors import UserError
 from engine.evaluation.published import pretraining_of
 from engine.runs.checkpoint import load_checkpoint, spec_of
-from engine.runs.tracking import read_metrics
+from engine.runs.tracking import WITHOUT_EFFECT, read_metrics
 from network import InputSpec
 from network.cost import count_macs, num_parameters, without_values
 
@@ -59,6 +59,8 @@ class RunResult:
     name      of its folder
     address   the data set, as config.json names it: a name of mypath.py, a folder or a list
     epochs    done, of `planned`
+    settings  that affect the result, by their names: those of config.json, with the clip as the network had it
+    differs   in which of them the runs of its group are not alike, as text
     curve     (epoch from 1, validation video top-1 of the weights that are judged) for each epoch
     notes     what is wrong with the run's files, a sentence each
     """
@@ -79,6 +81,8 @@ class RunResult:
     memory_gb: float | None
     hours: float | None
     device: str | None
+    settings: dict[str, str] = field(default_factory=dict)
+    differs: str = ""
     curve: list[tuple[int, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -121,9 +125,31 @@ def read_run(run_dir: Path, name: str) -> RunResult:
         memory_gb=max(_numbers(records, "time/gpu_memory_gb"), default=None),
         hours=sum(seconds) / 3600 if seconds and len(seconds) == len(records) else None,
         device=_device(run_dir, notes),
+        settings=_settings(config, spec_of(path, checkpoint), checkpoint.get("processes", 1)),
         curve=_curve(records),
         notes=notes,
     )
+
+
+SHOWN_ELSEWHERE = frozenset("model dataset split epochs".split())  # columns or headings of their own
+
+
+def _settings(config: dict, spec: InputSpec, processes: object) -> dict[str, str]:
+    """Every setting that affects the result, under the name of its flag, as text."""
+    values = {key: value for key, value in config.items() if key not in WITHOUT_EFFECT | SHOWN_ELSEWHERE}
+    values |= {name: getattr(spec, name) for name in ("clip_len", "frame_stride", "crop_size", "input", "fps")}
+    values["processes"] = processes
+    if isinstance(values.get("weights"), str):
+        values["weights"] = values["weights"].replace("\\", "/").rstrip("/").split("/")[-1]
+    return {key.replace("_", "-"): one_line(_text(value)) for key, value in values.items()}
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _read_records(run_dir: Path, notes: list[str]) -> list[dict]:

@@ -50,8 +50,9 @@ COLUMNS = (
     Column("clips/s", *_number("{:.1f}", lambda run: run.clips_per_second)),
     Column("GB", *_number("{:.1f}", lambda run: run.memory_gb)),
     Column("hours", *_number("{:.2f}", lambda run: run.hours)),
+    Column("differs in", lambda run: run.differs, lambda run: run.differs or None),
 )
-LEFT = ("run", "model", "pretraining")  # columns of names, which stand left
+LEFT = ("run", "model", "pretraining", "differs in")  # columns of names, which stand left
 GAP = "  "
 
 
@@ -103,7 +104,7 @@ def runs_csv(groups: Sequence[Group]) -> str:
     header = (
         "dataset", "split", "run", "model", "pretraining", "parameters", "gmacs", "epochs", "planned_epochs",
         "best_val_top1", "test_top1", "test_low", "test_high", "test_videos", "protocol", "leak", "clips_per_second",
-        "gpu_memory_gb", "hours", "device",
+        "gpu_memory_gb", "hours", "device", "differs_in",
     )  # fmt: skip
     rows = []
     for group in groups:
@@ -115,7 +116,7 @@ def runs_csv(groups: Sequence[Group]) -> str:
                 [
                     group.dataset, group.split, run.name, run.model, run.pretraining, run.parameters, run.gmacs,
                     run.epochs, run.planned, run.best_val, *tested, run.clips_per_second, run.memory_gb, run.hours,
-                    run.device,
+                    run.device, run.differs,
                 ]
             )  # fmt: skip
     return csv_text([header, *rows])

@@ -1,5 +1,6 @@
 """One evaluation from checkpoint to files."""
 
+import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,12 +22,14 @@ from engine.evaluation.evaluate import Evaluation, evaluate_answers
 from engine.evaluation.leaks import changed_training, copies_of_training, find_leak, knows_its_training, what_is_unknown
 from engine.evaluation.published import official_name, pretraining_of
 from engine.evaluation.report import Analysis, EvaluationRecord, is_logged, log_report, provenance, write_report
-from engine.evaluation.summary import comparable, print_record
+from engine.evaluation.summary import comparable, print_classes, print_record
 from engine.export.runtimes import is_exported
 from engine.hardware.device import device_name
 from engine.hardware.distributed import rank_zero_first
 from engine.predictor import Predictor, open_predictor
 from engine.runs.checkpoint import drawing_of
+
+CLASS_LINES, OTHER_LINES = 20, 16  # of the table of classes, where the output is no terminal; of all else on a screen
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,10 @@ def evaluate_job(
     record = _record(job, trained, options, analysis, results, seconds["normal"])
     print_record(job.path, record)
     if is_rank_zero():
+        per_class = folder / job.stem(options.on) / "per_class.csv"
+        print_classes(
+            analysis, max(shutil.get_terminal_size((0, CLASS_LINES + OTHER_LINES)).lines - OTHER_LINES, 5), per_class
+        )
         _write(folder, job, options, record, analysis)
     return results, record
 
@@ -229,4 +236,5 @@ def _write(
     pictures = write_report(folder, stem, record, analysis, title)
     if stem == "test" and options.output is None and not logged:
         log_report(folder, record, analysis, pictures)
-    print(f"  {relative_to_cwd(file)}, and tables and pictures in {relative_to_cwd(folder / stem)}/")
+    shown = ", ".join(pictures)
+    print(f"  {relative_to_cwd(file)}; in {relative_to_cwd(folder / stem)}/: {shown}, per_class.csv, videos.csv")

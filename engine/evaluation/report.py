@@ -77,6 +77,21 @@ class EvaluationRecord:
         return self.part == "test" and not self.leak and self.training_known
 
 
+@dataclass(frozen=True)
+class ClassRow:
+    """The videos of one class: how many are right, accuracies in percent, and the class that they are most often taken
+    for, `times` of them."""
+
+    name: str
+    videos: int = 0
+    right: int = 0
+    top1: float = 0.0
+    top5: float = 0.0
+    clip_top1: float = 0.0
+    taken_for: str = ""
+    times: int = 0
+
+
 class Analysis:
     """An evaluation taken apart: which videos of which recordings are right, class by class.
 
@@ -114,30 +129,40 @@ class Analysis:
         found = {name: bootstrap_interval(hits, self.groups, weights) for name, (hits, weights) in values.items()}
         return {name: pair and [100 * bound for bound in pair] for name, pair in found.items()}
 
-    def per_class_csv(self) -> str:
-        """One line per class, in the order of the class ids."""
-        lines = []
+    def by_class_table(self) -> list[ClassRow]:
+        """A row per class, in the order of the class ids."""
+        rows = []
         for number, name in enumerate(self.classes):
             mine = self.labels == number
-            videos = int(mine.sum())
-            if not videos:
-                lines.append([name, 0, 0, "", "", "", "", ""])
+            if not mine.any():
+                rows.append(ClassRow(name))
                 continue
             errors = self.matrix[number].copy()
             errors[number] = 0
             taken = int(errors.argmax())
-            lines.append(
-                [
+            rows.append(
+                ClassRow(
                     name,
-                    videos,
+                    int(mine.sum()),
                     int(self.matrix[number, number]),
-                    f"{self.by_class[number]:.2f}",
-                    f"{100 * (self.ranks[mine] <= 5).mean():.2f}",
-                    f"{100 * self.clips_right[mine].sum() / self.num_clips[mine].sum():.2f}",
+                    float(self.by_class[number]),
+                    100 * float((self.ranks[mine] <= 5).mean()),
+                    100 * float(self.clips_right[mine].sum() / self.num_clips[mine].sum()),
                     self.classes[taken] if errors[taken] else "",
-                    int(errors[taken]) or "",
-                ]
+                    int(errors[taken]),
+                )
             )
+        return rows
+
+    def per_class_csv(self) -> str:
+        """One line per class, in the order of the class ids."""
+        lines = [
+            [row.name, row.videos, row.right, *(f"{value:.2f}" for value in (row.top1, row.top5, row.clip_top1))]
+            + [row.taken_for, row.times or ""]
+            if row.videos
+            else [row.name, 0, 0, "", "", "", "", ""]
+            for row in self.by_class_table()
+        ]
         header = ("class", "videos", "right", "top1", "top5", "clip_top1", "most_taken_for", "times")
         return csv_text([header, *lines])
 

@@ -4,12 +4,12 @@ from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 
-from common.console import plural
-from common.files import relative_to_cwd
+from common.console import plural, table_line
+from common.files import printable, relative_to_cwd
 from engine.evaluation.bootstrap import mean_and_deviation
 from engine.evaluation.confusion import Confused
 from engine.evaluation.published import METRICS, Published, beside, published
-from engine.evaluation.report import EvaluationRecord
+from engine.evaluation.report import Analysis, EvaluationRecord
 
 
 def comparable(record: EvaluationRecord) -> list[Published]:
@@ -51,6 +51,22 @@ def print_record(path: Path, record: EvaluationRecord) -> None:
             print(f"    {order:10} {top1:6.2f}")
     for row in comparable(record):
         print(f"  {beside(row, asdict(record))}")
+
+
+def print_classes(analysis: Analysis, lines: int, per_class: Path) -> None:
+    """Prints a table of the classes, the worst first, in at most so many lines; the file has them all."""
+    rows = [row for row in analysis.by_class_table() if row.videos]
+    rows.sort(key=lambda row: (row.top1, -row.videos, row.name))
+    shown = rows if len(rows) <= lines else rows[: lines - 1]
+    table = [("class", "videos", "top-1", "most often taken for")]
+    for row in shown:
+        taken = f"{printable(row.taken_for)} ({row.times})" if row.taken_for else ""
+        table.append((printable(row.name), f"{row.videos}", f"{row.top1:.1f}", taken))
+    widths = [max(map(len, cells)) for cells in zip(*table, strict=True)]
+    for cells in table:
+        print(f"  {table_line(cells, widths[:-1])}")
+    if len(shown) < len(rows):
+        print(f"  ... and {plural(len(rows) - len(shown), 'class')} more: {relative_to_cwd(per_class)}")
 
 
 def print_splits(records: list[EvaluationRecord]) -> None:

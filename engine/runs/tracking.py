@@ -24,11 +24,8 @@ FLUSH_EVERY = 10.0  # seconds
 # shown as columns of TensorBoard's HPARAMS view; values come from the scalars of the same name
 HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/top5", "test/clip_top1")
 
-# its rows; the view shows the first five by the alphabet until more are ticked
-HPARAM_SETTINGS = (
-    "batch_size", "dataset", "epochs", "lr", "model", "optimizer", "recipe", "schedule", "seed", "split", "val",
-    "weight_decay", "weights",
-)  # fmt: skip
+# settings of a run that change no result; all others are its rows, and compare.py says in which of them runs differ
+WITHOUT_EFFECT = frozenset("frames name resume workers cache device save_every on_full_disk".split())
 
 
 class Tracker:
@@ -76,7 +73,7 @@ class Tracker:
 
     def hparams(self, settings: dict) -> None:
         """Settings into the HPARAMS view, through this run's own file (add_hparams would make a second run)."""
-        plain = {key: settings[key] for key in HPARAM_SETTINGS if settings[key] is not None}
+        plain = {key: value for key, value in settings.items() if key not in WITHOUT_EFFECT and value is not None}
         for part in summary.hparams(plain, dict.fromkeys(HPARAM_METRICS, 0.0)):
             self._add(Event(summary=part))
 

@@ -148,6 +148,9 @@ def print_run(run: Run) -> None:
         f"Clips    {spec.clip_len} {SEEN[spec.input]}, {rate}, {spec.crop_size}x{spec.crop_size} of "
         f"{spec.resize[0]}x{spec.resize[1]}, {'mirrored at random' if config.flip else 'not mirrored'}"
     )
+    frozen = f", {config.freeze} frozen" if config.freeze != "none" else ""
+    print(f"Weights  {printable(config.weights) if config.weights else 'random: trained from scratch'}{frozen}")
+    print(f"Recipe   {config.recipe}: {regularisers(config)}")
     print(
         f"Training {plural(config.epochs, 'epoch')}, {config.optimizer} {config.lr:g}, {_step_size(config)}, "
         f"on {device_name(run.device)}, {str(run.amp or torch.float32).removeprefix('torch.')}"
@@ -159,6 +162,15 @@ def print_run(run: Run) -> None:
     warning = cudnn_warning(cudnn_version())
     if run.amp and warning:
         print(warning)
+
+
+def regularisers(config: TrainConfig) -> str:
+    """weight decay 0.01, mixup 0.2, ...: what works against overfitting."""
+    names = "weight_decay dropout label_smoothing mixup cutmix colour_jitter stride_jitter ema early_stopping".split()
+    found = [f"{name.replace('_', ' ')} {value:g}" for name in names if (value := getattr(config, name))]
+    found += [f"zoom {config.zoom:g}"] if config.zoom not in (None, 1) else []
+    found += ["balanced classes"] if config.class_weights == "balanced" else []
+    return ", ".join(found) or "nothing against overfitting"
 
 
 def _step_size(config: TrainConfig) -> str:

@@ -1,15 +1,33 @@
-"""A tiny training run on the toy data set, and comparisons of runs."""
+"""A tiny training run on the toy data set, in this process or under torchrun, and comparisons of runs."""
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import mypath
 import train
+from common.files import ROOT
 from engine.training.config import TrainConfig
 
+PROGRAM = """
+import sys
+sys.path.insert(0, {root!r})
+import mypath
+mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
+import torch
+torch.set_num_threads(1)
+from common.cli import run_cli
+from network.registry import MODELS
+from tests.helpers.norm_free import ENTRY
+MODELS["norm_free"] = ENTRY
+{body}
+"""
+TRAIN = "import train\nrun_cli(train.cli)"
 TINY = {
     "dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003,
     "workers": 0,
@@ -51,3 +69,20 @@ def read_events(run_dir) -> EventAccumulator:
 CONFIG = TrainConfig(
     dataset="toy", model="r3d_10", epochs=10, lr=0.1, weight_decay=0.01, optimizer="sgd", warmup_epochs=2.0
 )
+
+
+def torchrun(toy_project, processes: int, body: str, *argv: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
+    """A real torchrun on this machine's CPU; its outputs in one pipe."""
+    folder = toy_project.runs.parent
+    script = folder / f"script{processes}.py"
+    script.write_text(PROGRAM.format(root=str(ROOT), datasets=mypath.DATASETS, runs=str(toy_project.runs), body=body))
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options, script, *argv]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, **pipes)
+
+
+def finish(process: subprocess.Popen, seconds: float = 120.0) -> str:
+    out, _ = process.communicate(timeout=seconds)
+    assert process.returncode == 0, out
+    return out

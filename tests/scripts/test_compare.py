@@ -95,6 +95,47 @@ def test_without_arguments_all_runs_stand_in_one_table(runs, capsys, tmp_path):
     assert 0 < float(rows["r3d_10-toy-000"]["gmacs"]) < 0.05  # of the run's own clip; 0.15 at the network's usual one
 
 
+def nine_runs(runs: Path) -> None:
+    """Copies of one run that say other settings."""
+    shutil.rmtree(runs / "mc3_10-toy-000")
+    config = torch.load(runs / "r3d_10-toy-000" / "best.pth", weights_only=True)["config"]
+    for number, changes in enumerate(
+        ({"lr": 0.01}, {"mixup": 0.2}, {"seed": 1}, {"weights": "/data/kinetics.pth"}, {"workers": 9, "name": "x"})
+        + ({"recipe": "strong", "ema": 0.9}, {"dropout": 0.5}, {"accumulate": 2}),
+        1,
+    ):
+        shutil.copytree(runs / "r3d_10-toy-000", runs / f"r3d_10-toy-00{number}")
+        change_checkpoint(runs / f"r3d_10-toy-00{number}", config=config | changes)
+        record = (runs / f"r3d_10-toy-00{number}" / "metrics.jsonl").read_text().splitlines()
+        lines = [json.dumps(json.loads(line) | {"val/top1": 10 * number + 3 * row}) for row, line in enumerate(record)]
+        (runs / f"r3d_10-toy-00{number}" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_each_run_says_in_which_settings_it_is_unlike_the_others(runs, capsys, tmp_path):
+    nine_runs(runs)
+    compare.main(["--csv", str(tmp_path / "runs.csv"), "--markdown"])
+    capsys.readouterr()
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        rows = {row["run"].rpartition("-")[2]: row["differs_in"] for row in csv.DictReader(file)}
+    assert rows == {
+        "000": "", "001": "lr 0.01", "002": "mixup 0.2", "003": "seed 1", "004": "weights kinetics.pth",
+        "005": "", "006": "recipe strong, ema 0.9", "007": "dropout 0.5", "008": "accumulate 2",
+    }  # fmt: skip
+
+    compare.main(["r3d_10-toy-000", "r3d_10-toy-001"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("r3d_10")]
+    assert {line.rpartition("  ")[2][:3] for line in lines} >= {"lr "} and any("lr 0.01" in line for line in lines)
+
+
+def test_runs_that_share_a_colour_have_other_lines_and_dots(runs):
+    nine_runs(runs)
+    [group] = group_runs([read_run(path, path.name) for path in sorted(runs.iterdir())])
+    looks = {(line.get_color(), line.get_linestyle()) for line in curve_figure(group).axes[0].lines}
+    assert len(looks) == 9
+    dots = {(line.get_color(), line.get_marker()) for line in cost_figure(group).axes[0].lines}
+    assert len(dots) == 9
+
+
 def test_named_runs_alone_are_compared_by_folder_name_or_checkpoint(runs, capsys):
     compare.main(["r3d_10-toy-000", str(runs / "r3d_10-toy-000" / "best.pth")])
     out = capsys.readouterr().out

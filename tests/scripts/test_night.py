@@ -14,9 +14,8 @@ import torch
 import train
 from engine.runs.tracking import read_metrics
 from engine.training.config import TrainConfig
-from tests.engine.hardware.test_distributed import TRAIN, finish, torchrun
 from tests.helpers.preprocess import mounted
-from tests.helpers.training import read_events
+from tests.helpers.training import TRAIN, finish, read_events, torchrun
 
 MINUTES = float(os.environ.get("NIGHT_MINUTES", "0.5"))
 EPOCHS_A_MINUTE = 60  # of these, on two cores

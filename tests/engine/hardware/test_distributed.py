@@ -20,24 +20,10 @@ from engine.training.config import TrainConfig
 from evaluate import main as evaluate_main
 from network.registry import MODELS
 from tests.helpers.norm_free import ENTRY
-from tests.helpers.training import TINY, assert_equal_weights, read_events
+from tests.helpers.training import PROGRAM, TINY, TRAIN, assert_equal_weights, finish, read_events, torchrun
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {root!r})
-import mypath
-mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
-import torch
-torch.set_num_threads(1)
-from common.cli import run_cli
-from network.registry import MODELS
-from tests.helpers.norm_free import ENTRY
-MODELS["norm_free"] = ENTRY
-{body}
-"""
-TRAIN = "import train\nrun_cli(train.cli)"
 # ends one worker as a machine does, once: with the epoch half done
 KILLED = """
 import os, signal, pathlib, train
@@ -60,23 +46,6 @@ def keep(argv):
         numpy.save(f"probs-{torchrun.world_size()}-{torchrun.rank()}.npy", results["normal"].probs)
 run_cli(keep)
 """
-
-
-def torchrun(toy_project, processes: int, body: str, *argv: str, options: tuple[str, ...] = ()) -> subprocess.Popen:
-    """A real torchrun on this machine's CPU; its outputs in one pipe."""
-    folder = toy_project.runs.parent
-    script = folder / f"script{processes}.py"
-    script.write_text(PROGRAM.format(root=str(ROOT), datasets=mypath.DATASETS, runs=str(toy_project.runs), body=body))
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options, script, *argv]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen([str(word) for word in command], cwd=folder, env=environment, **pipes)
-
-
-def finish(process: subprocess.Popen, seconds: float = 120.0) -> str:
-    out, _ = process.communicate(timeout=seconds)
-    assert process.returncode == 0, out
-    return out
 
 
 def check_sharded_evaluation(toy_project, counts: tuple[int, ...]) -> None:
