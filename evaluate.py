@@ -60,8 +60,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--frames", help="folder of the extracted frames (default: the run's)")
     parser.add_argument("--split", choices=SPLITS, help="another split (default: the run's)")
     parser.add_argument(
-        "--on", choices=("test", "val", "all"), default="test",
-        help="videos to evaluate on: of a part, or all of another data set, undivided (default: test)",
+        "--on", choices=("test", "val", "train", "all"), default="test",
+        help="videos to evaluate on: of a part (train: how much is learnt by heart), or all of another data set, "
+        "undivided (default: test)",
     )  # fmt: skip
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips per video (default: 10)")

@@ -42,6 +42,7 @@ from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
 from dataloaders.prefetch import prefetch
 from engine.evaluation.evaluate import Evaluation, evaluate
+from engine.evaluation.job import EvaluationOptions, evaluate_job, prepare
 from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
@@ -51,10 +52,12 @@ from engine.training.divergence import check_epoch, check_loss, check_weights, n
 from engine.training.optimizer import clip_weights
 from engine.training.records import (
     LOG_EVERY,
+    EpochBar,
     EpochResult,
-    epoch_bar,
     keep_if_best,
+    log_curves,
     log_epoch,
+    log_first_clips,
     log_step,
     print_end,
     print_epoch,
@@ -95,7 +98,16 @@ def main(config: TrainConfig) -> Path:
         if is_rank_zero():
             finish_launch(run.run_dir)
         print_end(run)
+        if run.config.test:
+            evaluate_run(run.run_dir, run.config, mypath.DATASETS)
         return run.run_dir
+
+
+def evaluate_run(run_dir: Path, config: TrainConfig, datasets: dict[str, dict]) -> None:
+    """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does."""
+    torch.backends.cudnn.allow_tf32 = False  # as evaluate.py
+    options = EvaluationOptions(device=config.device, workers=config.workers)
+    evaluate_job(prepare(broadcast(run_dir) / "best.pth", options, datasets), options, several=False)
 
 
 def fit(run: Run, stop: StopRequest) -> None:
@@ -119,6 +131,7 @@ def fit(run: Run, stop: StopRequest) -> None:
                 result = EpochResult(validation, averaged, measured, time.monotonic() - start)
                 keep_if_best(run, result)
                 log_epoch(run, result)
+                log_curves(run)
                 print_epoch(run, result)
                 progress.begin_means(run.device)
                 write_checkpoint(run, "last.pth", for_resume=True)
@@ -147,7 +160,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
     num_clips, start = 0, time.monotonic()
     saved, stages = start, replace(run.train_loader.seconds)
     batches = TimedBatches(prefetch(run.train_loader.batches(progress.epoch, sampler.first_batch(first)), run.device))
-    with epoch_bar(run, first) as bar:
+    with EpochBar(run, first) as bar:
         for _ in range(first, sampler.num_steps):
             vote = stop.vote(save=is_rank_zero() and 0 < 60 * run.config.save_every <= time.monotonic() - saved)
             if vote.stop:
@@ -161,7 +174,7 @@ def train_one_epoch(run: Run, stop: StopRequest) -> dict[str, float]:
             note_bad_loss(progress, step.loss)
             progress.step += 1
             num_clips += step.num_clips
-            bar.update()
+            bar.update(run)
             if progress.step % LOG_EVERY == 0 and sampler.num_steps >= LOG_EVERY:  # log_epoch does shorter epochs
                 check_loss(run)
                 log_step(run, step)
@@ -195,7 +208,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
         clips, labels, mirrored = batch  # (B, T, H, W, 3) uint8, (B,), (B,)
         x, targets = model_input(run, number, batch)  # (B, C, T, S, S), (B,) or (B, K)
         if progress.step == 0 and number == 0:
-            run.tracker.clips(x, run.spec, 0)
+            log_first_clips(run, x, targets)
 
         # ranks exchange gradients once per step, with its last batch
         with run.compiled_model.no_sync() if world_size() > 1 and number < numbers[-1] else nullcontext():

@@ -137,6 +137,7 @@ def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
     monkeypatch.setattr(mypath, "DEFAULT_DATASET", "toy")
     monkeypatch.setattr(mypath, "RUNS", str(tmp_path / "run"))
     monkeypatch.setattr("evaluate.num_processors", lambda: 0)  # no worker processes, which start in a tenth of a second
+    monkeypatch.setattr("engine.training.records.save_curves", lambda _: None)  # as long as a tiny run itself
     return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")
 
 

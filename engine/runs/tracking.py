@@ -10,14 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from tensorboardX import summary
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from common.files import write_atomically
 from engine.runs.growing_file import GrowingFile
-from network import InputSpec
 
 FLUSH_EVERY = 10.0  # seconds
 
@@ -25,7 +23,7 @@ FLUSH_EVERY = 10.0  # seconds
 HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/top5", "test/clip_top1")
 
 # settings of a run that change no result; all others are its rows, and compare.py says in which of them runs differ
-WITHOUT_EFFECT = frozenset("frames name resume workers cache device save_every on_full_disk".split())
+WITHOUT_EFFECT = frozenset("frames name resume workers cache device save_every on_full_disk test".split())
 
 
 class Tracker:
@@ -77,10 +75,6 @@ class Tracker:
         for part in summary.hparams(plain, dict.fromkeys(HPARAM_METRICS, 0.0)):
             self._add(Event(summary=part))
 
-    def clips(self, x: torch.Tensor, spec: InputSpec, step: int) -> None:
-        """A picture of the first clips as the network gets them: (B, C, T, H, W) normalised."""
-        self.picture("input/train_clips", clip_sheet(x, spec), step)
-
     def flush(self) -> None:
         self.events.flush()
         self.lines.flush()
@@ -107,19 +101,6 @@ class NoTracker:
     def __getattr__(self, name: str) -> Callable[..., None]:
         assert hasattr(Tracker, name), name
         return lambda *_, **__: None
-
-
-def clip_sheet(x: torch.Tensor, spec: InputSpec, num_clips: int = 4, num_frames: int = 8) -> np.ndarray:
-    """(B, C, T, H, W) normalised -> (num_clips * H, num_frames * W, 3) uint8: a row per clip, time from left to right.
-
-    Differences are shown around grey; of a network that gets both, the colours.
-    """
-    clips = x[:num_clips, :3].float().cpu()
-    picked = torch.linspace(0, clips.shape[2] - 1, min(num_frames, clips.shape[2])).round().long()
-    still = (0.5, 0.5, 0.5) if spec.input == "diff" else spec.mean
-    mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (still, spec.std))
-    frames = ((clips[:, :, picked] * std + mean) * 255).round().clamp(0, 255).byte()  # (B, 3, F, H, W)
-    return np.concatenate([np.concatenate(list(clip), axis=1) for clip in frames.permute(0, 2, 3, 4, 1).numpy()])
 
 
 def read_metrics(run_dir: Path) -> list[dict]:

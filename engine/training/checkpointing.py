@@ -138,6 +138,7 @@ def changed(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
         workers=settings.workers if given.workers is None else given.workers,
         cache=given.cache or settings.cache,
         on_full_disk=given.on_full_disk or settings.on_full_disk,
+        test=given.test or settings.test,
         device=settings.device if given.device == "auto" else given.device,
     )
 

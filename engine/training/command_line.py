@@ -8,7 +8,7 @@ from common.errors import UsageError
 from engine.training.config import TrainConfig
 from network import check_model_name
 
-RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "on_full_disk", "dataset", "frames")
+RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "on_full_disk", "test", "dataset", "frames")
 
 
 def parse_configs(

@@ -139,6 +139,7 @@ class TrainConfig:
     seed: int = flag(0, "random seed of weights, clips and their order", RUN, at_least=0)
     val_clips: int = flag(3, "clips per video in the validation after each epoch", RUN, at_least=1)
     resume: str | None = flag(None, "continue this run with its own settings", RUN, metavar="RUN")
+    test: bool = flag(False, "evaluate best.pth on the test videos at the end, as evaluate.py does", RUN)
     save_every: float = flag(
         10.0, "also write last.pth during an epoch; 0: at its end only", RUN, metavar="MINUTES", at_least=0
     )

@@ -4,20 +4,25 @@ import math
 import shlex
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from common.console import duration, plural
+from common.drawing import save_picture
 from common.files import relative_to_cwd
-from common.torchrun import is_rank_zero
+from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import StageSeconds
 from engine.evaluation.evaluate import Evaluation
 from engine.hardware.distributed import all_reduce_sum
+from engine.runs.pictures import clip_sheet, save_curves, target_names
 from engine.training.checkpointing import write_checkpoint
-from engine.training.run import Progress, Run, StepResult
+from engine.training.run import Progress, Run, StepResult, out_of_patience
 
 LOG_EVERY = 20  # steps between two readings of the device's numbers
+LINE_SECONDS, BAR_SECONDS, CURVES_SECONDS = 30.0, 1.0, 30.0  # between two lines, losses in the bar, and pictures
 STAGE_ADVICE = {  # for a run that waits for data, by the stage that is busiest
     "read": "a faster disk, or python -m dataloaders.pack",
     "decode": "more --workers, or --cache ram",
@@ -51,17 +56,69 @@ def stage_shares(run: Run, before: StageSeconds, seconds: float) -> dict[str, fl
     }
 
 
-def epoch_bar(run: Run, first: int) -> tqdm:
-    """A progress bar over the steps of the epoch from step `first`, on a terminal and rank zero only."""
-    return tqdm(
-        total=run.train_loader.batch_sampler.num_steps,
-        initial=first,
-        desc=f"epoch {run.progress.epoch + 1}/{run.config.epochs}",
-        unit=" steps",
-        dynamic_ncols=True,
-        leave=False,
-        disable=not (is_rank_zero() and sys.stderr.isatty()),
-    )
+class EpochBar:
+    """The steps of an epoch from step `first`, on rank zero: a bar on a terminal, elsewhere (a log file, a notebook) a
+    line every 30 s."""
+
+    def __init__(self, run: Run, first: int):
+        self.total, self.first, self.step = run.train_loader.batch_sampler.num_steps, first, first
+        self.name = f"epoch {run.progress.epoch + 1:3}/{run.config.epochs}"
+        self.begin = self.said = time.monotonic()
+        self.bar = tqdm(
+            total=self.total,
+            initial=first,
+            desc=self.name,
+            unit=" steps",
+            dynamic_ncols=True,
+            leave=False,
+            disable=not (is_rank_zero() and sys.stderr.isatty()),
+        )
+
+    def __enter__(self) -> "EpochBar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def update(self, run: Run) -> None:
+        """After a step. The loss is read from the device, which waits for it, only where it is shown."""
+        self.step += 1
+        now = time.monotonic()
+        pause = LINE_SECONDS if self.bar.disable else BAR_SECONDS
+        if is_rank_zero() and now - self.said >= pause and self.step < self.total:
+            self.said, loss = now, run.progress.loss.value()
+            if self.bar.disable:
+                seconds = (now - self.begin) / (self.step - self.first)  # a step
+                steps_left = run.config.epochs * self.total - run.progress.step
+                clips = run.config.batch_size * run.config.accumulate * world_size() / seconds
+                print(
+                    f"{self.name}  step {self.step:,}/{self.total:,}  loss {loss:6.3f}  {clips:6.1f} clips/s  "
+                    f"left about {duration(seconds * steps_left)}",
+                    flush=True,
+                )
+            else:
+                self.bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+        self.bar.update()
+
+
+def log_first_clips(run: Run, x: torch.Tensor, targets: torch.Tensor) -> None:
+    """A picture of the first clips as the network gets them, x (B, C, T, H, W) normalised and augmented, with the names
+    of their classes: in TensorBoard, and in the run's folder as train_clips.jpg."""
+    if is_rank_zero():
+        sheet = clip_sheet(x, run.spec, target_names(targets, run.frame_set.classes))
+        run.tracker.picture("input/train_clips", sheet, 0)
+        with suppress(OSError):  # a full disk, which the curves say
+            save_picture(run.run_dir / "train_clips.jpg", sheet)
+
+
+def log_curves(run: Run) -> None:
+    """Draws curves.png at the run's end and, before, at most once in 30 s."""
+    is_last = run.progress.epoch >= run.config.epochs or out_of_patience(run.config, run.progress)
+    now = time.monotonic()
+    if is_rank_zero() and (is_last or now - run.curves_drawn >= CURVES_SECONDS):
+        run.curves_drawn = now
+        with suppress(OSError):
+            save_curves(run.run_dir)
 
 
 def log_step(run: Run, step: StepResult) -> None:
@@ -145,6 +202,6 @@ def print_end(run: Run) -> None:
         print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without better validation.")
     best = "" if progress.best_top1 is None else f", best validation video top-1 {progress.best_top1:.2f} %"
     print(f"Done in {duration(time.monotonic() - run.start)}: {run_dir}{best}")
-    if run.frame_set.part("test"):
+    if run.frame_set.part("test") and not run.config.test:
         print(f"Test it:    python evaluate.py {run_dir}")
     print(f"Look at it: tensorboard --logdir {shlex.quote(relative_to_cwd(run.run_dir.parent))}")

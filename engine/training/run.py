@@ -92,6 +92,7 @@ class Run:
     progress: Progress
     lock: BaseFileLock | None  # of the run's folder, on rank zero
     start: float
+    curves_drawn: float  # time.monotonic() of the last curves.png
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def build_run(
         progress=progress,
         lock=lock,
         start=time.monotonic(),
+        curves_drawn=time.monotonic(),
     )
 
 

@@ -183,6 +183,8 @@ def resolve(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, datasets:
     check_parts(frame_set, spec)
     warn_of_leaks(frame_set, config)
     source = frame_set.source
+    if config.test and not frame_set.part("test"):
+        raise UserError(f"--test needs test videos, and split {frame_set.split.name} of {source.name} has none.")
     if config.early_stopping and not frame_set.part("val"):
         raise UserError(f"--early-stopping needs validation videos, and {source.name} has none.")
     config = with_address(config, frame_set, datasets)

@@ -299,6 +299,16 @@ def test_training_never_touches_the_test_list(toy_project, monkeypatch):
     assert parts == ["val"]
 
 
+def test_training_videos_show_what_is_learnt_by_heart(toy_project, capsys):
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
+    script.main([str(run_dir), "--on", "train", "--num-clips", "1"])
+    out = capsys.readouterr().out
+    assert "on toy, split 1, train: 12 videos" in out and "NOT A TEST" not in out and "content of a" not in out
+    record = json.loads((run_dir / "train.json").read_text())
+    assert (record["part"], record["num_videos"], record["leak"]) == ("train", 12, None)
+    assert not (run_dir / "test.json").exists()
+
+
 def test_validation_videos_can_be_asked_for(toy_project, capsys):
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
     script.main([str(run_dir), "--on", "val", "--num-clips", "1"])

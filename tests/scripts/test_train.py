@@ -1,6 +1,7 @@
 """The train loop, from its command line to the files of its run."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from common.errors import Stopped, UsageError, UserError
 from common.files import ROOT
 from dataloaders.preprocess.__main__ import main as preprocess
 from engine.runs.checkpoint import load_model
+from engine.runs.pictures import save_curves
 from engine.runs.tracking import read_metrics
 from engine.training import checkpointing, records, run
 from engine.training.command_line import parse_configs
@@ -28,20 +30,21 @@ from tests.helpers.training import assert_equal_weights, read_events, run_tiny, 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
+def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys, monkeypatch):
+    monkeypatch.setattr(records, "save_curves", save_curves)
     run_dir = run_tiny()
 
     assert run_dir == toy_project.runs / "r3d_10-toy-000"
     names = {path.name.split(".")[0] for path in run_dir.iterdir() if path.name not in (".lock", ".owner")}
-    assert names == {"config", "events", "metrics", "last", "best"}
+    assert names == {"config", "events", "metrics", "last", "best", "train_clips", "curves"}
 
     config = json.loads((run_dir / "config.json").read_text())
     assert config["optimizer"] == model_entry("r3d_10").defaults.optimizer
     assert (config["flip"], config["split"], config["epochs"]) == (True, "1", 3)
 
-    records = read_metrics(run_dir)
-    assert [record["epoch"] for record in records] == [0, 1, 2]
-    assert [record["step"] for record in records] == [3, 6, 9]  # 12 videos, batches of 5, 5 and 2
+    lines = read_metrics(run_dir)
+    assert [record["epoch"] for record in lines] == [0, 1, 2]
+    assert [record["step"] for record in lines] == [3, 6, 9]  # 12 videos, batches of 5, 5 and 2
 
     tags = set(read_events(run_dir).Tags()["scalars"])
     assert tags >= {
@@ -52,6 +55,38 @@ def test_a_run_leaves_its_settings_curves_and_checkpoints(toy_project, capsys):
     assert "toy, split 1: 12 train, 6 val, 6 test videos" in out
     assert out.count("\nepoch ") == 3
     assert "tensorboard --logdir" in out
+
+
+def test_a_log_has_a_line_now_and_then_in_a_long_epoch(toy_project, monkeypatch, capsys):
+    monkeypatch.setattr(records, "LINE_SECONDS", 0.0)
+    run_tiny(epochs=2)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  step " in line]
+    assert [line.split("  loss")[0] for line in lines] == [
+        "epoch   1/2  step 1/3", "epoch   1/2  step 2/3", "epoch   2/2  step 1/3", "epoch   2/2  step 2/3",
+    ]  # fmt: skip
+    assert all(re.search(r"loss +\d\.\d{3} +[\d.]+ clips/s  left about \d+ s$", line) for line in lines)
+
+
+def test_the_test_may_follow_the_training_in_one_command(toy_project, capsys):
+    run_dir = run_tiny(epochs=1, test=True)
+    out = capsys.readouterr().out
+    assert "best.pth (r3d_10) on toy, split 1, test: 6 videos" in out and "Test it:" not in out
+    assert json.loads((run_dir / "test.json").read_text())["num_videos"] == 6
+    with pytest.raises(UserError, match="--test needs test videos, and split given of none has none"):
+        run_tiny(dataset=str(without_test(toy_project.runs.parent)), epochs=1, test=True)
+
+
+def without_test(folder):
+    videos = make_toy_videos(folder / "none", naming="folder")
+    for part, names in (("train", "g01 g08"), ("val", "g09")):
+        for path in [path for path in videos.glob("*/*.avi") if path.name[:3] in names.split()]:
+            target = videos / part / path.parent.name / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+    for path in videos.iterdir():
+        if path.name not in ("train", "val"):
+            shutil.rmtree(path)
+    return videos
 
 
 def test_a_curve_has_one_point_a_step_where_epochs_are_short(toy_project):

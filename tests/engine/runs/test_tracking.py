@@ -1,7 +1,9 @@
+import cv2
 import pytest
 import torch
 
-from engine.runs.tracking import Tracker, clip_sheet, read_metrics
+from engine.runs.pictures import clip_sheet, save_curves, target_names
+from engine.runs.tracking import Tracker, read_metrics
 from network import InputSpec
 from tests.helpers.training import CONFIG, read_events
 
@@ -10,7 +12,7 @@ def test_tensorboard_reads_what_the_tracker_writes(tmp_path):
     tracker = Tracker(tmp_path)
     tracker.hparams(CONFIG.to_dict())
     tracker.scalars({"train/loss": 2.5, "val/top1": float("nan")}, 20)
-    tracker.clips(torch.zeros(2, 3, 8, 16, 16), InputSpec(), 0)
+    tracker.picture("input/train_clips", clip_sheet(torch.zeros(2, 3, 8, 16, 16), InputSpec()), 0)
     tracker.close()
 
     events = read_events(tmp_path)
@@ -51,3 +53,25 @@ def test_the_picture_shows_clips_in_rows_and_time_from_left_to_right():
     assert sheet.shape == (8, 32, 3)
     assert sheet[0, ::4, 0].tolist() == pytest.approx([255 * frame / 10 for frame in range(8)], abs=1)
     assert sheet[5, 0].tolist() == pytest.approx([0, 25.5, 51], abs=1)
+
+
+def test_the_picture_names_the_classes_and_their_shares(tmp_path):
+    x = torch.zeros(2, 3, 8, 64, 64)
+    names = target_names(torch.tensor([1, 0]), ["Biking", "Golf"])
+    assert names == ["Golf", "Biking"]
+    mixed = target_names(torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.0, 1.0]]), ["Biking", "Golf", "Run"])
+    assert mixed == ["Biking 70 % + Golf 30 %", "Run 100 %"]
+    sheet = clip_sheet(x, InputSpec(), names)
+    assert sheet.shape == (2 * (20 + 64), 8 * 64, 3)
+    assert sheet[:20].min() < 100 and (sheet[20:84] == sheet[20, 0]).all(), "the name stands above its clip"
+
+
+def test_curves_are_drawn_from_the_lines_of_the_epochs(tmp_path):
+    tracker = Tracker(tmp_path)
+    for epoch in range(4):
+        tracker.epoch({"epoch": epoch, "train/loss": 2.0 - epoch / 3, "val/loss": 2.1, "val/top1": 10.0 * epoch})
+    tracker.close()
+    save_curves(tmp_path)
+    assert cv2.imread(str(tmp_path / "curves.png")).shape[1] > 1000
+    save_curves(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
