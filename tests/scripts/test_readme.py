@@ -19,6 +19,7 @@ from dataloaders import pack
 from dataloaders.audit import __main__ as audit
 from dataloaders.download import __main__ as download
 from dataloaders.preprocess import __main__ as preprocess
+from engine.hardware import __main__ as hardware
 from engine.training.command_line import parse_configs
 from network import __main__ as network_main
 from network import create_model, list_models
@@ -50,6 +51,7 @@ PARSERS = {
     "-m dataloaders.download": download.parse_args,
     "-m dataloaders.pack": pack.parse_args,
     "-m dataloaders.preprocess": preprocess.parse_args,
+    "-m engine.hardware": hardware.parse_args,
     "-m network": network_main.parse_args,
 }
 

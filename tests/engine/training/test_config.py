@@ -29,7 +29,9 @@ def test_every_field_is_a_flag_and_arrives():
         "--clip-grad": "1", "--early-stopping": "0",
         "--cache": "ram",
     }  # fmt: skip
-    config = parse(*[word for pair in argv.items() for word in pair], "--flip", "--compile", "--deterministic", "--test")
+    config = parse(
+        *[word for pair in argv.items() for word in pair], "--flip", "--compile", "--deterministic", "--test"
+    )
 
     default = TrainConfig()
     untouched = [entry.name for entry in fields(config) if getattr(config, entry.name) == getattr(default, entry.name)]
