@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from engine.comparison.run_result import one_line
     from engine.comparison.tables import runs_csv
 
-    runs, left_out = read_runs(find_runs(args.runs, ROOT / mypath.RUNS))
+    runs, left_out = read_runs(find_runs(args.names, args.runs or ROOT / mypath.RUNS))
     remarks = [f"Left out: {remark}" for remark in left_out]
     remarks += [one_line(f"{run.name}: {note}") for run in runs for note in run.notes]
     for remark in remarks:
@@ -57,7 +57,8 @@ def main(argv: Sequence[str]) -> None:
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python compare.py", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="a run's folder or name (default: all runs)")
+    parser.add_argument("names", nargs="*", metavar="RUN", help="a run's folder or name (default: all runs)")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of the runs (default: as in mypath.py)")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers, one line per run")
     parser.add_argument(

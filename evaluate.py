@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> "list[dict[str, Evaluation]]":
     from engine.runs.checkpoint import find_checkpoint
 
     torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
-    paths = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.pop("checkpoints")]
+    runs = args.pop("runs")
+    paths = [find_checkpoint(run, runs or ROOT / mypath.RUNS) for run in args.pop("checkpoints")]
     options = EvaluationOptions(**args)
     with process_group(options.device):
         jobs = [prepare(path, options, mypath.DATASETS, len(paths) > 1) for path in paths]
@@ -52,10 +53,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python evaluate.py", description=__doc__.split("\n")[0])
     parser.add_argument(
         "checkpoints",
-        nargs="+",
+        nargs="*",
         metavar="RUN|CHECKPOINT",
-        help="a run's folder or name, a checkpoint, or an exported .onnx or .pt2 file",
+        help="a run's folder or name, a checkpoint, or an exported .onnx or .pt2 file (also --checkpoint RUN)",
     )
+    parser.add_argument("--checkpoint", nargs="+", action="extend", default=[], help=argparse.SUPPRESS)
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="folder of the runs (default: as in mypath.py)")
     parser.add_argument("--dataset", help="another data set with the same classes (default: the run's)")
     parser.add_argument("--frames", help="folder of the extracted frames (default: the run's)")
     parser.add_argument("--split", choices=SPLITS, help="another split (default: the run's)")
@@ -67,7 +70,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     clips = parser.add_mutually_exclusive_group()
     clips.add_argument("--num-clips", type=positive, default=10, help="evenly spaced clips per video (default: 10)")
     clips.add_argument(
-        "--windows", type=positive, metavar="STEP", help="instead: all full clips, STEP frames apart (C3D paper: 8)"
+        "--stride",
+        "--windows",
+        dest="windows",
+        type=positive,
+        metavar="N",
+        help="instead: all full clips, N frames apart (C3D paper: 8)",
     )
     parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1: centre crop; 3: at both ends as well")
     parser.add_argument("--temporal", action="store_true", help="repeat with frames shuffled, reversed and frozen")
@@ -80,7 +88,12 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "--workers", type=at_least(0), default=min(num_processors(), 16), help="worker processes for clips; 0: none"
     )
     parser.add_argument("--device", default="auto", help="cuda, mps or cpu (default: a GPU if present)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.checkpoints += args.checkpoint
+    if not args.checkpoints:
+        parser.error("there is no run: python evaluate.py RUN")
+    del args.checkpoint
+    return args
 
 
 if __name__ == "__main__":

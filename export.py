@@ -54,11 +54,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python export.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a run's folder or name, or a checkpoint")
+    add("--checkpoint", dest="named", help=argparse.SUPPRESS)  # as inference.py has it
     add_network_flags(parser, device=False)
     add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for torch.export")
     add("--half", action="store_true", help="half the size: float16 in a .onnx, bfloat16 in a .pt2")
     add("--video", type=Path, nargs="+", metavar="FILE", help="videos for a comparison (default: the run's validation)")
     args = parser.parse_args(argv)
+    args.checkpoint = args.checkpoint or args.named
     check_network_flags(args, "CHECKPOINT")
     return args
 

@@ -45,7 +45,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     one.add_argument("--frames", metavar="DIR", help="folder of the extracted frames (default: as in mypath.py)")
     _add_network(one)
     one.add_argument("--layer", choices=LAYERS, default="pool", help="fc6, fc7: C3D; pool: last layer's input")
-    one.add_argument("--step", type=positive, default=STEP, help=f"frames between windows (default: {STEP})")
+    one.add_argument(
+        "--stride", "--step", dest="step", type=positive, default=STEP, help=f"frames between windows (default: {STEP})"
+    )
     one.add_argument("--pooling", choices=POOLINGS, default="mean", help="over the windows of a video (default: mean)")
     one.add_argument(
         "--norm", choices=NORMS, default="after", help="scale to length 1 after pooling (default), before it, or not"

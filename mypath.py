@@ -17,6 +17,8 @@ Each entry is a data set:
              one recording and are never divided between training and test: r"^(person\d+)_"
 """
 
+import importlib.util
+
 DATASETS = {
     "ucf101": {
         "layout": "ucf101",
@@ -47,3 +49,13 @@ DEFAULT_MODEL = "r2plus1d_18"
 
 # Folder of the runs, one folder each; `tensorboard --logdir run` shows them.
 RUNS = "run"
+
+# A file mypath_local.py beside this one, which git ignores, may set any of these names: its data sets are added, and an
+# update of this file changes nothing of them.
+if importlib.util.find_spec("mypath_local"):
+    import mypath_local
+
+    DATASETS |= getattr(mypath_local, "DATASETS", {})
+    DEFAULT_DATASET = getattr(mypath_local, "DEFAULT_DATASET", DEFAULT_DATASET)
+    DEFAULT_MODEL = getattr(mypath_local, "DEFAULT_MODEL", DEFAULT_MODEL)
+    RUNS = getattr(mypath_local, "RUNS", RUNS)

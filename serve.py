@@ -46,6 +46,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     network = parser.add_argument_group("network")
     add = network.add_argument
     add("checkpoint", nargs="?", help=CHECKPOINT_HELP)
+    add("--checkpoint", dest="named", help=argparse.SUPPRESS)  # as inference.py has it
     add_network_flags(network)
     add("--batch-size", type=positive, default=8, help="windows per batch, from several requests (default: 8)")
     add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
@@ -67,6 +68,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         kind, text = positive if metavar == "N" else above_zero, f"{text} (default: {round(default)})"
         limits.add_argument(name, type=kind, default=default, metavar=metavar, help=text)
     args = parser.parse_args(argv)
+    args.checkpoint = args.checkpoint or args.named
     check_network_flags(args, "CHECKPOINT")
     return args
 

@@ -82,7 +82,7 @@ def main(config: TrainConfig) -> Path:
     """Trains one run as the configuration says; returns its folder."""
     import mypath
 
-    runs = ROOT / mypath.RUNS
+    runs = Path(config.runs).expanduser() if config.runs else ROOT / mypath.RUNS
     with process_group(config.device):
         earlier = broadcast(find_launched(runs, config.to_dict()) if is_rank_zero() and not config.resume else None)
         if earlier:

@@ -205,7 +205,7 @@ def _mistake_in_mypath(error: Exception) -> str | None:
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         file, line, what = frame.filename, frame.lineno, f"{error} ({(frame.line or '').strip()})"
-    return f"mypath.py, line {line}: {what}" if Path(file).name == "mypath.py" else None
+    return f"{Path(file).name}, line {line}: {what}" if Path(file).name in ("mypath.py", "mypath_local.py") else None
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

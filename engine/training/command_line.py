@@ -5,10 +5,11 @@ from pathlib import Path
 
 from common.dataclass_flags import build_parser, flag_name
 from common.errors import UsageError
-from engine.training.config import TrainConfig
+from engine.training.config import RUN, TrainConfig, saved_settings
 from network import check_model_name
 
-RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "on_full_disk", "test", "dataset", "frames")
+OF_ITS_OWN = frozenset("name runs resume device workers test save_every on_full_disk".split())  # not of another run
+RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "runs", "on_full_disk", "test", "dataset", "frames")
 
 
 def parse_configs(
@@ -18,7 +19,10 @@ def parse_configs(
     flag or a wrong type. runs: the folder of runs, whose bare names --weights takes."""
     description = "Trains a network on a data set and writes a run under run/."
     parser = build_parser(TrainConfig, "python train.py", description)
+    group = next(group for group in parser._action_groups if group.title == RUN)
+    group.add_argument("--config", metavar="RUN|FILE", help="begin with the settings of another run")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+    runs = Path(given["runs"]) if "runs" in given else runs
 
     if "resume" in given:
         other = sorted(set(given) - set(RESUMABLE))
@@ -28,6 +32,8 @@ def parse_configs(
                 f"Only {', '.join(map(flag_name, RESUMABLE[1:-1]))} and {flag_name(RESUMABLE[-1])} can."
             )
         return [TrainConfig(**given)]
+    if "config" in given:
+        given = settings_of(given.pop("config"), runs) | given
     weights = given.get("weights", "")
     if (
         runs
@@ -51,6 +57,17 @@ def parse_configs(
     if name is None:
         return [TrainConfig(model=model, **given) for model in models]
     return [TrainConfig(model=model, name=f"{name}-{model}", **given) for model in models]
+
+
+def settings_of(name: str, runs: Path | None) -> dict:
+    """The settings of another run, by its folder, its bare name or its config.json, that a new run may begin with."""
+    places = [Path(name).expanduser(), *([runs / name] if runs else [])]
+    found = next((file for place in places for file in (place, place / "config.json") if file.is_file()), None)
+    if found is None:
+        raise UsageError(f"--config {name} is neither a run nor a config.json.")
+    values = saved_settings(found)[0].to_dict()
+    values["model"] = [values["model"]]
+    return {key: value for key, value in values.items() if value is not None and key not in OF_ITS_OWN}
 
 
 def _model_of_weights(weights: str | None) -> str | None:

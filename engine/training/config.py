@@ -136,6 +136,7 @@ class TrainConfig:
     )
     deterministic: bool = flag(False, "bit-identical results from run to run on a GPU too; slower", MACHINE)
     name: str | None = flag(None, "name of the run's folder (default: <model>-<dataset>-000, 001, ...)", RUN)
+    runs: str | None = flag(None, "folder of the run's folder (default: as in mypath.py)", RUN, metavar="DIR")
     seed: int = flag(0, "random seed of weights, clips and their order", RUN, at_least=0)
     val_clips: int = flag(3, "clips per video in the validation after each epoch", RUN, at_least=1)
     resume: str | None = flag(None, "continue this run with its own settings", RUN, metavar="RUN")

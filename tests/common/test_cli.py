@@ -31,7 +31,7 @@ def train_args(argv):
         (train_args, "--zzz", "Unknown flag '--zzz'. python train.py"),
         (train_args, "own", "'own' is not expected here. python train.py"),
         (train_args, "--epochs x", "--epochs must be a whole number, but is 'x'. python train.py"),
-        (evaluate_args, "", "the following arguments are required: RUN|CHECKPOINT. python evaluate.py"),
+        (evaluate_args, "", "there is no run: python evaluate.py RUN. python evaluate.py"),
         (evaluate_args, "run --crop 3 --tmporal", "Unknown flag '--tmporal'. Did you mean --temporal? python evaluate"),
         (preprocess, "--sise 3", "Unknown flag '--sise'. Did you mean --size? python -m dataloaders.preprocess"),
         (compare_args, "--charts", "Unknown flag '--charts'. Did you mean --chart? python compare.py"),
@@ -105,6 +105,25 @@ def test_a_mistake_in_mypath_is_one_line(tmp_path, program, text, message):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
 
     assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+def with_local(tmp_path, text: str, code: str) -> subprocess.CompletedProcess:
+    (tmp_path / "mypath_local.py").write_text(text)
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(tmp_path)!r}]; {code}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+
+
+def test_a_local_file_adds_to_mypath_and_is_named_for_its_mistakes(tmp_path):
+    text = 'DATASETS = {"mine": {"layout": "folder", "videos": "/v"}}\nRUNS = "/big/run"\n'
+    done = with_local(
+        tmp_path, text, "import mypath; print(sorted(mypath.DATASETS), mypath.RUNS, mypath.DEFAULT_MODEL)"
+    )
+    assert done.stdout == "['demo', 'hmdb51', 'mine', 'ucf101'] /big/run r2plus1d_18\n", done.stderr
+    code = "from dataloaders.preprocess.__main__ import main; from common.cli import run_cli; sys.argv[1:] = []; "
+    code += "run_cli(main)"
+    done = with_local(tmp_path, "DATASETS = data", code)
+    assert done.returncode == 1 and done.stderr.startswith("mypath_local.py, line 1: name 'data' is not defined")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_mypath_is_one_line(tmp_path):

@@ -428,7 +428,7 @@ def test_in_a_browser_a_click_sorts_and_a_name_that_is_a_script_does_nothing(pag
     """The page with clicks behind its own script, which its policy is told of."""
     text = page.read_text(encoding="utf-8")
     script = (ROOT / "engine" / "comparison" / "page.js").read_text(encoding="utf-8")
-    titles = [column.title for column in COLUMNS]
+    titles = [column.title for column in (COLUMNS[0], COLUMNS[-1], *COLUMNS[1:-1])]
     clicks = (("run", 1), ("GMACs", 2), ("test top-1 (95 %)", 1))
     clicked = script + "const found = [];\n"
     for title, times in clicks:

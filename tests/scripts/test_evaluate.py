@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+import compare
 import evaluate as script
 import mypath
 import train
@@ -297,6 +298,21 @@ def test_training_never_touches_the_test_list(toy_project, monkeypatch):
     monkeypatch.setattr(EvalDataset, "__init__", note)
     train.main(TrainConfig(**TINY | {"epochs": 1}))
     assert parts == ["val"]
+
+
+def test_a_run_is_named_alike_everywhere(toy_project, monkeypatch, tmp_path, capsys):
+    """Positionally or as --checkpoint; by its bare name in mypath's folder of runs, or in --runs."""
+    run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "runs": str(tmp_path / "elsewhere"), "name": "mine"}))
+    assert run_dir == tmp_path / "elsewhere" / "mine"
+    for words in ([str(run_dir)], ["--checkpoint", str(run_dir)], ["mine", "--runs", str(run_dir.parent)]):
+        script.main([*words, "--stride", "8"])
+    record = json.loads((run_dir / "test.json").read_text())
+    assert record["windows"] == 8
+    compare.main(["mine", "--runs", str(run_dir.parent)])
+    assert "mine" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        script.main(["--on", "val"])
+    assert "there is no run: python evaluate.py RUN" in capsys.readouterr().err
 
 
 def test_training_videos_show_what_is_learnt_by_heart(toy_project, capsys):

@@ -22,6 +22,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--warmup-epochs": "1.5", "--clip-len": "4", "--frame-stride": "3", "--crop-size": "48", "--weights": "w",
         "--freeze": "stem", "--head-lr-scale": "5", "--dropout": "0.5", "--pool5": "ceil", "--model-options": "a=1",
         "--val-clips": "2", "--workers": "0", "--device": "cpu", "--amp": "bf16", "--seed": "5", "--name": "n",
+        "--runs": "r",
         "--accumulate": "2", "--save-every": "3", "--on-full-disk": "wait",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
         "--ema": "0.9", "--clips-per-video": "2", "--stride-jitter": "0.3",
@@ -88,6 +89,20 @@ def test_wrong_settings_are_refused_in_the_users_words(values, message):
         TrainConfig(**values)
 
 
+def test_another_runs_settings_may_be_begun_with(tmp_path):
+    first = TrainConfig(dataset="d", model="c3d", lr=0.5, mixup=0.2, epochs=7, name="first", workers=3, seed=4)
+    (tmp_path / "first").mkdir()
+    first.save(tmp_path / "first" / "config.json", environment={"git": None})
+    for name in ("first", str(tmp_path / "first"), str(tmp_path / "first" / "config.json")):
+        [config] = parse_configs(["--config", name, "--lr", "0.1"], "x", "r3d_18", tmp_path)
+        assert (config.dataset, config.model, config.lr, config.mixup, config.epochs) == ("d", "c3d", 0.1, 0.2, 7)
+        assert (config.name, config.workers, config.seed) == (None, None, 4)
+    [config] = parse_configs(["--config", "first", "--model", "r3d_10", "--runs", str(tmp_path)], "x", "r3d_18")
+    assert (config.model, config.dataset, config.runs) == ("r3d_10", "d", str(tmp_path))
+    with pytest.raises(UsageError, match="--config second is neither a run nor a config.json"):
+        parse_configs(["--config", "second"], "x", "r3d_18", tmp_path)
+
+
 def test_resume_admits_only_what_leaves_the_run_what_it_is():
     config = parse("--resume", "r", "--epochs", "9", "--workers", "1", "--cache", "none", "--device", "cpu")
     assert (config.epochs, config.workers, config.cache, config.device) == (9, 1, "none", "cpu")
@@ -107,7 +122,7 @@ def test_resolved_fills_every_gap_with_what_the_model_brings():
     spec = input_spec("r3d_10")
     config = TrainConfig(dataset="d", model="r3d_10", epochs=2).resolved(spec, flip=False, split="1", workers=3)
     gaps = [name for name, value in config.to_dict().items() if value is None]
-    assert gaps == ["frames", "weights", "dropout", "pool5", "model_options", "name", "resume"]
+    assert gaps == ["frames", "weights", "dropout", "pool5", "model_options", "name", "runs", "resume"]
     assert config.warmup_epochs < 2, "the default warm-up must not refuse a short run"
     assert replace(config, epochs=config.epochs) == config
 
