@@ -12,6 +12,7 @@ number and is printed under its own name. The files and their keys: docs/evaluat
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,16 @@ from dataloaders.sources.splits import SPLITS
 
 if TYPE_CHECKING:
     from engine.evaluation.evaluate import Evaluation
+    from engine.evaluation.report import EvaluationRecord
 
 
 def main(argv: Sequence[str]) -> "list[dict[str, Evaluation]]":
-    """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each. A checkpoint that is refused ends
-    the command before any of them is evaluated."""
+    """Evaluates each checkpoint; returns {order of the frames: Evaluation} for each."""
+    return [evaluations for evaluations, _ in run_command(argv)]
+
+
+def run_command(argv: Sequence[str]) -> "list[tuple[dict[str, Evaluation], EvaluationRecord]]":
+    """Evaluates each checkpoint. One that is refused ends the command before any of them is evaluated."""
     args = vars(parse_args(argv))
 
     # PyTorch takes two seconds, which --help and a misspelt flag do not need
@@ -46,7 +52,16 @@ def main(argv: Sequence[str]) -> "list[dict[str, Evaluation]]":
         jobs = [prepare(path, options, mypath.DATASETS, len(paths) > 1) for path in paths]
         results = [evaluate_job(job, options, several=len(jobs) > 1) for job in jobs]
         print_splits([record for _, record in results])
-    return [evaluations for evaluations, _ in results]
+    return results
+
+
+def evaluate(run: str | Path, **flags: object) -> dict:
+    """Evaluates a run, as the command with the flags of these names; returns the content of its test.json.
+
+    evaluate("run/r3d_18-ucf101-000", num_clips=10, on="val")
+    """
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()]
+    return asdict(run_command([str(run), *words])[0][1])
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:

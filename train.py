@@ -78,6 +78,16 @@ def cli(argv: Sequence[str]) -> int:
         return train_each(configs, main)
 
 
+def train(**settings: object) -> Path:
+    """Trains one run, as the command with the flags of these names; returns its folder.
+
+    train(dataset="my/videos", model="r3d_18", epochs=10)
+    """
+    import mypath
+
+    return main(TrainConfig(**{"dataset": mypath.DEFAULT_DATASET, "model": mypath.DEFAULT_MODEL} | settings))
+
+
 def main(config: TrainConfig) -> Path:
     """Trains one run as the configuration says; returns its folder."""
     import mypath

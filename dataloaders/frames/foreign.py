@@ -27,7 +27,7 @@ def index_frames(frames: Path) -> list[VideoRow]:
         if not folders:
             raise UserError(_no_videos(class_folder, frames))
         for folder in folders:
-            pattern, first, count = _frame_pattern(folder)
+            pattern, first, count = frame_pattern(folder)
             content = (folder / pattern.format(first)).read_bytes()  # imread crashes on names that are no UTF-8
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
             if image is None:
@@ -80,7 +80,7 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _frame_pattern(folder: Path) -> tuple[str, int, int]:
+def frame_pattern(folder: Path) -> tuple[str, int, int]:
     """(pattern, first number, number of frames) of a folder of frames."""
     by_prefix: dict[str, dict[int, str]] = defaultdict(dict)
     for path in folder.iterdir():

@@ -1,7 +1,7 @@
 """Recognizer: the answer of a trained network on video files, cameras and streams."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,13 @@ import torch.nn as nn
 from common.class_names import read_labels
 from common.errors import UsageError, unknown_name
 from common.files import ROOT
+from dataloaders.clips import clip_step
 from dataloaders.transforms import to_model_input
 from engine.inference.grad_cam import Explanation, HeatOverVideo, explain_clips
 from engine.inference.live import LiveRecognition
 from engine.inference.prediction import STRIDE, TIMEOUT, Prediction, assemble
-from engine.inference.windows import Clock, batches, evenly_spaced_clips, sliding_clips
+from engine.inference.sources import array_frames, frames_in
+from engine.inference.windows import Clock, SlidingClips, batches, evenly_spaced_clips, prepare_pixels, sliding_clips
 from engine.predictor import Predictor, network_predictor, open_predictor
 from engine.runs.checkpoint import TrainedModel, find_checkpoint
 from network.weights.read import build_whole, read_weights
@@ -84,14 +86,29 @@ class Recognizer:
             raise UsageError("--explain needs the network's layers, which an exported file hides. Give the run.")
         return self.model
 
-    def predict(self, video: str | Path, show_progress: bool = False) -> Prediction:
-        """A video file -> class probabilities, softmax averaged over all windows, and those of each window.
+    def predict(
+        self,
+        video: str | Path | np.ndarray | Sequence[str | Path],
+        show_progress: bool = False,
+        fps: float | None = None,
+    ) -> Prediction | list[Prediction]:
+        """A video -> class probabilities, softmax averaged over all windows, and those of each window.
+
+        video   a file; a folder of frames (00001.jpg, ..., in the order of their numbers); frames (T, H, W, 3) uint8
+                RGB; or a list of files or folders, for a list of predictions
+        fps     of frames, which do not say it
 
         Windows start at every `stride`-th frame for as long as a whole clip fits; a video shorter than a clip has one,
         in which it repeats. Every frame is decoded once, and kept only while a window needs it. Where the network
         wants a frame rate of its own and the source does not say what it has, it is taken to have that one.
         Raises UserError for what cannot be used as a video.
         """
+        if isinstance(video, np.ndarray):
+            return self._predict_frames("frames", array_frames(video), fps)
+        if not isinstance(video, str | Path):
+            return [self.predict(one, show_progress, fps) for one in video]
+        if Path(video).is_dir():
+            return self._predict_frames(str(video), frames_in(Path(video)), fps)
         probs, positions = [], []
         with sliding_clips(Path(video), self.input_spec, self.stride, "Recognising", show_progress) as (clips, clock):
             for batch in batches(clips, self.batch_size):
@@ -140,6 +157,17 @@ class Recognizer:
         """A camera's number or a stream's address -> pictures with the answer of the moment, when iterated over."""
         network = (self.input_spec, self.classes, self.probabilities)
         return LiveRecognition(source, *network, self.stride, smooth, timeout, duration, stop, reconnect)
+
+    def _predict_frames(self, name: str, frames: Iterable[np.ndarray], fps: float | None) -> Prediction:
+        """frames: (H, W, 3) uint8 BGR each"""
+        spec = self.input_spec
+        step = clip_step(spec.frame_stride, 1, spec.fps, fps)
+        clips = SlidingClips(frames, lambda pixels: prepare_pixels(pixels, spec), spec.read_len, step, self.stride)
+        probs, positions = [], []
+        for batch in batches(clips, self.batch_size):
+            probs += list(self.probabilities(np.stack([clip for _, _, clip in batch])))
+            positions += [(first, last) for first, last, _ in batch]
+        return assemble(name, fps, None, clips.num_frames, 0, None, self.classes, positions, probs)
 
     def _prediction(
         self, video: str | Path, clock: Clock, positions: Sequence[tuple[int, int]], probs: Sequence[np.ndarray]

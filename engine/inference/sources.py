@@ -15,6 +15,7 @@ import numpy as np
 from common.console import progress
 from common.errors import UsageError, UserError
 from common.files import printable
+from dataloaders.frames.foreign import frame_pattern
 from dataloaders.video import (
     NO_VIDEO_SUFFIXES,
     VideoError,
@@ -117,6 +118,28 @@ def expected_frames(reader: VideoReader) -> int:
 
 def watch(frames: Iterable[av.VideoFrame], total: int, label: str, show_progress: bool) -> Iterable[av.VideoFrame]:
     return progress(frames, total, label, "frames") if show_progress else frames
+
+
+def array_frames(video: np.ndarray) -> Iterator[np.ndarray]:
+    """(T, H, W, 3) uint8 RGB -> frames (H, W, 3) uint8 BGR. Raises UsageError for another array."""
+    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
+        raise UsageError(f"An array {video.shape} of {video.dtype} is no video: it must be (T, H, W, 3) uint8 RGB.")
+    return (np.ascontiguousarray(frame[..., ::-1]) for frame in video)
+
+
+def frames_in(folder: Path) -> Iterator[np.ndarray]:
+    """The pictures in a folder, (H, W, 3) uint8 BGR, in the order of the numbers in their names. Raises UserError where
+    there is none, a number is missing, or one cannot be read."""
+    pattern, first, count = frame_pattern(folder)
+
+    def read(number: int) -> np.ndarray:
+        path = folder / pattern.format(number)
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+        if pixels is None:
+            raise UserError(f"The frame {printable(path)} cannot be read as a picture.")
+        return pixels
+
+    return map(read, range(first, first + count))
 
 
 class SourceLost(Exception):

@@ -15,7 +15,7 @@ import compare
 import evaluate as script
 import mypath
 import train
-from common.errors import UserError
+from common.errors import UsageError, UserError
 from common.files import ROOT
 from dataloaders import open_dataset
 from dataloaders.dataset import EvalDataset, WindowDataset
@@ -26,6 +26,7 @@ from engine.evaluation import job
 from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
+from inference import Recognizer
 from network import InputSpec, create_model
 from network import __main__ as network_main
 from tests.helpers.preprocess import as_plain_user
@@ -298,6 +299,16 @@ def test_training_never_touches_the_test_list(toy_project, monkeypatch):
     monkeypatch.setattr(EvalDataset, "__init__", note)
     train.main(TrainConfig(**TINY | {"epochs": 1}))
     assert parts == ["val"]
+
+
+def test_from_python_three_lines_train_test_and_recognise(toy_project):
+    run_dir = train.train(**TINY | {"epochs": 1})
+    record = script.evaluate(run_dir, num_clips=2, on="val")
+    assert (record["part"], record["num_videos"], record["num_clips"]) == ("val", 6, 2)
+    prediction = Recognizer(run_dir, device="cpu").predict(next(toy_project.source.videos.rglob("*.avi")))
+    assert prediction.top(1)[0][0] in prediction.classes
+    with pytest.raises(UsageError, match="--lr must be smaller than|--lr must be greater than"):
+        train.train(**TINY | {"lr": -1.0})
 
 
 def test_a_run_is_named_alike_everywhere(toy_project, monkeypatch, tmp_path, capsys):

@@ -9,15 +9,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 
-from common.errors import UserError
+from common.errors import UsageError, UserError
 from common.files import ROOT
 from dataloaders.dataset import EvalDataset
 from dataloaders.frame_set import open_frames
+from dataloaders.video import decode_frames
 from engine.hardware.low_precision import cpu_has_bf16, logits_differ, probability_model
 from engine.inference.annotate import annotate
 from engine.inference.preview_window import check_screen
@@ -284,3 +286,28 @@ def test_show_opens_a_window_and_closes_it(checkpoint, video):
         screen.wait()
     done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "DISPLAY": display}, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1) and f"{display} opens no window" in done.stderr
+
+
+def test_frames_in_memory_and_in_a_folder_give_the_answer_of_their_video(recognizer, video, tmp_path):
+    expected = recognizer.predict(video)
+    frames = np.stack(list(decode_frames(video)))
+    found = recognizer.predict(frames, fps=expected.fps)
+    assert np.allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    assert [(w.first_frame, w.last_frame, w.start, w.end) for w in found.windows] == [
+        (w.first_frame, w.last_frame, w.start, w.end) for w in expected.windows
+    ]
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / f"frame{number}.png"), frame[..., ::-1])  # frame10 comes after frame9
+    folder = recognizer.predict(tmp_path, fps=expected.fps)
+    assert np.allclose(folder.probabilities, expected.probabilities, atol=1e-6)
+    both = recognizer.predict([video, tmp_path])
+    assert [len(one.windows) for one in both] == [len(expected.windows)] * 2
+
+
+def test_what_is_no_video_in_memory_is_said(recognizer, tmp_path):
+    for array in (np.zeros((4, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)):
+        with pytest.raises(UsageError, match=r"is no video: it must be \(T, H, W, 3\) uint8 RGB"):
+            recognizer.predict(array)
+    (tmp_path / "00001.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="00001.jpg cannot be read as a picture"):
+        recognizer.predict(tmp_path)
