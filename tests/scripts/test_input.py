@@ -20,7 +20,7 @@ from dataloaders.sources.find import find_source
 from dataloaders.transforms import to_model_input
 from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model, save_checkpoint
-from engine.runs.tracking import clip_sheet
+from engine.runs.pictures import clip_sheet
 from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 from inference import Recognizer
