@@ -311,6 +311,7 @@ def test_from_python_three_lines_train_test_and_recognise(toy_project):
         train.train(**TINY | {"lr": -1.0})
 
 
+@pytest.mark.slow
 def test_a_run_is_named_alike_everywhere(toy_project, monkeypatch, tmp_path, capsys):
     """Positionally or as --checkpoint; by its bare name in mypath's folder of runs, or in --runs."""
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "runs": str(tmp_path / "elsewhere"), "name": "mine"}))

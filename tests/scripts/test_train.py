@@ -67,6 +67,7 @@ def test_a_log_has_a_line_now_and_then_in_a_long_epoch(toy_project, monkeypatch,
     assert all(re.search(r"loss +\d\.\d{3} +[\d.]+ clips/s  left about \d+ s$", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_the_test_may_follow_the_training_in_one_command(toy_project, capsys):
     run_dir = run_tiny(epochs=1, test=True)
     out = capsys.readouterr().out
@@ -266,6 +267,7 @@ def test_a_run_whose_data_moved_goes_on_and_frames_of_another_quality_are_refuse
     assert (config["dataset"], config["frames"]) == (str(moved), str(moved.parent / "frames"))
 
 
+@pytest.mark.slow
 def test_videos_replaced_under_their_names_end_a_run_and_are_said_by_an_evaluation(toy_project, tmp_path, capsys):
     videos = make_toy_videos(tmp_path / "mine", naming="folder")
     run_dir = run_tiny(dataset=str(videos), epochs=1)

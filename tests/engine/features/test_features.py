@@ -586,6 +586,7 @@ def test_features_of_a_data_set_follow_its_videos(videos, checkpoint, tmp_path, 
     assert status == 1 and "holds features of 4 other videos" in err and len(list_features(out)[1]) == 4
 
 
+@pytest.mark.slow
 def test_a_network_trained_on_a_folder_is_known_whatever_the_features_are_called(
     toy_project, tmp_path, capsys, monkeypatch, one_thread
 ):

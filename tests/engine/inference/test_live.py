@@ -217,6 +217,7 @@ def test_a_rate_that_the_source_does_not_state_is_measured(recognizer):
     assert live.step == pytest.approx(SPEC.frame_stride, rel=0.15), "a window has the network's seconds"
 
 
+@pytest.mark.slow
 def test_a_source_that_is_lost_is_opened_again_with_the_gap_in_the_timeline(recognizer, transport_stream, capsys):
     """Each connection sends half of the stream, as a camera that restarts; the last attempt finds nobody."""
     with served(transport_stream, pace=0.6) as address:
@@ -237,6 +238,7 @@ def test_a_source_that_is_lost_is_opened_again_with_the_gap_in_the_timeline(reco
     assert covered[0]["first_frame"] == 0 and covered[-1]["last_frame"] == prediction.num_frames - 1
 
 
+@pytest.mark.slow
 def test_a_source_that_does_not_come_back_is_given_up(checkpoint, transport_stream, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("engine.inference.live.LONGEST_PAUSE", 0.1)
     with served(transport_stream, pace=0.5) as address:

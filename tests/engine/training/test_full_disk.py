@@ -57,6 +57,7 @@ def test_what_finds_no_space_until_the_end_is_said(tmp_path, capsys):
     assert "is lost: 200 records" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_waits_for_space_and_ends_with_the_same_weights(toy_project, monkeypatch, capsys):
     whole = run_tiny(epochs=2)
     weights = whole / "last.pth"
@@ -95,6 +96,7 @@ def test_training_stops_with_one_line_at_a_save_without_space(toy_project):
         assert not list((toy_project.runs / "first").glob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_space_for_its_result_fails_and_names_it(toy_project, tmp_path):
     run_dir = run_tiny(epochs=1)
     with mounted(tmp_path / "disk", "size=20m"):
