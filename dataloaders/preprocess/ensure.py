@@ -159,7 +159,7 @@ def _videos_changed(source: DataSource, frames: Path) -> bool:
         where = source.list or source.videos
         raise UserError(
             f"{frames} has the frames of {plural(len(rows), 'video')}, and {len(same) or 'none'} of them "
-            f"{'is' if len(same) == 1 else 'are'} in {where} unchanged. Choose another --frames folder for "
+            f"{'is' if len(same) < 2 else 'are'} in {where} unchanged. Choose another --frames folder for "
             f"'{source.name}'; to replace the frames there: python -m dataloaders.preprocess --dataset "
             f"{shlex.quote(source.address)} --frames {shlex.quote(str(frames))}"
         )

@@ -103,7 +103,7 @@ def test_frames_of_other_videos_are_neither_used_nor_lost(two_videos, tmp_path, 
     other = replace(two_videos, videos=tmp_path / "other", frames=frames, frames_given=True)
     write_naming_video(other.videos / "run" / "a.avi", 7)  # the same name
     write_naming_video(other.videos / "walk" / "c.avi", 6)
-    with pytest.raises(UserError, match=r"the frames of 2 videos, and none of them are in .*other unchanged"):
+    with pytest.raises(UserError, match=r"the frames of 2 videos, and none of them is in .*other unchanged"):
         ensure_frames(other, TOY_SIZE)
     shutil.rmtree(other.videos / "run")
     with pytest.raises(UserError, match="None of the 2 videos that have frames is in .*other"):
