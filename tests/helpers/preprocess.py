@@ -110,4 +110,4 @@ def mounted(folder: Path, options: str):
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(folder)], check=True)  # a process that a failed test left may be in it
