@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from common.files import ROOT
 
 
@@ -12,6 +14,7 @@ def imported(folder: Path, code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_packages_of_the_same_name_as_a_script_stay_what_they_are(tmp_path):
     (tmp_path / "evaluate.py").write_text("mine = True")
     done = imported(tmp_path, "import evaluate; from inference import Recognizer; print(evaluate.mine, Recognizer)")

@@ -198,6 +198,7 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seen", ["diff", "rgb+diff"])
 def test_a_run_trains_is_resumed_is_tested_and_recognises(toy_project, tmp_path, capsys, one_thread, seen):
     run_dir = train.main(TrainConfig(**TINY, input=seen))

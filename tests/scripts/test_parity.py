@@ -73,6 +73,7 @@ def from_service(recognizer: Recognizer, videos: list[Path], starts: list[int]) 
     return answers
 
 
+@pytest.mark.slow
 def test_one_clip_has_one_answer_on_every_way(clips, recognizer, toy_export):
     videos = [video for video, _ in clips]
     starts = [window.first_frame for window in recognizer.classify(videos[0], NUM_CLIPS).windows]

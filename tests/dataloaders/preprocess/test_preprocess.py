@@ -120,6 +120,7 @@ def test_the_second_run_does_nothing_and_says_so(two_videos):
     assert contents(two_videos.frames_for(TOY_SIZE)) == before
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_tree_of_an_undisturbed_run(toy_videos, tmp_path):
     """Trap 10: interrupted preprocessing taken for complete."""
     args = ("--dataset", toy_videos, "--size", "400x300", "--workers", "1", "--frames")
@@ -545,6 +546,7 @@ def test_bad_usage_exits_with_2(wrong, capsys):
     assert line.endswith(". python -m dataloaders.preprocess --help lists the flags.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.2, 0.6])
 def test_killed_at_a_random_moment_it_ends_with_the_tree_of_an_undisturbed_run(
     toy_videos, toy_frames, tmp_path, fraction

@@ -104,6 +104,7 @@ def test_a_stream_without_end_is_live_and_says_how_far_behind(recognizer, transp
     assert seconds == sorted(seconds) and 0.5 < seconds[-1] < 10
 
 
+@pytest.mark.slow
 def test_what_is_slower_than_the_source_drops_windows_and_pictures_and_not_time(transport_stream):
     def slow(clips: np.ndarray) -> np.ndarray:
         time.sleep(0.3)

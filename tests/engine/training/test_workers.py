@@ -16,6 +16,7 @@ from tests.helpers.training import assert_equal_weights, run_tiny
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "ema": 0.9}, {"cache": "ram", "early_stopping": 1}])
 def test_any_number_of_workers_trains_the_same_weights(toy_project, changes):
     without, one, three = (run_tiny(workers=workers, epochs=2, **changes) for workers in (0, 1, 3))
