@@ -115,9 +115,12 @@ def main(config: TrainConfig) -> Path:
 
 def evaluate_run(run_dir: Path, config: TrainConfig, datasets: dict[str, dict]) -> None:
     """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does."""
-    torch.backends.cudnn.allow_tf32 = False  # as evaluate.py
     options = EvaluationOptions(device=config.device, workers=config.workers)
-    evaluate_job(prepare(broadcast(run_dir) / "best.pth", options, datasets), options, several=False)
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as evaluate.py
+    try:
+        evaluate_job(prepare(broadcast(run_dir) / "best.pth", options, datasets), options, several=False)
+    finally:
+        torch.backends.cudnn.allow_tf32 = before  # for the next network of the command
 
 
 def fit(run: Run, stop: StopRequest) -> None:

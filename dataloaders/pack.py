@@ -58,9 +58,7 @@ def main(argv: Sequence[str]) -> None:
         verify(Path(args.verify).expanduser().resolve())
         return
     if args.repair:
-        folder = Path(args.repair).expanduser().resolve()
-        with only_one_run(folder):
-            repair(folder)
+        repair(Path(args.repair).expanduser().resolve())
         return
     if args.frames:
         frames = Path(args.frames).expanduser().resolve()

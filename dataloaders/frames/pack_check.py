@@ -9,7 +9,7 @@ import numpy as np
 
 from common.console import gigabytes, plural, progress
 from common.errors import UserError
-from common.files import atomic_write, sha256_of, write_atomically
+from common.files import atomic_write, held, sha256_of, write_atomically
 from dataloaders.frames import manifest
 from dataloaders.frames.pack_volumes import JPEG, JPEG_END, PNG
 from dataloaders.frames.store import (
@@ -57,6 +57,11 @@ def repair(folder: Path) -> None:
     volumes = volumes_in(folder)
     if not volumes:
         raise UserError(f"{folder} has no frames-00000.tar, so it is no pack.")
+    with held(folder / ".lock"):  # not before: a mistyped folder is left as it is
+        _rebuild(folder, volumes)
+
+
+def _rebuild(folder: Path, volumes: list[Path]) -> None:
     if not (folder / manifest.NAME).is_file():
         raise UserError(
             f"{folder / manifest.NAME} is missing. Copy it from the frames or from another copy of the pack; without "

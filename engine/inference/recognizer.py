@@ -109,11 +109,8 @@ class Recognizer:
             return [self.predict(one, show_progress, fps) for one in video]
         if Path(video).is_dir():
             return self._predict_frames(str(video), frames_in(Path(video)), fps)
-        probs, positions = [], []
         with sliding_clips(Path(video), self.input_spec, self.stride, "Recognising", show_progress) as (clips, clock):
-            for batch in batches(clips, self.batch_size):
-                probs += list(self.probabilities(np.stack([clip for _, _, clip in batch])))
-                positions += [(first, last) for first, last, _ in batch]
+            positions, probs = self._answers(clips)
         return self._prediction(video, clock, positions, probs)
 
     def classify(self, video: str | Path, num_clips: int = 10) -> Prediction:
@@ -158,15 +155,20 @@ class Recognizer:
         network = (self.input_spec, self.classes, self.probabilities)
         return LiveRecognition(source, *network, self.stride, smooth, timeout, duration, stop, reconnect)
 
+    def _answers(self, clips: SlidingClips) -> tuple[list[tuple[int, int]], list[np.ndarray]]:
+        """The (first, last) frame of each window, and its probabilities (num_classes,)."""
+        probs, positions = [], []
+        for batch in batches(clips, self.batch_size):
+            probs += list(self.probabilities(np.stack([clip for _, _, clip in batch])))
+            positions += [(first, last) for first, last, _ in batch]
+        return positions, probs
+
     def _predict_frames(self, name: str, frames: Iterable[np.ndarray], fps: float | None) -> Prediction:
         """frames: (H, W, 3) uint8 BGR each"""
         spec = self.input_spec
         step = clip_step(spec.frame_stride, 1, spec.fps, fps)
         clips = SlidingClips(frames, lambda pixels: prepare_pixels(pixels, spec), spec.read_len, step, self.stride)
-        probs, positions = [], []
-        for batch in batches(clips, self.batch_size):
-            probs += list(self.probabilities(np.stack([clip for _, _, clip in batch])))
-            positions += [(first, last) for first, last, _ in batch]
+        positions, probs = self._answers(clips)
         return assemble(name, fps, None, clips.num_frames, 0, None, self.classes, positions, probs)
 
     def _prediction(

@@ -1,4 +1,4 @@
-"""What a run saves, and what it restores: settings, progress, and the state of optimiser and random generators."""
+"""Checkpoints of a run, saved and restored: settings, progress, and the state of optimiser and random generators."""
 
 import time
 from dataclasses import replace

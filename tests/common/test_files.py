@@ -36,7 +36,7 @@ def test_an_error_of_writing_names_the_file_as_one_of_opening_does(tmp_path):
 
 
 def test_a_file_that_is_open_on_windows_is_replaced_when_it_is_closed(tmp_path, monkeypatch):
-    """There a rename over an open file is refused; elsewhere a PermissionError means what it says."""
+    """Windows refuses to rename a file over one that another program has open."""
     real, refusals = Path.replace, [PermissionError(13, "in use")] * 2
 
     def replace(path: Path, target: Path) -> Path:

@@ -299,7 +299,10 @@ def test_what_was_lost_of_a_pack_is_rebuilt_from_its_tar_files(toy_source, toy_p
     verify(own_pack)
 
 
-def test_a_damaged_tar_file_is_not_blessed_by_a_repair(own_pack):
+def test_a_damaged_tar_file_is_not_blessed_by_a_repair(own_pack, tmp_path):
+    with pytest.raises(UserError, match="has no frames-00000.tar, so it is no pack"):
+        main(["--repair", str(tmp_path / "mistyped")])
+    assert not (tmp_path / "mistyped").exists()
     entry = np.load(own_pack / "index.npy")[3]
     path = own_pack / f"frames-{entry['volume']:05d}.tar"
     change(path, int(entry["offset"]), b"?")

@@ -60,7 +60,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
 
 
 def everything_in(path: Path) -> dict:
-    """What decides how a run goes on."""
+    """Content of a checkpoint that determines the following steps."""
     content = torch.load(path, weights_only=True)
     return {
         key: content[key] for key in ("model", "ema", "optimizer", "epoch", "step", "best_top1", "best_loss", "means")

@@ -68,10 +68,12 @@ def test_a_log_has_a_line_now_and_then_in_a_long_epoch(toy_project, monkeypatch,
 
 
 @pytest.mark.slow
-def test_the_test_may_follow_the_training_in_one_command(toy_project, capsys):
+def test_the_test_may_follow_the_training_in_one_command(toy_project, capsys, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     run_dir = run_tiny(epochs=1, test=True)
     out = capsys.readouterr().out
     assert "best.pth (r3d_10) on toy, split 1, test: 6 videos" in out and "Test it:" not in out
+    assert torch.backends.cudnn.allow_tf32, "the next network of the command trains as this one"
     assert json.loads((run_dir / "test.json").read_text())["num_videos"] == 6
     with pytest.raises(UserError, match="--test needs test videos, and split given of none has none"):
         run_tiny(dataset=str(without_test(toy_project.runs.parent)), epochs=1, test=True)

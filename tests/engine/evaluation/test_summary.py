@@ -1,4 +1,4 @@
-"""What an evaluation prints."""
+"""The printed summary of an evaluation."""
 
 from pathlib import Path
 from types import SimpleNamespace

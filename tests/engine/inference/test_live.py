@@ -22,12 +22,29 @@ from tests.helpers.toy import naming_video
 RATE = 25
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def listening(handler: type[QuietHandler]):
+    """The address of a server on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @contextmanager
 def served(content: bytes, pace: float | None = None, stall: threading.Event | None = None):
     """An address on this machine that sends `content`: at once and with its length, or, as a live source does, without
     one and over `pace` seconds; with `stall`, it sends half and then nothing until the event is set."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "video/mp2t")
@@ -46,16 +63,8 @@ def served(content: bytes, pace: float | None = None, stall: threading.Event | N
             except (BrokenPipeError, ConnectionResetError):
                 pass
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/stream"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as address:
+        yield f"{address}/stream"
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +192,7 @@ def camera_over_http(rate: float, num_frames: int):
     come at once."""
     pictures = [cv2.imencode(".jpg", pixels)[1].tobytes() for pixels in naming_video(num_frames, 0, (160, 120))]
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
@@ -196,16 +205,8 @@ def camera_over_http(rate: float, num_frames: int):
             except (BrokenPipeError, ConnectionResetError):
                 pass
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/video.mjpg"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as address:
+        yield f"{address}/video.mjpg"
 
 
 def test_a_rate_that_the_source_does_not_state_is_measured(recognizer):
