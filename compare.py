@@ -4,6 +4,7 @@
     python compare.py run/r3d_18-ucf101-000 run/c3d_bn-ucf101-000         two runs
     python compare.py --markdown > runs.md
     python compare.py --csv runs.csv --chart runs.png --html runs.html
+    python compare.py --gate NEW OLD                                      exit status 1 if NEW is worse
 
 Runs on different data sets or splits get separate tables. The columns are described in docs/evaluation.md
 """
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.cli import Parser, run_cli
+from common.cli import Parser, not_negative, run_cli
 from common.console import plural
 from common.errors import UsageError, UserError
 from common.files import ROOT, relative_to_cwd, write_atomically
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 WIDTH = 120  # columns of the table where the output is no terminal
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> int:
     args = parse_args(argv)
 
     # PyTorch takes two seconds, which --help and a misspelt flag do not need
@@ -36,7 +37,10 @@ def main(argv: Sequence[str]) -> None:
     from engine.comparison.run_result import one_line
     from engine.comparison.tables import runs_csv
 
-    runs, left_out = read_runs(find_runs(args.names, args.runs or ROOT / mypath.RUNS))
+    folder = args.runs or ROOT / mypath.RUNS
+    if args.gate:
+        return gate(*args.gate, folder, args.margin)
+    runs, left_out = read_runs(find_runs(args.names, folder))
     remarks = [f"Left out: {remark}" for remark in left_out]
     remarks += [one_line(f"{run.name}: {note}") for run in runs for note in run.notes]
     for remark in remarks:
@@ -53,6 +57,26 @@ def main(argv: Sequence[str]) -> None:
         from engine.comparison.page import write_page
 
         save(args.html, write_page(groups, remarks))
+    return 0
+
+
+def gate(new: str, old: str, folder: Path, margin: float) -> int:
+    """Prints how the new run differs from the old one. Returns 1 where it is worse beyond the margin, else 0; raises
+    UsageError (status 2) where they cannot be compared."""
+    from engine.comparison.find_runs import find_run
+    from engine.comparison.gate import judge
+    from engine.comparison.run_result import one_line, read_run
+
+    try:
+        runs = [read_run(find_run(name, folder), name) for name in (new, old)]
+    except (UserError, OSError) as error:
+        raise UsageError(one_line(str(error))) from error
+    for run in runs:
+        for note in run.notes:
+            print(one_line(f"{run.name}: {note}"), file=sys.stderr)
+    judged = judge(*runs, margin)
+    print("\n".join(judged.lines()))
+    return int(judged.worse)
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -65,7 +89,20 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         "--chart", type=Path, metavar="FILE", help="draw accuracy against GMACs, and curves (.png, .svg)"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="write table, charts and pictures as one HTML file")
+    parser.add_argument(
+        "--gate", nargs=2, metavar=("NEW", "OLD"), help="is NEW worse than OLD? Exit status 1: yes; 2: not comparable"
+    )
+    parser.add_argument(
+        "--margin", type=not_negative, default=0.0, metavar="X", help="points NEW may lose (default: 0)"
+    )
     args = parser.parse_args(argv)
+    others = [args.names, args.markdown, args.csv, args.chart, args.html]
+    if args.gate and any(others):
+        raise UsageError(
+            "--gate compares two runs on its own: leave out other runs, --markdown, --csv, --chart and --html."
+        )
+    if args.margin and not args.gate:
+        raise UsageError(f"--margin {args.margin:g} is for --gate NEW OLD.")
     if args.chart and args.chart.suffix not in (".png", ".svg"):
         raise UsageError(f"--chart {args.chart} must end with .png or .svg.")
     return args

@@ -2,7 +2,8 @@
 
 run_result  settings, curves and test results of one run
 find_runs   the folders of the runs
-    groups      runs that differ in their seed only
+groups      runs on one data set and split, and their differences on the same videos
+gate        whether a new run is worse than an old one
 tables      comparison as text, Markdown and csv
 charts      curves and cost against accuracy
 page        comparison as one HTML page

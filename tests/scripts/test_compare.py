@@ -329,6 +329,67 @@ def test_runs_with_other_answers_missing_are_not_compared_by_video(runs):
     assert group.about() == []  # nothing says that the videos are others
 
 
+# the gate
+
+
+def gated(new: str, old: str, *flags: str) -> int:
+    return compare.main(["--gate", new, old, *flags])
+
+
+def test_the_gate_fails_only_for_a_run_that_is_worse_beyond_the_margin(runs, capsys):
+    change_videos(runs / "mc3_10-toy-000", {})
+    videos = change_videos(runs / "r3d_10-toy-000", {1: "x", 2: "x", 3: "x", 4: "x"})
+    assert gated("r3d_10-toy-000", "mc3_10-toy-000") == 1
+    lost = 100 * 4 / len(videos)
+    out = capsys.readouterr().out
+    assert f"video top-1  {100 - lost:.2f} - 100.00 = {-lost:+.2f}   95 % interval -" in out
+    assert out.endswith("Worse: the whole interval lies below zero.\n")
+    assert "  class" in out and "change  95 % interval" in out
+    assert gated("r3d_10-toy-000", "mc3_10-toy-000", "--margin", "100") == 0
+    assert capsys.readouterr().out.endswith("does not lie below -100 points (--margin).\n")
+    change_videos(runs / "r3d_10-toy-000", {1: "x"})  # one video of one recording may be chance
+    assert gated("r3d_10-toy-000", "mc3_10-toy-000") == 0
+    assert capsys.readouterr().out.endswith("does not lie below zero.\n")
+    change_videos(runs / "r3d_10-toy-000", {1: "x", 2: "x", 3: "x", 4: "x"})
+    assert gated("mc3_10-toy-000", "r3d_10-toy-000") == 0
+    assert capsys.readouterr().out.endswith("Better: the whole interval lies above zero.\n")
+    assert gated("mc3_10-toy-000", "mc3_10-toy-000") == 0
+    out = capsys.readouterr().out
+    assert "= +0.00   95 % interval +0.0 to +0.0" in out and "Not shown to be worse" in out and "change" not in out
+
+
+def test_runs_that_the_gate_cannot_compare_end_with_status_2(runs, tmp_path):
+    new, old = "r3d_10-toy-000", "mc3_10-toy-000"
+    protocol = json.loads((runs / old / "test.json").read_text())
+    damages = [
+        ("has no test result. Run: python evaluate.py", lambda: (runs / old / "test.json").unlink()),
+        ("is not a test result: why", lambda: change_test(runs / old, leak="why")),
+        ("was tested with 2 clips x 1 crop, mc3_10-toy-000 with 3 clips", lambda: change_test(runs / old, num_clips=3)),
+        ("has no answers", lambda: (runs / old / "test" / "videos.csv").unlink()),
+        ("no best.pth", lambda: (runs / old / "best.pth").unlink()),
+    ]
+    for message, damage in damages:
+        shutil.copytree(runs / old, tmp_path / "kept")
+        damage()
+        with pytest.raises(UsageError, match=message):
+            gated(new, old)
+        shutil.rmtree(runs / old)
+        (tmp_path / "kept").rename(runs / old)
+    assert json.loads((runs / old / "test.json").read_text()) == protocol
+    with pytest.raises(UsageError, match="nothing"):
+        gated(new, "nothing")
+    path = runs / old / "test" / "videos.csv"
+    path.write_text(path.read_text().replace("_g01", "_g99"))
+    with pytest.raises(UsageError, match="not tested on the same videos|do not agree"):
+        gated(new, old)
+    with pytest.raises(SystemExit, match="2"):
+        gated(new, old, "--margin=-1")
+    with pytest.raises(UsageError, match="leave out other runs"):
+        gated(new, old, "--csv", "x.csv")
+    with pytest.raises(UsageError, match="--margin 1 is for --gate"):
+        compare.main(["--margin", "1"])
+
+
 # charts and page
 
 

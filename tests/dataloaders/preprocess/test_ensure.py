@@ -14,19 +14,11 @@ from dataloaders.frames.settings import Settings
 from dataloaders.preprocess import ensure
 from dataloaders.preprocess.ensure import ensure_frames, estimate
 from dataloaders.preprocess.run import preprocess
-from dataloaders.sources.data_source import DataSource
-from tests.helpers.preprocess import contents, make_source
+from tests.helpers.preprocess import contents
 from tests.helpers.toy import TOY_SIZE, write_naming_video
 
 SMALL = Settings(TOY_SIZE)
 SPEC = InputSpec(clip_len=4, resize=TOY_SIZE, crop_size=56)
-
-
-@pytest.fixture
-def two_videos(tmp_path) -> DataSource:
-    write_naming_video(tmp_path / "videos" / "run" / "a.avi", 6)
-    write_naming_video(tmp_path / "videos" / "walk" / "b.avi", 8, label=1)
-    return make_source(tmp_path / "videos")
 
 
 def test_ensure_frames_says_what_it_will_take_and_does_it(two_videos, capsys):

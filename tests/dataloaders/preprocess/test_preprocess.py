@@ -54,13 +54,6 @@ def wait_until(condition, seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
-def two_videos(tmp_path) -> DataSource:
-    write_naming_video(tmp_path / "videos" / "run" / "a.avi", 6)
-    write_naming_video(tmp_path / "videos" / "walk" / "b.avi", 8, label=1)
-    return make_source(tmp_path / "videos")
-
-
 def test_every_frame_is_there_in_order_at_its_size_and_the_manifest_tells(toy_source, toy_frames):
     """Traps 1 and 10: frames out of order; the header's frame count trusted."""
     rows = read_manifest(toy_frames)
