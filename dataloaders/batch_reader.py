@@ -122,7 +122,8 @@ def _read_by_workers(
             shape = _shape(datasets, filled.task)
             begin = filled.task.slot * slot_size
             clips = torch.empty(shape, dtype=torch.uint8, pin_memory=pin)
-            clips.copy_(memory.tensor[begin : begin + math.prod(shape)].view(shape))
+            # by one thread: torch's threads would wait for each other on cores that decode
+            np.copyto(clips.numpy(), memory.array[begin : begin + math.prod(shape)].reshape(shape))
             seconds.copy += time.perf_counter() - start
             yield clips, *_numbers(filled, pin, seconds)
     finally:
