@@ -28,7 +28,7 @@ for _name in ("common", "dataloaders", "engine", "network"):
             "process of its own: docs/inference.md, From Python"
         )
 
-from common.cli import Parser, above_zero, positive, run_cli
+from common.cli import Parser, above_zero, number, positive, run_cli
 from common.errors import UsageError, unknown_name
 from common.files import ROOT
 from engine.inference.prediction import STRIDE, TIMEOUT, TOP
@@ -86,7 +86,13 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add = answer.add_argument
     add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
     add("--smooth", type=positive, metavar="N", help="average N neighbouring windows (default: 1)")
-    add("--threshold", type=fraction, default=0.0, metavar="P", help="label 'uncertain' below probability P")
+    add(
+        "--threshold",
+        type=number("between 0 and 1", lambda value: 0 <= value <= 1),
+        default=0.0,
+        metavar="P",
+        help="label 'uncertain' below probability P",
+    )
     add("--top", type=positive, default=TOP, help=f"most probable classes to list (default: {TOP})")
     add("--explain", action="store_true", help="draw a heat map of the evidence (Grad-CAM)")
     add("--explain-class", metavar="CLASS", help="explain this class instead of the most probable")
@@ -109,21 +115,6 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     check_network_flags(args)
     args.explain = args.explain or args.explain_class is not None
     return args
-
-
-def fraction(text: str) -> float:
-    """A probability."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and 1")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
 
 
 def __getattr__(name: str) -> "type[Recognizer]":

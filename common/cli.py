@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from types import FrameType
@@ -84,27 +85,20 @@ def at_least(least: int) -> Callable[[str], int]:
 positive = at_least(1)
 
 
-def above_zero(text: str) -> float:
-    """A finite number greater than 0."""
-    value = _number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number greater than 0")
-    return value
+def number(kind: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
+    """The type of a flag that takes a number for which `holds`; kind: such as "a number greater than 0"."""
+
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if holds(value := float(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {kind}")
+
+    return parse
 
 
-def not_negative(text: str) -> float:
-    """A finite number of at least 0."""
-    value = _number(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of at least 0")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return -1.0
+above_zero = number("a number greater than 0", lambda value: 0 < value < float("inf"))
+not_negative = number("a number of at least 0", lambda value: 0 <= value < float("inf"))
 
 
 def run_cli(main: Callable[[Sequence[str]], object]) -> None:

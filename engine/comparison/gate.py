@@ -103,7 +103,7 @@ def judge(new: RunResult, old: RunResult, margin: float) -> Gate:
     hits = 100.0 * np.array([[video.right, theirs[name].right] for name, video in ours.items()])  # (V, 2)
     change = hits[:, 0] - hits[:, 1]
     if len(set(groups)) < 2:
-        raise UsageError(f"All test videos of {new.name} are of one recording, which tells nothing of others.")
+        raise UsageError(f"All test videos of {new.name} are of one recording. Evaluate both on several recordings.")
     top1 = float(hits[:, 0].mean()), float(hits[:, 1].mean())
     classes = []
     for label in sorted(set(labels)):

@@ -1,4 +1,4 @@
-"""What the tests of extraction share."""
+"""Fixtures for the tests of frame extraction."""
 
 import pytest
 
