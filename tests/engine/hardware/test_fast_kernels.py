@@ -94,7 +94,8 @@ def test_clips_and_kernels_keep_their_order_in_memory(monkeypatch):
 def test_a_training_step_with_wide_pairs_is_the_plain_one(dtype):
     torch.manual_seed(0)
     plain = channels_last(create_model("r2plus1d_10", 3))
-    x = torch.randn(4, 3, 6, 24, 24).contiguous(memory_format=torch.channels_last_3d)
+    # 17, 9, 5, 3 frames: of two, PyTorch 2.14.1 computes weight gradients in bf16 on a CPU wrongly (autocast_check.py)
+    x = torch.randn(4, 3, 17, 16, 16).contiguous(memory_format=torch.channels_last_3d)
     fast = copy.deepcopy(plain)
     use_fast_kernels(fast)
     widen(fast)
