@@ -39,8 +39,8 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m network",
-        description="Without a command, lists all models: parameters (101 classes), multiply-adds per clip, input clip "
-        "and names of pretrained weights.",
+        description="Without a command, lists all models: parameters (101 classes), multiply-adds per clip, input clip, "
+        "train.py's defaults, and pretrained weights with their published accuracy.",
     )
     commands = parser.add_subparsers(dest="command", metavar="show | convert | check")
     show = commands.add_parser("show", help="print a model's layers with output shapes and parameters")

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.console import table_line
 from network import InputSpec, create_model, model_entry
-from network.weights.known import known_weights
+from network.weights.known import KINETICS400, known_weights
 
 TABLE_CLASSES = 101  # UCF101's
 
@@ -33,15 +33,21 @@ def count_macs(model: nn.Module, x: torch.Tensor) -> int:
 
 
 def describe_model(name: str) -> tuple[str, ...]:
-    """A row of the table: name, parameters, GMACs of a clip, clip, frame stride and the names of known weights."""
-    spec = model_entry(name).input_spec
-    model, clip = without_values(name, TABLE_CLASSES, spec)
+    """A row of the table: name, parameters, GMACs of a clip, and what is registered for the model."""
+    model, clip = without_values(name, TABLE_CLASSES, model_entry(name).input_spec)
     cost = f"{num_parameters(model):,}", f"{count_macs(model, clip) / 1e9:.2f}"
-    return name, *cost, *describe_input(spec), ", ".join(known_weights(name)) or "-"
+    return name, *cost, *describe_settings(name)
 
 
-def describe_input(spec: InputSpec) -> tuple[str, str]:
-    return f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}", str(spec.frame_stride)
+def describe_settings(name: str) -> tuple[str, ...]:
+    """Clip, frame stride, optimiser, learning rate, epochs, clips a batch, and known weights with their accuracy."""
+    spec, training = model_entry(name).input_spec, model_entry(name).defaults
+    clip = f"{spec.clip_len}x{spec.crop_size}x{spec.crop_size}", str(spec.frame_stride)
+    defaults = training.optimizer, f"{training.lr:g}", str(training.epochs), str(training.batch_size)
+    weights = [
+        f"{known} {KINETICS400[name].top1:.1f}" if known == "kinetics400" else known for known in known_weights(name)
+    ]
+    return *clip, *defaults, ", ".join(weights) or "-"
 
 
 # --- python -m network show

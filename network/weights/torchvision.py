@@ -19,11 +19,11 @@ from network.weights.loaded import LoadedWeights
 
 def read_kinetics400(model_name: str) -> LoadedWeights:
     """Weights, class names and input of torchvision's KINETICS400_V1. Raises UserError where they cannot be fetched."""
-    enum, clip_len, fps = KINETICS400[model_name]
-    weights = getattr(import_torchvision().models.video, enum).KINETICS400_V1
+    known = KINETICS400[model_name]
+    weights = getattr(import_torchvision().models.video, known.enum).KINETICS400_V1
     return LoadedWeights(
         state=fetch(weights, f"kinetics400 weights of {model_name}"),
-        input_spec=kinetics400_input(weights, clip_len, fps),
+        input_spec=kinetics400_input(weights, known.clip_len, known.fps),
         classes=list(weights.meta["categories"]),
         origin=f"torchvision's {model_name}, Kinetics-400 ({Path(weights.url).name})",
     )

@@ -135,11 +135,14 @@ def three_models(monkeypatch, tmp_path) -> list[str]:
 def test_the_table_has_a_line_for_every_model(capsys, three_models):
     names = three_models
     main([])
-    header, *lines = capsys.readouterr().out.splitlines()
+    table_text, footer = capsys.readouterr().out.split("\n\n")
+    header, *lines = table_text.splitlines()
     assert [line.split()[0] for line in lines] == names
     by_name = {line.split()[0]: line.split() for line in lines}
-    assert by_name["c3d"][1:] == ["78,409,573", "38.55", "16x112x112", "1", "-"]
-    assert by_name["r3d_18"][1:] == ["33,218,085", "40.70", "16x112x112", "2", "kinetics400"]
+    assert by_name["c3d"][1:] == ["78,409,573", "38.55", "16x112x112", "1", "sgd", "0.003", "60", "30", "-"]
+    assert by_name["r3d_18"][1:5] == ["33,218,085", "40.70", "16x112x112", "2"]
+    assert by_name["r3d_18"][-2:] == ["kinetics400", "63.2"] and by_name["swin3d_t"][5] == "adamw"
+    assert "GMACs are" in footer and "top-1" in footer
     assert header.startswith("model")
 
 

@@ -72,11 +72,20 @@ def test_networks_give_torchvisions_logits_under_the_same_weights(name, shape):
 def test_the_input_is_that_of_torchvisions_transforms(name):
     from torchvision.models import video
 
-    enum, clip_len, fps = KINETICS400[name]
-    spec, known = input_spec(name), kinetics400_input(getattr(video, enum).KINETICS400_V1, clip_len, fps)
+    weights = KINETICS400[name]
+    published = getattr(video, weights.enum).KINETICS400_V1
+    spec, known = input_spec(name), kinetics400_input(published, weights.clip_len, weights.fps)
     assert (spec.resize, spec.crop_size, spec.mean, spec.std) == (known.resize, known.crop_size, known.mean, known.std)
     assert (spec.clip_len, spec.crop_size) == (16, 224)
     assert 30 / spec.frame_stride == known.fps
+
+
+@pytest.mark.parametrize("weights", KINETICS400.values(), ids=KINETICS400)
+def test_the_accuracy_of_known_weights_is_the_published_one(weights):
+    from torchvision.models import video
+
+    published = getattr(video, weights.enum).KINETICS400_V1
+    assert published.meta["_metrics"]["Kinetics-400"]["acc@1"] == weights.top1
 
 
 @pytest.mark.parametrize(
