@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m network",
-        description="Without a command, lists all models: parameters (101 classes), multiply-adds per clip, input clip, "
+        description="Without a command, lists all models: parameters (101 classes), multiply-adds per clip, input, "
         "train.py's defaults, and pretrained weights with their published accuracy.",
     )
     commands = parser.add_subparsers(dest="command", metavar="show | convert | check")

@@ -12,5 +12,5 @@ preview_window  a window on the screen
 csv_table       answers as csv
 read_ahead      reading in threads while the network computes
 recognizer      Recognizer: a network and its answers on videos
-    job             one command: outputs, and an answer for every source
+job             one command: outputs, and an answer for every source
 """
