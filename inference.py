@@ -2,6 +2,7 @@
 
     python inference.py clip.mp4 --checkpoint run/r2plus1d_18-ucf101-000 --output answer.mp4
     python inference.py my/videos --checkpoint run/r2plus1d_18-ucf101-000 --csv answers.csv
+    python inference.py clip/frames --fps 25 --checkpoint run/r2plus1d_18-ucf101-000   a folder of frames
     python inference.py clip.mp4 --checkpoint r2plus1d.onnx                            an exported file
     python inference.py 0 --model r3d_18 --weights kinetics400 --show
     python inference.py rtsp://camera/stream --checkpoint run/r2plus1d_18-ucf101-000 --output seen.mp4 --duration 60
@@ -76,7 +77,12 @@ def main(argv: Sequence[str]) -> int:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python inference.py", description="Recognises the action in videos.")
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="video file, folder, camera number, or rtsp:// or http:// address")
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="video file, folder of videos or of frames, camera number, or rtsp:// or http:// address",
+    )
     network = parser.add_argument_group("network")
     add = network.add_argument
     add("--checkpoint", help=CHECKPOINT_HELP)
@@ -84,6 +90,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("--batch-size", type=positive, default=8, help="windows per batch (default: 8)")
     answer = parser.add_argument_group("prediction")
     add = answer.add_argument
+    add("--fps", type=above_zero, metavar="F", help="frames a second of a folder of frames, which does not say it")
     add("--stride", type=positive, help=f"source frames between windows (default: {STRIDE})")
     add("--smooth", type=positive, metavar="N", help="average N neighbouring windows (default: 1)")
     add(
@@ -94,8 +101,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
         help="label 'uncertain' below probability P",
     )
     add("--top", type=positive, default=TOP, help=f"most probable classes to list (default: {TOP})")
-    add("--explain", action="store_true", help="draw a heat map of the evidence (Grad-CAM)")
-    add("--explain-class", metavar="CLASS", help="explain this class instead of the most probable")
+    add("--explain", action="store_true", help="draw a heat map of the evidence for each moment's label (Grad-CAM)")
+    add("--explain-whole", action="store_true", help="explain the most probable class of the whole video")
+    add("--explain-class", metavar="CLASS", help="explain this class")
     written = parser.add_argument_group("output")
     add = written.add_argument
     add("--output", help="annotated video (.mp4, .mov, .mkv, .gif); a folder for several sources")
@@ -113,7 +121,9 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
 
     check_network_flags(args)
-    args.explain = args.explain or args.explain_class is not None
+    if args.explain_whole and args.explain_class:
+        raise UsageError("--explain-whole and --explain-class exclude each other: leave one out.")
+    args.explain = args.explain or args.explain_whole or args.explain_class is not None
     return args
 
 

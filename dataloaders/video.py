@@ -97,6 +97,21 @@ class VideoReader:
         self.width, self.height = self.stream.codec_context.width, self.stream.codec_context.height
         self._length = length_of(self.container, self.stream)
 
+    @property
+    def expected_frames(self) -> int:
+        """The number of frames, for a progress bar; 0 where the header does not tell."""
+        return self.stream.frames or int((self.container.duration or 0) / 1e6 * (self.fps or 0))
+
+    @property
+    def shown_rate(self) -> Fraction | None:
+        """Frames a second at which a player shows it: a guess of FFmpeg's where the file states none."""
+        return self.stream.average_rate or self.stream.guessed_rate
+
+    @property
+    def pixel_aspect(self) -> Fraction | None:
+        """Width of a pixel by its height, before any rotation; None where the file does not say."""
+        return self.stream.sample_aspect_ratio
+
     def __enter__(self) -> "VideoReader":
         return self
 

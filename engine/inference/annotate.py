@@ -18,7 +18,7 @@ from engine.inference.live import LiveRecognition
 from engine.inference.overlay import draw_answer, draw_curve, draw_heat, draw_note, enlarge, readable_factor
 from engine.inference.prediction import TOP, Prediction, answer, likeliest
 from engine.inference.preview_window import Screen
-from engine.inference.sources import open_video, watch
+from engine.inference.sources import FrameFolder, open_video, watch
 from engine.inference.video_writer import GIF_SECONDS, UNKNOWN_RATE, GifWriter, SoundTrack, VideoWriter, video_format
 from engine.inference.windows import resized
 from network import InputSpec
@@ -38,11 +38,11 @@ def annotate(
 ) -> None:
     """Writes the video with the answer of each moment drawn on its frames: H.264 with the source's sound, or a GIF.
 
-    Frames have the source's size, turned upright, and its frame rate. What is smaller than 320 pixels is enlarged by a
-    whole number, so that the text can be read; where the size is odd, the last row or column is there twice (yuv420p
-    has even sizes). The label of a frame is that of prediction.at(frame), or "uncertain" below the threshold. With an
-    explanation (and the spec of the network that it is of) its heat lies on the picture, and its curve below. `output`
-    appears whole or not at all.
+    Frames have the source's size, turned upright, and its frame rate; a folder of frames has the rate with which it was
+    predicted. What is smaller than 320 pixels is enlarged by a whole number, so that the text can be read; where the
+    size is odd, the last row or column is there twice (yuv420p has even sizes). The label of a frame is that of
+    prediction.at(frame), or "uncertain" below the threshold. With an explanation (and the spec of the network that it
+    is of) its heat lies on the picture, and its curve below. `output` appears whole or not at all.
     """
     video, output = Path(video), Path(output)
     container_format = video_format(output)
@@ -51,7 +51,11 @@ def annotate(
     if container_format == "gif":
         check_short(prediction, output)
 
-    with open_video(video) as reader, atomic_output(output, WRITE_ERRORS) as temporary, ExitStack() as stack:
+    with (
+        open_video(video, prediction.fps) as reader,
+        atomic_output(output, WRITE_ERRORS) as temporary,
+        ExitStack() as stack,
+    ):
         frames = watch(reader, prediction.num_frames, f"Drawing {output.name}", show_progress)
         writer = None
         for picture, index, turned in annotated(frames, prediction, top, threshold, explanation, spec):
@@ -72,7 +76,7 @@ def show_annotated(
 ) -> None:
     """Shows the annotated video in a window at its own pace, until its end or until the user closes it."""
     video = Path(video)
-    with open_video(video) as reader, Screen(printable(video.name), paced=True) as screen:
+    with open_video(video, prediction.fps) as reader, Screen(printable(video.name), paced=True) as screen:
         frames = watch(reader, prediction.num_frames, f"Showing {video.name}", show_progress)
         for picture, index, _ in annotated(frames, prediction, top, threshold, explanation, spec):
             seconds = prediction.seconds(index)
@@ -100,7 +104,7 @@ def annotated(
             pixels = with_heat(pixels, explanation.heat[index], spec)
         picture = draw_on(pixels, likeliest(prediction.classes, prediction.at(index), top), threshold)
         if explanation:
-            draw_curve(picture, explanation.moments, index, explanation.label)
+            draw_curve(picture, explanation.moments, index, explanation.labels[index])
         yield picture, index, frame.rotation % 180 != 0
 
 
@@ -174,21 +178,22 @@ def open_writer(
     stack: ExitStack,
     path: Path,
     container_format: str,
-    reader: VideoReader,
+    reader: VideoReader | FrameFolder,
     prediction: Prediction,
     size: tuple[int, int],
     turned: bool,
 ) -> VideoWriter | GifWriter:
     """A writer for pictures of `size` (width, height), closed with the stack."""
-    rate = reader.stream.average_rate or reader.stream.guessed_rate
     if container_format == "gif":
-        return stack.enter_context(GifWriter(path, size, rate))
-    aspect: Fraction | None = reader.stream.sample_aspect_ratio  # of a pixel, where pixels are not square
+        return stack.enter_context(GifWriter(path, size, reader.shown_rate))
+    aspect = reader.pixel_aspect
     if aspect and turned:
         aspect = 1 / aspect
-    sound = stack.enter_context(SoundTrack(reader.path))
+    sound = stack.enter_context(SoundTrack(reader.path)) if isinstance(reader, VideoReader) else None
     timed = prediction.times is not None
-    writer = VideoWriter(path, container_format, size, rate, timed, aspect, sound if sound.found else None)
+    writer = VideoWriter(
+        path, container_format, size, reader.shown_rate, timed, aspect, sound if sound and sound.found else None
+    )
     return stack.enter_context(writer)
 
 

@@ -10,6 +10,7 @@ everything. Multiplied, they are fine and about the answer. How much a moment co
 whose sums are in units of the answer's logit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,23 +25,26 @@ LARGEST = 28  # side of the maps that are kept: enough under a colour map, and a
 
 @dataclass(frozen=True)
 class Explanation:
-    """The heat of one class over a video.
+    """The heat over a video, of the class of each frame.
 
-    label    the class
+    labels   (frames,) the classes: all the same one, or the label of each moment
     heat     (frames, S, S) float16 in [0, 1] over the square that the network sees; 1: the hottest thousandth
     moments  (frames,) float32: how much each frame counted, in [0, 1] of the one that counted most
     """
 
-    label: str
+    labels: list[str]
     heat: np.ndarray
     moments: np.ndarray
 
     def to_dict(self) -> dict:
-        return {"label": self.label, "moments": [round(float(value), 4) for value in self.moments]}
+        """The content of --json. `label` is None where it changes, as the label of each moment does."""
+        label = self.labels[0] if len(set(self.labels)) == 1 else None
+        return {"label": label, "moments": [round(float(value), 4) for value in self.moments]}
 
 
-def explain_clips(model: VideoModel, x: torch.Tensor, class_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, C, T, S, S) normalised clips -> heat (B, T, s, s) float32 >= 0 and moments (B, T) float32 >= 0.
+def explain_clips(model: VideoModel, x: torch.Tensor, class_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(B, C, T, S, S) normalised clips, and the class to explain in each of the B -> heat (B, T, s, s) float32 >= 0 and
+    moments (B, T) float32 >= 0.
 
     s is S, or 28 where that is smaller. Raises UserError as check_explainable does.
     """
@@ -54,7 +58,7 @@ def explain_clips(model: VideoModel, x: torch.Tensor, class_id: int) -> tuple[np
         # cuDNN's LSTM has no backward in evaluation
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _has_lstm(model)):
             logits = model(x.detach().requires_grad_(True))  # (B, num_classes)
-            gradients = torch.autograd.grad(logits[:, class_id].sum(), maps)
+            gradients = torch.autograd.grad(logits[range(len(x)), list(class_ids)].sum(), maps)
     finally:
         for hook in hooks:
             hook.remove()
@@ -109,26 +113,27 @@ class HeatOverVideo:
         self.moments: list[float] = []
         self.counts: list[int] = []
 
-    def add(self, first: int, last: int, shown: np.ndarray, heat: np.ndarray, moments: np.ndarray) -> None:
-        """Frames `first` to `last` of the source, (R,) which of them the clip shows, and its (T, s, s) and (T,).
+    def add(self, frames: Sequence[int], shown: np.ndarray, heat: np.ndarray, moments: np.ndarray) -> None:
+        """Frames of the source that a clip covers, (R,) which ones it shows, and its (T, s, s) and (T,).
 
         R is T, or T + 1 where the network sees differences: then a frame has the mean of those that it is part of.
         A frame has what the clip's nearest one has, and the mean where there are several of those: in a video that is
         too short, and so repeats, each frame is shown more than once."""
         heat, moments = _of_frames(heat, len(shown)), _of_frames(moments, len(shown))
-        while len(self.heat) <= last:
+        while len(self.heat) <= max(frames):
             self.heat.append(np.zeros(heat.shape[1:], np.float32))
             self.moments.append(0.0)
             self.counts.append(0)
-        for frame in range(first, last + 1):
+        for frame in frames:
             distances = np.abs(shown - frame)
             nearest = distances == distances.min()
             self.heat[frame] += heat[nearest].mean(axis=0)
             self.moments[frame] += float(moments[nearest].mean())
             self.counts[frame] += 1
 
-    def explanation(self, label: str, num_frames: int) -> Explanation:
-        """The explanation of a video of num_frames frames; frames after the last window have no heat."""
+    def explanation(self, labels: list[str]) -> Explanation:
+        """The explanation of a video, whose frames have these labels; frames after the last window have no heat."""
+        num_frames = len(labels)
         empty = np.zeros_like(self.heat[0])
         counts = np.maximum(self.counts, 1)
         heat = np.stack([*self.heat, *[empty] * (num_frames - len(self.heat))])
@@ -136,7 +141,7 @@ class HeatOverVideo:
         moments = np.zeros(num_frames, np.float32)
         moments[: len(counts)] = np.array(self.moments) / counts
         hottest = max(float(np.quantile(heat, 0.999)), 1e-30)  # a single place does not set the scale
-        return Explanation(label, (heat / hottest).clip(0, 1).astype(np.float16), moments / max(moments.max(), 1e-30))
+        return Explanation(labels, (heat / hottest).clip(0, 1).astype(np.float16), moments / max(moments.max(), 1e-30))
 
 
 def _of_frames(values: np.ndarray, num_frames: int) -> np.ndarray:

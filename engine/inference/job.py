@@ -35,6 +35,8 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
     given = next((name for name in ("duration", "timeout", "reconnect") if getattr(args, name)), None)
     if given and not sources.live:
         raise UsageError(f"--{given} is for cameras and streams; files are processed to their end.")
+    if args.fps and not any(video.is_dir() for video, _ in sources.videos):
+        raise UsageError("--fps is for folders of frames, which do not say their rate; a video says its own.")
     if args.explain and not (args.output or args.show or args.json):
         raise UsageError("--explain needs an output for its heat map: give --output FILE, --json FILE or --show, too.")
     shows_time = sources.live or args.output or args.json or args.show
@@ -114,7 +116,7 @@ def recognize_each(
             answers.append(recognize(args, recognizer, video, output))
             cut += say_lost(answers[-1]["video"], answers[-1]["lost"])
             if table:
-                table.add(recognizer.classify(video, NUM_CLIPS))
+                table.add(recognizer.classify(video, NUM_CLIPS, args.fps))
         except UserError as error:  # the other sources still get their answer
             refused.append(error)
             print(error, file=sys.stderr, flush=True)
@@ -139,12 +141,12 @@ def say_lost(video: str, lost: str | None) -> bool:
 
 def recognize(args: argparse.Namespace, recognizer: Recognizer, video: Path, output: Path | None) -> dict:
     """One video as the command line asks for it -> what --json holds of it."""
-    prediction = recognizer.predict(video, show_progress=True)
-    explanation = None
-    if args.explain:
-        explanation = recognizer.explain(video, prediction, args.explain_class, show_progress=True)
+    prediction = recognizer.predict(video, show_progress=True, fps=args.fps)
     print(report(prediction, args.top, args.threshold), flush=True)
+    explanation, whole = None, prediction.label() if args.explain_whole else args.explain_class
     prediction = prediction.smoothed(args.smooth or 1)
+    if args.explain:
+        explanation = recognizer.explain(video, prediction, whole, show_progress=True)
     options = (args.top, True, args.threshold, explanation, recognizer.input_spec)
     if output:
         annotate(video, prediction, output, *options)
@@ -162,7 +164,7 @@ def classify_all(args: argparse.Namespace, recognizer: Recognizer, sources: Sour
     videos = [video for video, _ in sources.videos]
 
     def read(video: Path) -> Iterator[tuple]:
-        yield evenly_spaced_clips(video, recognizer.input_spec, NUM_CLIPS)
+        yield evenly_spaced_clips(video, recognizer.input_spec, NUM_CLIPS, args.fps)
 
     with read_ahead(videos, read, threads=2, waiting=1) as reading:
         for video, found in progress(reading, len(videos), "Recognising", "videos"):

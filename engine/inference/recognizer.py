@@ -1,7 +1,7 @@
 """Recognizer: the answer of a trained network on video files, cameras and streams."""
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from dataloaders.clips import clip_step
 from dataloaders.transforms import to_model_input
 from engine.inference.grad_cam import Explanation, HeatOverVideo, explain_clips
 from engine.inference.live import LiveRecognition
-from engine.inference.prediction import STRIDE, TIMEOUT, Prediction, assemble
-from engine.inference.sources import array_frames, frames_in
+from engine.inference.prediction import STRIDE, TIMEOUT, Prediction, answer, assemble
+from engine.inference.sources import array_frames
 from engine.inference.windows import Clock, SlidingClips, batches, evenly_spaced_clips, prepare_pixels, sliding_clips
 from engine.predictor import Predictor, network_predictor, open_predictor
 from engine.runs.checkpoint import TrainedModel, find_checkpoint
@@ -104,19 +104,19 @@ class Recognizer:
         Raises UserError for what cannot be used as a video.
         """
         if isinstance(video, np.ndarray):
-            return self._predict_frames("frames", array_frames(video), fps)
+            return self._predict_array(video, fps)
         if not isinstance(video, str | Path):
             return [self.predict(one, show_progress, fps) for one in video]
-        if Path(video).is_dir():
-            return self._predict_frames(str(video), frames_in(Path(video)), fps)
-        with sliding_clips(Path(video), self.input_spec, self.stride, "Recognising", show_progress) as (clips, clock):
+        opened = sliding_clips(Path(video), self.input_spec, self.stride, "Recognising", show_progress, fps)
+        with opened as (clips, clock):
             positions, probs = self._answers(clips)
         return self._prediction(video, clock, positions, probs)
 
-    def classify(self, video: str | Path, num_clips: int = 10) -> Prediction:
-        """A video file -> the answer of evaluate.py: softmax averaged over num_clips evenly spaced clips, which are the
-        prediction's windows. Raises UserError for what cannot be used as a video."""
-        return self.classify_clips(video, *evenly_spaced_clips(Path(video), self.input_spec, num_clips))
+    def classify(self, video: str | Path, num_clips: int = 10, fps: float | None = None) -> Prediction:
+        """A video file, or a folder of frames (fps of which it does not say) -> the answer of evaluate.py: softmax
+        averaged over num_clips evenly spaced clips, which are the prediction's windows. Raises UserError for what
+        cannot be used as a video."""
+        return self.classify_clips(video, *evenly_spaced_clips(Path(video), self.input_spec, num_clips, fps))
 
     def classify_clips(
         self, video: str | Path, positions: list[tuple[int, int]], clips: np.ndarray, clock: Clock
@@ -128,19 +128,30 @@ class Recognizer:
     def explain(
         self, video: str | Path, prediction: Prediction, label: str | None = None, show_progress: bool = False
     ) -> Explanation:
-        """Explains a prediction's most probable class, or the class `label`: the places and moments behind it."""
+        """Explains the label of each moment of a prediction, or the class `label`: the places and moments behind it.
+
+        Where a window covers frames of two labels, it is explained for both, and each frame has the heat of its own.
+        prediction.label() is the label of the whole video.
+        """
         if label is not None and label not in self.classes:
             raise UsageError(unknown_name("class", label, self.classes))
-        network, label = self.network(), label or prediction.label()
-        heat = HeatOverVideo()
-        with sliding_clips(Path(video), self.input_spec, self.stride, "Explaining", show_progress) as (clips, _):
-            for batch in batches(clips, self.batch_size):
-                clips_array = np.stack([clip for _, _, clip in batch])
+        network, heat = self.network(), HeatOverVideo()
+        labels = [label or answer(self.classes, prediction.at(i), 0.0) for i in range(prediction.num_frames)]
+        class_ids = np.array([self.classes.index(label) for label in labels])
+        opened = sliding_clips(Path(video), self.input_spec, self.stride, "Explaining", show_progress, prediction.fps)
+        with opened as (clips, _):
+            questions = (
+                (first, class_ids[first : last + 1], clip, class_id)
+                for first, last, clip in clips
+                for class_id in np.unique(class_ids[first : last + 1])
+            )
+            for batch in batches(questions, self.batch_size):
+                clips_array = np.stack([clip for *_, clip, _ in batch])
                 x = to_model_input(torch.from_numpy(clips_array).to(self.device), self.input_spec)
-                maps, moments = explain_clips(network, x, self.classes.index(label))
-                for (first, last, _), *parts in zip(batch, maps, moments, strict=True):
-                    heat.add(first, last, clips.shown(first), *parts)
-        return heat.explanation(label, prediction.num_frames)
+                maps, moments = explain_clips(network, x, [class_id for *_, class_id in batch])
+                for (first, ids, _, class_id), *parts in zip(batch, maps, moments, strict=True):
+                    heat.add(first + np.flatnonzero(ids == class_id), clips.shown(first), *parts)
+        return heat.explanation(labels)
 
     def watch(
         self,
@@ -163,13 +174,12 @@ class Recognizer:
             positions += [(first, last) for first, last, _ in batch]
         return positions, probs
 
-    def _predict_frames(self, name: str, frames: Iterable[np.ndarray], fps: float | None) -> Prediction:
-        """frames: (H, W, 3) uint8 BGR each"""
-        spec = self.input_spec
+    def _predict_array(self, video: np.ndarray, fps: float | None) -> Prediction:
+        spec, frames = self.input_spec, array_frames(video)
         step = clip_step(spec.frame_stride, 1, spec.fps, fps)
         clips = SlidingClips(frames, lambda pixels: prepare_pixels(pixels, spec), spec.read_len, step, self.stride)
         positions, probs = self._answers(clips)
-        return assemble(name, fps, None, clips.num_frames, 0, None, self.classes, positions, probs)
+        return assemble("frames", fps, None, clips.num_frames, 0, None, self.classes, positions, probs)
 
     def _prediction(
         self, video: str | Path, clock: Clock, positions: Sequence[tuple[int, int]], probs: Sequence[np.ndarray]

@@ -1,4 +1,4 @@
-"""The sources of inference.py: files, folders of videos, cameras and streams; and opening videos with clear errors."""
+"""The sources of inference.py: files, folders of videos or frames, cameras, streams; opening them with clear errors."""
 
 import errno
 import os
@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,7 +16,7 @@ import numpy as np
 from common.console import progress
 from common.errors import UsageError, UserError
 from common.files import printable
-from dataloaders.frames.foreign import frame_pattern
+from dataloaders.frames.foreign import FRAME_NAME, frame_pattern
 from dataloaders.video import (
     NO_VIDEO_SUFFIXES,
     VideoError,
@@ -32,8 +33,8 @@ from dataloaders.video import (
 
 @dataclass(frozen=True)
 class Sources:
-    """The command line's sources: video files (each with its place below the folder that it was found in, for naming
-    outputs), or one live source."""
+    """The command line's sources: video files and folders of frames (each with its place below the folder that it was
+    found in, for naming outputs), or one live source."""
 
     videos: list[tuple[Path, Path]]
     live: str | None = None  # a camera's number, or an address
@@ -41,10 +42,11 @@ class Sources:
 
 
 def find_sources(names: Sequence[str]) -> Sources:
-    """Files as they are; folders as all videos below them, in the order of their paths.
+    """Files as they are; folders as all videos below them, in the order of their paths, or where there is no video as
+    all folders of frames: the folder itself, or those below it.
 
     A number is a camera, unless there is a file of that name; rtsp://..., http://... is a stream. A live source is
-    alone. Raises UsageError for a mixture, UserError for a folder without videos.
+    alone. Raises UsageError for a mixture, UserError for a folder without videos and frames.
     """
     live = [name for name in names if is_live(name)]
     if live and len(names) > 1:
@@ -58,11 +60,18 @@ def find_sources(names: Sequence[str]) -> Sources:
         if not _is_folder(path):
             videos.append((path, Path(path.name)))
             continue
-        from_folder = True
-        files = (Path(folder) / name for folder, _, names in os.walk(path, onerror=_unreadable) for name in names)
+        files = [Path(folder) / name for folder, _, names in os.walk(path, onerror=_unreadable) for name in names]
         found = sorted(file for file in files if file.is_file() and _may_be_video(file.relative_to(path)))
+        found = found or sorted({file.parent for file in files if FRAME_NAME.fullmatch(file.name)})
         if not found:
-            raise UserError(f"There is no video in the folder {printable(path)} (hidden files are ignored).")
+            raise UserError(
+                f"There is no video and no frame (00001.jpg, ...) in the folder {printable(path)} (hidden files are "
+                "ignored)."
+            )
+        if found[0] == path:  # it holds frames itself, and is one video
+            videos.append((path, Path(path.absolute().name)))
+            continue
+        from_folder = True
         videos += [(file, file.relative_to(path)) for file in found]
     return Sources(videos, from_folder=from_folder)
 
@@ -86,19 +95,44 @@ def _may_be_video(relative: Path) -> bool:
     return is_video_name(relative) and not any(part.startswith(".") for part in relative.parts)
 
 
+class FrameFolder:
+    """The pictures in a folder as an open video: see VideoReader.
+
+    fps: frames a second, which pictures do not say. Raises UserError where there is no picture, a number is missing
+    between theirs, or one cannot be read.
+    """
+
+    num_damaged, lost, pixel_aspect = 0, None, None
+
+    def __init__(self, path: Path, fps: float | None = None):
+        self.path, self.fps = path, fps
+        self.pattern, self.first, self.expected_frames = frame_pattern(path)
+        self.shown_rate = Fraction(fps).limit_denominator(1001) if fps else None
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        for number in range(self.first, self.first + self.expected_frames):
+            path = self.path / self.pattern.format(number)
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
+            if pixels is None:
+                raise UserError(f"The frame {printable(path)} cannot be read as a picture.")
+            yield av.VideoFrame.from_ndarray(pixels, format="bgr24")
+
+
 @contextmanager
-def open_video(path: Path) -> Iterator[VideoReader]:
-    """An open video. What is wrong with it, found now or while it is read, becomes a UserError with its name."""
+def open_video(path: Path, fps: float | None = None) -> Iterator[VideoReader | FrameFolder]:
+    """An open video, or a folder of frames (fps: see FrameFolder). What is wrong with it, found now or while it is
+    read, becomes a UserError with its name."""
     try:
         path.stat()
     except FileNotFoundError as error:
         raise UserError(f"There is no file {printable(path)}.") from error
     except OSError as error:  # a folder above it may not be entered
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}.") from error
+    if path.is_dir():
+        yield FrameFolder(path, fps)
+        return
     if not path.is_file():
-        raise UserError(
-            f"{printable(path)} is {'a folder' if path.is_dir() else 'no regular file'}. A video file is needed."
-        )
+        raise UserError(f"{printable(path)} is no regular file. A video file is needed.")
     if path.suffix.lower() in NO_VIDEO_SUFFIXES:  # FFmpeg would show a text as a film of its letters
         raise UserError(f"{printable(path)} is not a video: it has another file extension.")
 
@@ -111,11 +145,6 @@ def open_video(path: Path) -> Iterator[VideoReader]:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}.") from error
 
 
-def expected_frames(reader: VideoReader) -> int:
-    """Expected number of frames, for the progress bar; 0 where the header does not tell."""
-    return reader.stream.frames or int((reader.container.duration or 0) / 1e6 * (reader.fps or 0))
-
-
 def watch(frames: Iterable[av.VideoFrame], total: int, label: str, show_progress: bool) -> Iterable[av.VideoFrame]:
     return progress(frames, total, label, "frames") if show_progress else frames
 
@@ -125,21 +154,6 @@ def array_frames(video: np.ndarray) -> Iterator[np.ndarray]:
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or 0 in video.shape:
         raise UsageError(f"An array {video.shape} of {video.dtype} is no video: it must be (T, H, W, 3) uint8 RGB.")
     return (np.ascontiguousarray(frame[..., ::-1]) for frame in video)
-
-
-def frames_in(folder: Path) -> Iterator[np.ndarray]:
-    """The pictures in a folder, (H, W, 3) uint8 BGR, in the order of the numbers in their names. Raises UserError where
-    there is none, a number is missing, or one cannot be read."""
-    pattern, first, count = frame_pattern(folder)
-
-    def read(number: int) -> np.ndarray:
-        path = folder / pattern.format(number)
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if path.stat().st_size else None
-        if pixels is None:
-            raise UserError(f"The frame {printable(path)} cannot be read as a picture.")
-        return pixels
-
-    return map(read, range(first, first + count))
 
 
 class SourceLost(Exception):

@@ -15,7 +15,7 @@ from dataloaders.clips import clip_indices, clip_span, clip_step, uniform_starts
 from dataloaders.crops import cut_offsets
 from dataloaders.frames.settings import stored_size
 from dataloaders.video import VideoReader, to_array
-from engine.inference.sources import expected_frames, open_video, watch
+from engine.inference.sources import FrameFolder, open_video, watch
 
 if TYPE_CHECKING:  # a process that only decodes loads no torch
     from network import InputSpec
@@ -72,7 +72,7 @@ class Clock:
             (in AVI files with B-frames they are missing or out of order)
     """
 
-    def __init__(self, reader: VideoReader, frames: Iterable[av.VideoFrame]):
+    def __init__(self, reader: VideoReader | FrameFolder, frames: Iterable[av.VideoFrame]):
         self.reader, self.frames = reader, frames
         self.stamps: list[float | None] = []
 
@@ -101,16 +101,17 @@ class Clock:
 
 
 def evenly_spaced_clips(
-    video: Path, spec: "InputSpec", num_clips: int
+    video: Path, spec: "InputSpec", num_clips: int, fps: float | None = None
 ) -> tuple[list[tuple[int, int]], np.ndarray, Clock]:
     """The clips that evaluation takes of a video: (first, last) frame of each, and (N, T, h, w, 3) uint8.
 
+    fps: of a folder of frames, which does not say it
     How many frames there are is known at the end. Until then all are kept, prepared; a video with too many of them is
     decoded a second time.
     """
     size = math.prod(spec.cut_size) * 3
     kept: list[np.ndarray] = []
-    with open_video(video) as reader:
+    with open_video(video, fps) as reader:
         clock = Clock(reader, reader)
         for frame in clock:
             if (len(kept) + 1) * size <= KEPT:
@@ -132,16 +133,21 @@ def read_frames(video: Path, spec: "InputSpec", wanted: set[int]) -> dict[int, n
 
 @contextmanager
 def sliding_clips(
-    video: Path, spec: "InputSpec", stride: int, label: str = "Recognising", show_progress: bool = False
+    video: Path,
+    spec: "InputSpec",
+    stride: int,
+    label: str = "Recognising",
+    show_progress: bool = False,
+    fps: float | None = None,
 ) -> Iterator[tuple[SlidingClips, Clock]]:
     """The windows of an open video, and the clock that knows its length and times when they are through."""
-    with open_video(video) as reader:
-        frames = watch(reader, expected_frames(reader), f"{label} {video.name}", show_progress)
+    with open_video(video, fps) as reader:
+        frames = watch(reader, reader.expected_frames, f"{label} {video.name}", show_progress)
         yield slide_over(reader, frames, spec, stride)
 
 
 def slide_over(
-    reader: VideoReader, frames: Iterable[av.VideoFrame], spec: "InputSpec", stride: int
+    reader: VideoReader | FrameFolder, frames: Iterable[av.VideoFrame], spec: "InputSpec", stride: int
 ) -> tuple[SlidingClips, Clock]:
     """Slides windows over frames that come from a reader through another iterator."""
     clock = Clock(reader, frames)

@@ -284,7 +284,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
     foreign = ["--model", "r3d_10", "--weights"]
     return {
         "missing": ([tmp_path / "no.mp4", *use], 1, "There is no file .*no.mp4"),
-        "folder": ([tmp_path / "nothing", *use], 1, "There is no video in the folder"),
+        "folder": ([tmp_path / "nothing", *use], 1, "There is no video and no frame"),
         "text": ([tmp_path / "text.mp4", *use], 1, "text.mp4 cannot be used as a video: it cannot be opened"),
         "empty": ([tmp_path / "empty.mp4", *use], 1, "empty.mp4 cannot be used as a video: the file is empty"),
         "name of a text": ([tmp_path / "notes.txt", *use], 1, "notes.txt is not a video"),
@@ -318,6 +318,7 @@ def bad_inputs(tmp_path: Path, video: Path, checkpoint: Path) -> dict[str, tuple
         "device": ([video, *use, "--device", "gpu"], 2, "Unknown device 'gpu'"),
         "smooth, unseen": ([video, *use, "--smooth", "3"], 2, "--smooth applies to labels over time"),
         "stride, unused": ([video.parent, *use, "--csv", "x.csv", "--stride", "4"], 2, "--stride applies to windows"),
+        "fps of a file": ([video, *use, "--fps", "25"], 2, "--fps is for folders of frames"),
         "timeout of a file": ([video, *use, "--timeout", "3"], 2, "--timeout is for cameras and streams"),
     }
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from common.errors import UsageError, UserError
 from common.files import ROOT
 from dataloaders.dataset import EvalDataset
 from dataloaders.frame_set import open_frames
-from dataloaders.video import decode_frames
+from dataloaders.video import VideoReader, decode_frames
 from engine.hardware.low_precision import cpu_has_bf16, logits_differ, probability_model
 from engine.inference.annotate import annotate
 from engine.inference.preview_window import check_screen
@@ -27,7 +28,7 @@ from engine.inference.windows import evenly_spaced_clips
 from inference import Recognizer
 from network import create_model, input_spec
 from network.fuse_batch_norm import fuse_batch_norms
-from tests.helpers.recognizer import SPEC, make_frames, make_video, run
+from tests.helpers.recognizer import SPEC, decode, make_frames, make_video, run
 from tests.helpers.toy import TOY_SIZE
 
 # --- time stamps
@@ -300,8 +301,54 @@ def test_frames_in_memory_and_in_a_folder_give_the_answer_of_their_video(recogni
         cv2.imwrite(str(tmp_path / f"frame{number}.png"), frame[..., ::-1])  # frame10 comes after frame9
     folder = recognizer.predict(tmp_path, fps=expected.fps)
     assert np.allclose(folder.probabilities, expected.probabilities, atol=1e-6)
+    classified = recognizer.classify(tmp_path, fps=expected.fps)
+    assert np.allclose(classified.probabilities, recognizer.classify(video).probabilities, atol=1e-6)
     both = recognizer.predict([video, tmp_path])
     assert [len(one.windows) for one in both] == [len(expected.windows)] * 2
+
+
+def write_frames(folder: Path, frames: Sequence[np.ndarray]) -> Path:
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames, 1):
+        cv2.imwrite(str(folder / f"{number:05d}.png"), frame)
+    return folder
+
+
+def test_a_folder_of_frames_is_answered_like_its_video(checkpoint, video, tmp_path, capsys, monkeypatch):
+    folder = write_frames(tmp_path / "frames", decode(video))
+    answers = []
+    for source, *flags in ((video,), (folder, "--fps", 25)):
+        written = ["--output", tmp_path / "out.mp4", "--json", tmp_path / "out.json"]
+        status, out, err = run(
+            [source, *flags, "--checkpoint", checkpoint, "--stride", 3, "--amp", "off", "--explain", *written],
+            capsys,
+            monkeypatch,
+        )
+        assert status == 0, err
+        answers.append(json.loads((tmp_path / "out.json").read_text()))
+        with VideoReader(tmp_path / "out.mp4") as reader:
+            assert reader.fps == 25 and sum(1 for _ in reader) == 20
+    for key in ("fps", "num_frames", "seconds", "label", "timeline", "explained"):
+        if key == "timeline":
+            assert [part["end"] for part in answers[0][key]] == [part["end"] for part in answers[1][key]]
+        elif key == "explained":
+            assert answers[1][key]["moments"] == pytest.approx(answers[0][key]["moments"], abs=0.02)
+        else:
+            assert answers[0][key] == answers[1][key], key
+
+
+def test_a_tree_of_folders_of_frames_gives_a_row_each(checkpoint, video, tmp_path, capsys, monkeypatch):
+    frames = decode(video)
+    write_frames(tmp_path / "frames" / "Diving" / "one", frames)
+    write_frames(tmp_path / "frames" / "Golf" / "two", frames[:9])
+    (write_frames(tmp_path / "frames" / "Golf" / "gap", frames) / "00004.png").unlink()
+    argv = [tmp_path / "frames", "--checkpoint", checkpoint, "--csv", tmp_path / "answers.csv"]
+    status, _, err = run(argv, capsys, monkeypatch)
+    assert status == 1 and "gap lacks frame 4" in err
+    with (tmp_path / "answers.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(row["video"]).name, row["num_frames"]) for row in rows] == [("one", "20"), ("gap", ""), ("two", "9")]
+    assert rows[0]["fps"] == "" and "lacks frame 4" in rows[1]["problem"]
 
 
 def test_what_is_no_video_in_memory_is_said(recognizer, tmp_path):
