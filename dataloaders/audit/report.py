@@ -1,11 +1,13 @@
 """The result of an audit as text and as JSON."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from common.console import duration, gigabytes, plural
 from common.files import printable
 from dataloaders.audit.findings import KINDS, SHARING, Finding, is_official
+from dataloaders.audit.frames_folders import FramesFolder, removal
 from dataloaders.audit.probe import VideoInfo
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.layout import Video
@@ -20,7 +22,10 @@ WIDTH = 100  # of the table; findings are as wide as the names in them
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit. facts has every video, split.parts the usable ones."""
+    """The result of an audit. facts has every video, split.parts the usable ones.
+
+    videos_there: whether the videos exist, from which frames can be made again
+    """
 
     source: DataSource
     videos: list[Video]
@@ -29,6 +34,8 @@ class Audit:
     classes: list[str]
     span: int
     findings: list[Finding]
+    frames: Sequence[FramesFolder] = ()
+    videos_there: bool = True
 
     @property
     def leaks(self) -> list[Finding]:
@@ -52,6 +59,9 @@ def _summary(audit: Audit) -> list[str]:
         f"{duration(totals['seconds'])}, {gigabytes(totals['bytes'])}",
         f"Frames     {_how_counted(audit)}",
     ]
+    lines += [f"Stored     {folder.describe()}" for folder in audit.frames]
+    if audit.videos_there and (command := removal(audit.frames)):
+        lines.append(f"           {command}")
     if totals["recordings"] == totals["videos"] and source.groups is None and source.layout == "folder":
         lines.append("Groups     each video is its own recording; if several share one, set 'groups' in mypath.py")
     balance = _imbalance(audit)
@@ -155,6 +165,15 @@ def to_dict(audit: Audit) -> dict:
         "official": is_official(audit.source, audit.split),
         "split_hash": audit.split.hash,
         "clip_span": audit.span,
+        "frames_folders": [
+            {
+                "folder": printable(str(folder.path)),
+                "content": folder.content,
+                "videos": folder.videos,
+                "bytes": folder.num_bytes,
+            }
+            for folder in audit.frames
+        ],
         "totals": _totals(audit) | {"parts": _parts(audit)},
         "imbalance": _imbalance(audit),
         "classes": _classes(audit),

@@ -1,4 +1,3 @@
-import glob
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +6,7 @@ from common.errors import UserError
 from common.worker_process import num_processors
 from dataloaders.audit.duplicates import same_files, same_frames
 from dataloaders.audit.findings import find_all
+from dataloaders.audit.frames_folders import folders_of, frames_folders
 from dataloaders.audit.probe import VideoInfo, probe_videos
 from dataloaders.audit.report import Audit
 from dataloaders.frames import manifest
@@ -65,7 +65,7 @@ def audit_source(
     divided = split_videos(source, usable, split, val)
     findings = find_all(source, videos, facts, divided, duplicates, span)
     classes = class_names(source, {video.label for video in videos})
-    return Audit(source, videos, facts, divided, classes, span, findings)
+    return Audit(source, videos, facts, divided, classes, span, findings, frames_folders(source), videos_there)
 
 
 def _videos_there(source: DataSource) -> bool:
@@ -78,10 +78,7 @@ def _videos_there(source: DataSource) -> bool:
 
 def _frames_folder(source: DataSource) -> Path | None:
     """Frames of any size serve: the first folder that has some."""
-    beside = (
-        sorted(source.frames.parent.glob(f"{glob.escape(source.frames.name)}-*")) if not source.frames_given else []
-    )
-    return next((folder for folder in [source.frames, *beside] if folder.is_dir() and any(folder.iterdir())), None)
+    return next(iter(folders_of(source)), None)
 
 
 def _read_rows(frames: Path, videos_there: bool) -> list[VideoRow]:

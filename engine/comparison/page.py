@@ -77,7 +77,7 @@ def _chart(figure: "Figure", title: str) -> Markup:
 def _pictures(run: RunResult) -> Iterator[tuple[str, str | None]]:
     """(description, data URI) of the confusion matrix and the sheet of mistakes that evaluate.py drew."""
     yield f"Confusion matrix of {run.name}", _data_uri(run.path / "test" / "confusion.png")
-    yield f"Frames of the most certain mistakes of {run.name}", _data_uri(run.path / "test" / "worst.jpg")
+    yield f"Frames of the videos that {run.name} is most wrong about", _data_uri(run.path / "test" / "worst.jpg")
 
 
 def _data_uri(path: Path) -> str | None:

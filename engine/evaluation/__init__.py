@@ -6,7 +6,7 @@ bootstrap     confidence intervals
 leaks         test recordings that training has seen
 report        files of an evaluation
 confusion     confusion matrix as picture and csv
-worst_videos  picture of the most certain mistakes
+worst_videos  picture of the videos that the network is most wrong about
 job           one evaluation, from checkpoint to files
     summary       the lines that evaluate.py prints
 published     accuracies from papers

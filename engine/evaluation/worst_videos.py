@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from common.console import plural
 from common.drawing import BLACK, GREY, canvas, draw_text, fitting, text_width
 from dataloaders.frame_set import FrameSet
 from dataloaders.frames.manifest import VideoRow
@@ -40,8 +41,7 @@ def draw_worst(
     cell_width, cell_height = width + MARGIN, HEAD + FRAME_HEIGHT + MARGIN
     columns = min(COLUMNS, len(worst))
     sheet = canvas(TITLE + -(-len(worst) // columns) * cell_height, MARGIN + columns * cell_width)
-    once = len({rows[position].group for position in worst}) == len(worst)
-    title = f"{title}; the most confident mistakes{', one a recording' if once else ''}"
+    title = f"{title}; {caption(worst, probs.argmax(1) != labels, [row.group for row in rows])}"
     draw_text(sheet, fitting(title, sheet.shape[1] - 2 * MARGIN, 18, bold=True), (MARGIN, 26), 18, bold=True)
 
     for place, (position, strip) in enumerate(zip(worst, strips, strict=True)):
@@ -49,6 +49,16 @@ def draw_worst(
         _describe(sheet, (left, top), width, rows[position], probs[position], labels[position], frame_set.classes)
         sheet[top + HEAD : top + HEAD + FRAME_HEIGHT, left : left + strip.shape[1]] = strip
     return sheet
+
+
+def caption(shown: Sequence[int], wrong: np.ndarray, groups: Sequence[str]) -> str:
+    """3 of 3 mistakes, the surest first, then 17 correct videos, the least sure first; one a recording"""
+    num_wrong = int(wrong[shown].sum())
+    parts = [f"{num_wrong} of {plural(int(wrong.sum()), 'mistake')}, the surest first"] if num_wrong else ["no mistake"]
+    if num_wrong < len(shown):
+        parts.append(f"then {plural(len(shown) - num_wrong, 'correct video')}, the least sure first")
+    once = len({groups[position] for position in shown}) == len(shown)
+    return ", ".join(parts) + ("; one a recording" if once else "")
 
 
 def _describe(

@@ -258,7 +258,7 @@ function drawSegment(segment) {
 function drawShare([label, share]) {
   const drawn = element("li"), dot = element("span", "", "dot");
   dot.style.background = colour(label);
-  drawn.append(dot, `${label} ${Math.round(100 * share)} %`);
+  drawn.append(dot, `${label}: ${Math.round(100 * share)} % of the time`);
   return drawn;
 }
 

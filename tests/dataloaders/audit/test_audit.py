@@ -22,6 +22,7 @@ from common.files import ROOT
 from common.worker_process import ProgramFault
 from dataloaders.audit import __main__, probe
 from dataloaders.audit.findings import KINDS, find_all
+from dataloaders.audit.frames_folders import frames_folders
 from dataloaders.audit.probe import ProbeProcess, VideoInfo
 from dataloaders.audit.report import Audit, report, to_dict
 from dataloaders.audit.run import audit_source
@@ -86,6 +87,45 @@ def test_a_sound_data_set_has_no_findings(plain_videos, capsys):
     assert "2 classes, 14 videos of 14 recordings, 294 frames" in out
     assert "Split random does not leak: no recording and no file is in two parts." in out
     assert "PROBLEMS" not in out and "LEAKS" not in out and "WORTH" not in out
+
+
+def test_the_frames_folders_are_listed_with_their_size_and_how_to_remove_them(videos, capsys):
+    source = source_of(videos)
+    first, second = source.frames, source.frames_for((96, 72))
+    preprocess(source, Settings())
+    __main__.main(["--dataset", str(videos), *CLIP])
+    assert "rm -r" not in capsys.readouterr().out, "the only one is needed"
+    preprocess(source, Settings((96, 72), every=2))
+    other = videos.with_name(f"{source.frames.name}-more")  # another data set's
+    shutil.copytree(first, other)
+    __main__.main(["--dataset", str(videos), *CLIP, "--json", str(videos.with_name("audit.json"))])
+    out = capsys.readouterr().out
+    assert f"in {first} (14 videos, --size 171x128)" in out
+    assert f"in {second} (14 videos, --size 96x72 --every 2)" in out
+    assert f"rm -r {first}  or  rm -r {second}  removes one" in out and str(other) not in out
+    listed = json.loads(videos.with_name("audit.json").read_text())["frames_folders"]
+    sizes = [sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) for folder in (first, second)]
+    assert [entry["bytes"] for entry in listed] == sizes
+
+    pack(first, videos.with_name("packed"))
+    shutil.rmtree(first)
+    videos.with_name("packed").rename(first)
+    (second / "manifest.csv").write_text("damaged")
+    packed, damaged = frames_folders(source)
+    assert packed.content == "--size 171x128, packed" and packed.num_bytes > 0
+    assert damaged.content.startswith("not read") and not damaged.made_here
+    shutil.rmtree(videos)
+    __main__.main(["--dataset", str(videos), *CLIP])
+    assert "rm -r" not in capsys.readouterr().out, "they could not be made again"
+
+
+def test_the_size_of_many_frames_is_estimated(videos, monkeypatch):
+    source = source_of(videos)
+    preprocess(source, Settings())
+    [exact] = frames_folders(source)
+    monkeypatch.setattr("dataloaders.audit.frames_folders.SAMPLED", 4)
+    [estimate] = frames_folders(source)
+    assert 0.8 < estimate.num_bytes / exact.num_bytes < 1.2
 
 
 def write_uneven(path: Path) -> None:

@@ -24,7 +24,7 @@ from engine.evaluation.leaks import find_leak
 from engine.evaluation.published import DATASETS, RESULTS, beside, official_name, pretraining_of, published
 from engine.evaluation.report import Analysis, EvaluationRecord, is_logged
 from engine.evaluation.summary import comparable, print_record, print_splits
-from engine.evaluation.worst_videos import draw_worst, worst_videos
+from engine.evaluation.worst_videos import caption, draw_worst, worst_videos
 from network import InputSpec
 
 
@@ -162,6 +162,16 @@ def test_the_surest_mistakes_come_first_and_each_recording_once_before_any_twice
     assert worst_videos(probs, labels, list("abcde")) == [2, 1, 3, 4, 0]
     assert worst_videos(probs, labels, list("abbde")) == [2, 3, 4, 0, 1]
     assert worst_videos(probs, labels, list("abbde"), 2) == [2, 3]
+
+
+def test_the_sheet_says_what_it_shows():
+    wrong, groups = np.array([True, True, True, False, False]), list("abbde")
+    assert caption([0, 1], wrong, groups) == "2 of 3 mistakes, the surest first; one a recording"
+    assert caption([0, 1, 2], wrong, groups) == "3 of 3 mistakes, the surest first"
+    mixed = "2 of 3 mistakes, the surest first, then 1 correct video, the least sure first; one a recording"
+    assert caption([0, 1, 4], wrong, groups) == mixed
+    none = "no mistake, then 2 correct videos, the least sure first; one a recording"
+    assert caption([0, 1], np.zeros(2, bool), groups) == none
 
 
 def test_the_sheet_shows_frames_of_the_worst_videos(frame_set):
