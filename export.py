@@ -1,11 +1,13 @@
-"""Exports a trained network as an ONNX or torch.export file, which runs without this project's code.
+"""Exports a trained network as an ONNX or torch.export file, which runs without this project's code, or its weights.
 
     python export.py run/r3d_18-ucf101-000 --output r3d_18.onnx
     python export.py run/r3d_18-ucf101-000 --output r3d_18.pt2 --video clip.avi
     python export.py --model r3d_18 --weights kinetics400 --output kinetics.onnx
+    python export.py run/r3d_18-ucf101-000 --output r3d_18.safetensors
 
 Raw frames go in, probabilities come out: docs/export.md has the contract. The file is read by its own runtime and
-compared with the network before it gets its name; where the two disagree it is deleted, and the exit status is 1.
+compared with the network before it gets its name; where the two disagree it is deleted, and the exit status is 1. A
+.safetensors file holds the weights alone, which every command here takes like a checkpoint.
 """
 
 import argparse
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from common.input_spec import WholeFrameSpec
     from engine.runs.checkpoint import TrainedModel
 
+WEIGHTS = ".safetensors"  # of weights without a program
 NUM_CLIPS = 3  # of each real video
 NUM_VIDEOS = 2  # of a data set
 
@@ -35,19 +38,22 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     import mypath
-    from engine.export.write import export_model, half_of
+    from engine.export.write import export_model, export_weights, half_of
     from engine.inference.recognizer import load_foreign
     from engine.runs.checkpoint import find_checkpoint, load_model
 
     checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
     check_output(args, checkpoint)
     trained = load_model(checkpoint) if checkpoint else load_foreign(args.model, args.weights, args.labels)
-    real, origin = real_clips(trained, args.video)
     dtype = half_of(args.output.suffix) if args.half else torch.float32
-    comparison = export_model(trained, args.output, dtype, real)
+    if args.output.suffix == WEIGHTS:
+        lines = [export_weights(trained, args.output)]
+    else:
+        real, origin = real_clips(trained, args.video)
+        lines = [str(export_model(trained, args.output, dtype, real)), origin]
     kind, size = str(dtype).removeprefix("torch."), f"{args.output.stat().st_size / 1e6:.1f} MB"
     print(f"{printable(args.output)}: {trained.name}, {len(trained.classes)} classes, {kind}, {size}")
-    print(f"  {comparison}\n  {origin}")
+    print("\n".join(f"  {line}" for line in lines))
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -56,7 +62,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a run's folder or name, or a checkpoint")
     add("--checkpoint", dest="named", help=argparse.SUPPRESS)  # as inference.py has it
     add_network_flags(parser, device=False)
-    add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, or .pt2 for torch.export")
+    add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, .pt2 or .safetensors")
     add("--half", action="store_true", help="half the size: float16 in a .onnx, bfloat16 in a .pt2")
     add("--video", type=Path, nargs="+", metavar="FILE", help="videos for a comparison (default: the run's validation)")
     args = parser.parse_args(argv)
@@ -69,8 +75,13 @@ def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
     """Raises UsageError for an output that cannot be written, and for a file that is exported already."""
     from engine.export.runtimes import FORMATS, is_exported
 
-    if args.output.suffix not in FORMATS:
-        raise UsageError(f"--output {args.output} must end in .onnx (ONNX) or .pt2 (torch.export).")
+    if args.output.suffix not in (*FORMATS, WEIGHTS):
+        raise UsageError(
+            f"--output {args.output} must end in .onnx (ONNX), .pt2 (torch.export) or .safetensors (weights alone)."
+        )
+    if args.output.suffix == WEIGHTS and (args.half or args.video):
+        flag = "--half" if args.half else "--video"
+        raise UsageError(f"{flag} is for .onnx and .pt2; a .safetensors file holds the weights as they are.")
     if checkpoint and is_exported(checkpoint):
         raise UsageError(f"{checkpoint} is an exported file. Give its run or checkpoint.")
     read = [path for path in (checkpoint, args.weights, args.labels, *(args.video or [])) if path]

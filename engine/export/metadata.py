@@ -1,4 +1,5 @@
-"""Metadata stored in exported files: JSON under one name, in ONNX's metadata and in a torch.export archive alike."""
+"""Metadata stored in exported files: JSON under KEY, in the metadata of a .onnx and of a .safetensors file, and as
+<KEY>.json in the archive of a .pt2 file."""
 
 import json
 import platform
@@ -11,8 +12,10 @@ from common.errors import UserError
 from common.files import utf8
 from common.input_spec import InputSpec, WholeFrameSpec
 from engine.runs.checkpoint import TrainedModel, versions, weights_hash
+from network.weights.safetensors import KEY
 
-KEY = "video_action_recognition"  # of ONNX's metadata_props; the archive of a .pt2 holds <KEY>.json
+__all__ = ["KEY", "Metadata", "describe", "read_metadata"]
+
 FORMAT = 1  # grows where a key changes its meaning or goes, not where one is added
 
 SETTINGS = ("model", "dataset", "split", "val", "weights", "freeze")  # of a run, that evaluation asks for

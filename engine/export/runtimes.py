@@ -19,7 +19,7 @@ from engine.hardware.device import pick_device
 
 FORMATS = (".onnx", ".pt2")
 CUDA = "CUDAExecutionProvider"
-INSTALL = 'pip install "onnx>=1.18" "onnxscript>=0.5" "onnxruntime>=1.22"'
+INSTALL = 'pip install "onnx>=1.18" "onnxscript>=0.6" "onnxruntime>=1.22"'
 
 
 class Program(Protocol):

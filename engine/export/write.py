@@ -18,8 +18,9 @@ from engine.export.check import TOLERANCES, Comparison, compare
 from engine.export.metadata import KEY, Metadata, describe
 from engine.export.program import FrameProgram
 from engine.export.runtimes import open_program, optional
-from engine.runs.checkpoint import TrainedModel
+from engine.runs.checkpoint import TrainedModel, load_model, weights_hash
 from network.fuse_batch_norm import fuse_batch_norms
+from network.weights.safetensors import import_safetensors
 
 EXAMPLE = (48, 40)  # height and width of the frames that the graph is traced with; it takes any
 LARGEST = 1 << 15  # pixels in a line
@@ -97,6 +98,20 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def export_weights(trained: TrainedModel, output: Path) -> str:
+    """Writes the weights alone, a .safetensors file with the metadata; returns words on the comparison. Raises
+    UserError where the file, read again, holds other weights."""
+    package = import_safetensors(output.name)
+    metadata = describe(trained, "float32", {"safetensors": package.__version__})
+    state = {name: value.contiguous() for name, value in trained.model.state_dict().items()}
+    with atomic_write(output) as temporary:
+        package.torch.save_file(state, temporary, {"format": "pt", KEY: metadata.to_json()})
+        again = load_model(temporary)
+        if weights_hash(again.model) != metadata.weights_hash or again.classes != trained.classes:
+            raise UserError(f"{printable(output)} is not written: read again, its weights are others.")
+    return f"{len(state)} tensors, read again and equal"
 
 
 def export_model(

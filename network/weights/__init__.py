@@ -9,6 +9,7 @@ convlstm     ConvLSTM of eriklindernoren/Action-Recognition
 keras        C3D in Keras (.h5)
 mean         mean files of C3D (.binaryproto, .npy)
 pytorch      state dicts of other PyTorch programs
+safetensors  safetensors files, of export.py and of others
 torchvision  torchvision's Kinetics-400 and ImageNet weights
 vmz          R3D and R(2+1)D of VMZ (.pkl)
 """

@@ -26,6 +26,7 @@ from network.weights.load import KeyReport, build_whole, load_into
 from network.weights.loaded import HEAD, LoadedWeights
 from network.weights.mean import read_mean
 from network.weights.pytorch import from_ancestor
+from network.weights.safetensors import is_safetensors, read_safetensors
 from network.weights.torchvision import read_imagenet, read_kinetics400
 
 __all__ = ["KeyReport", "LoadedWeights", "build_whole", "load_into", "read_file", "read_weights"]
@@ -128,16 +129,18 @@ def _check_file(path: Path) -> None:
 
 
 def read_file(path: Path) -> dict:
-    """The dict in a torch.save file, on the CPU. A pickle that asks for code is refused; the code is not run.
+    """The dict in a torch.save or safetensors file, on the CPU. A pickle that asks for code is refused, and not run.
 
     Raises UserError of one line for any other file.
     """
     _check_file(path)
     try:
+        if is_safetensors(path):
+            return read_safetensors(path)
         with warnings.catch_warnings():  # a damaged file makes torch warn about its pickle before it fails
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
+    except (PermissionError, UserError):
         raise
     except Exception as error:  # a damaged file makes the unpickler raise anything, from KeyError to UnicodeDecodeError
         foreign = re.search(r"unsupported (?:global: )?GLOBAL (\S+)", str(error), re.IGNORECASE)

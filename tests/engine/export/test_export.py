@@ -378,7 +378,7 @@ def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, cap
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["{checkpoint}", "--output", "a.pth"], "must end in .onnx (ONNX) or .pt2 (torch.export)"),
+        (["{checkpoint}", "--output", "a.pth"], "must end in .onnx (ONNX), .pt2 (torch.export) or .safetensors"),
         (["{onnx}", "--output", "a.pt2"], "is an exported file"),
         (["--output", "a.onnx"], "No network is given. Give CHECKPOINT"),
         (["{checkpoint}", "--model", "r3d_10", "--output", "a.onnx"], "Leave --model out"),

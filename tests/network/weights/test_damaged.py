@@ -61,7 +61,14 @@ def saved(content: dict, **options) -> Callable[[Path], Path]:
     return save
 
 
+def small_safetensors(path: Path) -> Path:
+    state = {name: value.contiguous() for name, value in hollow_convlstm().items()}
+    path.write_bytes(pytest.importorskip("safetensors.torch").save(state))
+    return path
+
+
 DAMAGED = {
+    "safetensors": (small_safetensors, "cnn_lstm_18"),
     "caffe": (small_caffe, "c3d"),
     "keras": (small_keras, "c3d"),
     "vmz": (small_vmz, "r3d_10"),
