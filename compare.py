@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     import mypath
     from engine.comparison.find_runs import find_runs, read_runs
     from engine.comparison.groups import group_runs
-    from engine.comparison.run_result import one_line
     from engine.comparison.tables import runs_csv
+    from engine.comparison.test_result import one_line
 
     folder = args.runs or ROOT / mypath.RUNS
     if args.gate:
@@ -63,12 +63,13 @@ def main(argv: Sequence[str]) -> int:
 def gate(new: str, old: str, folder: Path, margin: float) -> int:
     """Prints how the new run differs from the old one. Returns 1 where it is worse beyond the margin, else 0; raises
     UsageError (status 2) where they cannot be compared."""
+    from engine.comparison.cross_validation import read_entry
     from engine.comparison.find_runs import find_run
     from engine.comparison.gate import judge
-    from engine.comparison.run_result import one_line, read_run
+    from engine.comparison.test_result import one_line
 
     try:
-        runs = [read_run(find_run(name, folder), name) for name in (new, old)]
+        runs = [read_entry(find_run(name, folder), name) for name in (new, old)]
     except (UserError, OSError) as error:
         raise UsageError(one_line(str(error))) from error
     for run in runs:

@@ -3,6 +3,7 @@
     python train.py --dataset demo --model r3d_10
     python train.py --dataset my/videos --model r2plus1d_18 --weights kinetics400
     python train.py --dataset my/videos --model r3d_18 c3d_bn        a run each, to be compared
+    python train.py --dataset my/videos --folds 5                    cross-validation: every video is tested once
     python train.py --resume r3d_10-demo-000
     torchrun --nproc-per-node=4 train.py --dataset my/videos         on four GPUs
 
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from common.cli import parse_before_imports, run_cli
@@ -40,13 +42,14 @@ import torch.nn.functional as F
 from common.errors import Stopped, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
+from dataloaders.frame_set import FrameSet
 from dataloaders.prefetch import prefetch
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.evaluation.job import EvaluationOptions, evaluate_job, prepare
 from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
-from engine.runs.folder import find_launched, finish_launch
+from engine.runs.folder import find_launched, finish_launch, folds_of
 from engine.training.checkpointing import pool_means, write_checkpoint
 from engine.training.divergence import check_epoch, check_loss, check_weights, note_bad_loss, out_of_memory
 from engine.training.optimizer import clip_weights
@@ -64,8 +67,8 @@ from engine.training.records import (
     stage_shares,
 )
 from engine.training.run import Run, StepResult, model_input, out_of_patience, shared_reader
-from engine.training.setup import begin_run, resume_run
-from engine.training.several import train_each
+from engine.training.setup import begin_run, default_workers, resume_run
+from engine.training.several import find_folds, train_each, train_folds
 from engine.training.stop_request import StopRequest
 
 
@@ -102,6 +105,11 @@ def main(config: TrainConfig) -> Path:
                 return run_dir
             print(f"This launch continues its run {relative_to_cwd(run_dir)}.")
             config = replace(config, resume=str(run_dir))
+        if config.folds or (config.resume and find_folds(config.resume, runs)):
+            folder = train_folds(config, mypath.DATASETS, runs, main, partial(evaluate_run, datasets=mypath.DATASETS))
+            if is_rank_zero():
+                finish_launch(folder)
+            return folder
         run = resume_run(config, mypath.DATASETS, runs) if config.resume else begin_run(config, mypath.DATASETS, runs)
         with StopRequest() as stop:
             fit(run, stop)
@@ -113,12 +121,15 @@ def main(config: TrainConfig) -> Path:
         return run.run_dir
 
 
-def evaluate_run(run_dir: Path, config: TrainConfig, datasets: dict[str, dict]) -> None:
-    """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does."""
-    options = EvaluationOptions(device=config.device, workers=config.workers)
+def evaluate_run(run_dir: Path, config: TrainConfig, datasets: dict[str, dict]) -> tuple[FrameSet, Evaluation]:
+    """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does; returns data and result."""
+    workers = default_workers() if config.workers is None else config.workers
+    options = EvaluationOptions(device=config.device, workers=workers)
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as evaluate.py
     try:
-        evaluate_job(prepare(broadcast(run_dir) / "best.pth", options, datasets), options, several=False)
+        job = prepare(broadcast(run_dir) / "best.pth", options, datasets)
+        results, _ = evaluate_job(job, options, several=False)
+        return job.frame_set, results["normal"]
     finally:
         torch.backends.cudnn.allow_tf32 = before  # for the next network of the command
 
@@ -289,7 +300,8 @@ def save_unfinished(run: Run) -> str:
     """Writes last.pth in the middle of an epoch; returns the end of a message, which tells how to go on."""
     check_weights(run)
     write_checkpoint(run, "last.pth", for_resume=True)
-    run_dir = shlex.quote(relative_to_cwd(run.run_dir))
+    folder = run.run_dir.parent if folds_of(run.run_dir.parent) else run.run_dir
+    run_dir = shlex.quote(relative_to_cwd(folder))
     return f"after step {run.progress.step}. To continue: python train.py --resume {run_dir}"
 
 

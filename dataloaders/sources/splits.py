@@ -2,15 +2,27 @@
 
 import hashlib
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from common.errors import UsageError
+from common.console import plural
+from common.errors import UsageError, UserError
 from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.layout import SPLIT_NUMBERS, Video, layouts
 
-SPLITS = (*SPLIT_NUMBERS, "given", "random")
+FOLD = re.compile(r"fold-([1-9]\d*)-of-([1-9]\d*)")  # one of N parts that take turns in testing
+
+
+class SplitNames(tuple):
+    """Names of splits as choices of a flag; those of folds, such as fold-1-of-5, are among them, but not listed."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and FOLD.fullmatch(name) is not None)
+
+
+SPLITS = SplitNames((*SPLIT_NUMBERS, "given", "random"))
 TEST_FRACTION = 0.15
 VAL_FRACTION = 0.15
 SEED = 0  # of every split that is drawn: the same videos on every machine and in every run
@@ -51,6 +63,8 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
         parts, notes = _given_parts(source, videos), []
     elif split == "random":
         parts, notes = _random_parts(videos, source.drawing), []
+    elif fold := FOLD.fullmatch(split):
+        parts, notes = _fold_parts(source, videos, int(fold[1]), int(fold[2])), []
     elif split in source.kind.splits:
         parts, notes = source.kind.official_split(source, videos, split)
     else:
@@ -67,7 +81,7 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
             "--split given uses the given one."
         )
     if "val" not in parts.values() and val == "auto":
-        notes += _hold_out_validation(source, videos, parts)
+        notes += _hold_out_validation(source, videos, parts, by_name=not FOLD.fullmatch(split))
     elif val == "none":
         parts = {video: "train" if part == "val" else part for video, part in parts.items()}
     return Split(split, parts, notes)
@@ -89,9 +103,61 @@ def _random_parts(videos: Sequence[Video], drawing: int) -> dict[str, str]:
     return parts
 
 
-def _hold_out_validation(source: DataSource, videos: Sequence[Video], parts: dict[str, str]) -> list[str]:
+def _fold_parts(source: DataSource, videos: Sequence[Video], number: int, num_folds: int) -> dict[str, str]:
+    if number > num_folds:
+        raise UsageError(f"--split fold-{number}-of-{num_folds}: the folds are counted from 1 to {num_folds}.")
+    folds = divide_into_folds(videos, num_folds, source.drawing)
+    return {video.video: "test" if folds[video.group] == number else "train" for video in videos}
+
+
+def divide_into_folds(videos: Sequence[Video], num_folds: int, drawing: int) -> dict[str, int]:
+    """The fold of each group, counted from 1: each class is spread as evenly as its recordings allow, and with as many
+    folds as groups, each group is a fold, in the order of their names.
+
+    Raises UserError where there are too few recordings.
+    """
+    labels_of: dict[str, Counter[str]] = defaultdict(Counter)
     for video in videos:
-        if parts[video.video] == "train" and source.kind.validates(video):
+        labels_of[video.group][video.label] += 1
+    num_groups = Counter(label for labels in labels_of.values() for label in labels)
+    if not 2 <= num_folds <= len(labels_of):
+        raise UserError(
+            f"{plural(num_folds, 'fold')} of {plural(len(labels_of), 'recording')}: there can be 2 folds, and at most "
+            "one for each recording."
+        )
+    if alone := sorted(label for label, number in num_groups.items() if number == 1):
+        more = f" (and {plural(len(alone) - 1, 'other class')})" if len(alone) > 1 else ""
+        raise UserError(
+            f"{alone[0]}{more} has videos of one recording alone: while that is tested, it could not be trained on. "
+            "Cross-validation needs two recordings of each class."
+        )
+    if num_folds == len(labels_of):
+        return {group: number for number, group in enumerate(sorted(labels_of), 1)}
+
+    found, videos_in = {}, [Counter() for _ in range(num_folds)]  # of each class
+    groups_in = [Counter() for _ in range(num_folds)]
+    order = _in_drawn_order(labels_of, "fold", drawing)
+    for group in sorted(order, key=lambda group: -labels_of[group].total()):  # the large ones first
+        labels = labels_of[group]
+
+        def cost(fold: int, labels: Counter[str] = labels) -> tuple[bool, int, int]:
+            takes_all = any(groups_in[fold][label] + 1 == num_groups[label] for label in labels)
+            alike = sum(videos_in[fold][label] * number for label, number in labels.items())
+            return takes_all, alike, videos_in[fold].total()
+
+        fold = min(range(num_folds), key=cost)
+        found[group] = fold + 1
+        videos_in[fold].update(labels)
+        groups_in[fold].update(labels.keys())
+    return found
+
+
+def _hold_out_validation(
+    source: DataSource, videos: Sequence[Video], parts: dict[str, str], by_name: bool
+) -> list[str]:
+    """by_name: first those that the data set's own split leaves free for it"""
+    for video in videos:
+        if by_name and parts[video.video] == "train" and source.kind.validates(video):
             parts[video.video] = "val"
     if "val" in parts.values():
         return []

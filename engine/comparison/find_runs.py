@@ -5,7 +5,9 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.files import relative_to_cwd
-from engine.comparison.run_result import RunResult, one_line, read_run
+from engine.comparison.cross_validation import read_entry
+from engine.comparison.run_result import RunResult
+from engine.comparison.test_result import one_line
 from engine.runs.checkpoint import find_checkpoint
 
 
@@ -36,7 +38,7 @@ def read_runs(folders: Sequence[Path]) -> tuple[list[RunResult], list[str]]:
     for folder in folders:
         name = folder.name if names.count(folder.name) == 1 else relative_to_cwd(folder)
         try:
-            runs.append(read_run(folder, name))
+            runs.append(read_entry(folder, name))
         except (UserError, OSError) as error:
             left_out.append(one_line(f"{name}: {error}"))
     return runs, left_out

@@ -7,7 +7,8 @@ import numpy as np
 
 from common.console import plural, table_line
 from common.errors import UsageError
-from engine.comparison.run_result import RunResult, TestResult
+from engine.comparison.run_result import RunResult
+from engine.comparison.test_result import TestResult
 from engine.evaluation.bootstrap import bootstrap_interval
 
 CLASS_LINES = 10

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from common.console import plural
-from engine.comparison.run_result import RunResult, TestedVideo, one_line
+from engine.comparison.run_result import RunResult
+from engine.comparison.test_result import TestedVideo, one_line
 from engine.evaluation.bootstrap import bootstrap_interval
 
 

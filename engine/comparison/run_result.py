@@ -1,8 +1,6 @@
 """The results of a run, read from its folder."""
 
-import csv
 import json
-import math
 import shlex
 import statistics
 from dataclasses import dataclass, field
@@ -11,45 +9,12 @@ from pathlib import Path
 
 from common.console import plural
 from common.errors import UserError
+from engine.comparison.test_result import TestResult, number, one_line, read_test
 from engine.evaluation.published import pretraining_of
 from engine.runs.checkpoint import load_checkpoint, spec_of
 from engine.runs.tracking import WITHOUT_EFFECT, read_metrics
 from network import InputSpec
 from network.cost import count_macs, num_parameters, without_values
-
-
-@dataclass(frozen=True)
-class TestedVideo:
-    """A line of test/videos.csv."""
-
-    __test__ = False  # no test of pytest's
-
-    video: str
-    label: str
-    prediction: str
-    group: str
-    right: bool
-
-
-@dataclass(frozen=True)
-class TestResult:
-    """The content of test.json. Accuracies are in percent of videos.
-
-    interval  None where nothing varies
-    leak      why the number is no test result; None where nothing speaks against it
-    protocol  such as "10 clips x 1 crop"
-    videos    each video's answer; empty where videos.csv is not there or damaged
-    """
-
-    __test__ = False
-
-    top1: float
-    interval: tuple[float, float] | None
-    leak: str | None
-    protocol: str
-    num_videos: int
-    num_recordings: int
-    videos: tuple[TestedVideo, ...]
 
 
 @dataclass(frozen=True)
@@ -119,8 +84,8 @@ def read_run(run_dir: Path, name: str) -> RunResult:
         gmacs=gmacs,
         epochs=max((record["epoch"] + 1 for record in records), default=None),
         planned=config.get("epochs") if isinstance(config.get("epochs"), int) else None,
-        best_val=_number(checkpoint.get("best_top1")),
-        test=_read_test(run_dir, checkpoint, split, notes),
+        best_val=number(checkpoint.get("best_top1")),
+        test=_read_own_test(run_dir, checkpoint, split, notes),
         clips_per_second=statistics.median(pace) if pace else None,
         memory_gb=max(_numbers(records, "time/gpu_memory_gb"), default=None),
         hours=sum(seconds) / 3600 if seconds and len(seconds) == len(records) else None,
@@ -171,7 +136,7 @@ def _read_records(run_dir: Path, notes: list[str]) -> list[dict]:
 
 def _curve(records: list[dict]) -> list[tuple[int, float]]:
     judged = "val/ema_top1" if any("val/ema_top1" in record for record in records) else "val/top1"
-    points = [(record["epoch"] + 1, _number(record.get(judged))) for record in records]
+    points = [(record["epoch"] + 1, number(record.get(judged))) for record in records]
     return [(epoch, top1) for epoch, top1 in points if top1 is not None]
 
 
@@ -207,89 +172,13 @@ def _device(run_dir: Path, notes: list[str]) -> str | None:
     return None
 
 
-# --- the test
-
-
-def _read_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -> TestResult | None:
+def _read_own_test(run_dir: Path, checkpoint: dict, split: dict, notes: list[str]) -> TestResult | None:
     """The test result of these weights on the run's own test list; None, with a note, where it does not exist."""
-    again = f"python evaluate.py {shlex.quote(run_dir.name)}"
-    try:
-        record = json.loads((run_dir / "test.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        notes.append(f"not tested yet: {again}")
-        return None
-    except (OSError, ValueError):
-        notes.append(f"test.json is incomplete or damaged: {again}")
-        return None
-    if not isinstance(record, dict) or "format" not in record:
-        notes.append(f"test.json is of an older version: {again}")
-        return None
-    if record["format"] != 1:
-        notes.append(f"test.json is of a newer version (format {record['format']}), which this one cannot read")
-        return None
-    try:
-        if record["step"] != checkpoint.get("step", 0):
-            notes.append(f"test.json is of step {record['step']}, best.pth of {checkpoint.get('step', 0)}: {again}")
-            return None
-        if split.get("hash") and record["split_hash"] != split["hash"]:
-            notes.append(f"test.json is of other videos than the run's own: {again}")
-            return None
-        views = f"windows {record['windows']} apart" if record["windows"] else plural(record["num_clips"], "clip")
-        bounds = record["interval"]["top1"]
-        leak = record["leak"] or (None if record["training_known"] else "its training list is not known")
-        return TestResult(
-            top1=_percent(record["top1"]),
-            interval=bounds and (_percent(bounds[0]), _percent(bounds[1])),
-            leak=one_line(str(leak)) if leak else None,
-            protocol=f"{views} x {plural(record['crops'], 'crop')}",
-            num_videos=int(record["num_videos"]),
-            num_recordings=int(record["interval"]["num_groups"]),
-            videos=_read_videos(run_dir / "test" / "videos.csv", record["num_videos"], notes),
-        )
-    except (KeyError, TypeError, ValueError, IndexError):
-        notes.append(f"test.json is damaged: {again}")
-        return None
-
-
-RIGHT = {"0": False, "1": True}
-
-
-def _read_videos(path: Path, num_videos: int, notes: list[str]) -> tuple[TestedVideo, ...]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            videos = tuple(
-                TestedVideo(row["video"], row["class"], row["prediction"], row["group"], RIGHT[row["right"]])
-                for row in csv.DictReader(file)
-            )
-    except (OSError, KeyError, ValueError, csv.Error):  # a KeyError for a line that is cut, too: its `right` is None
-        videos = ()
-    if len(videos) != num_videos:
-        notes.append("test/videos.csv is missing or damaged, so its videos are not compared")
-        return ()
-    return videos
-
-
-# --- values of files in which anything may stand
-
-
-def one_line(text: str) -> str:
-    """Replaces characters that would move a terminal's cursor or break a line."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return read_test(
+        run_dir, f"python evaluate.py {shlex.quote(run_dir.name)}", notes, checkpoint.get("step", 0), split.get("hash")
+    )
 
 
 def _numbers(records: list[dict], key: str) -> list[float]:
-    values = (_number(record.get(key)) for record in records)
+    values = (number(record.get(key)) for record in records)
     return [value for value in values if value is not None]
-
-
-def _percent(value: object) -> float:
-    number = _number(value)
-    if number is None or not 0 <= number <= 100:
-        raise ValueError(f"{value} is no percentage")
-    return number
-
-
-def _number(value: object) -> float | None:
-    """A finite number from a file, or None: the file may hold anything."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None

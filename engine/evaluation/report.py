@@ -66,6 +66,7 @@ class EvaluationRecord:
     date: str
     versions: dict[str, str]
     published: list[dict] = field(default_factory=list)
+    folds: list[dict] = field(default_factory=list)
 
     @property
     def place(self) -> str:

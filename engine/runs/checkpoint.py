@@ -104,7 +104,7 @@ def find_checkpoint(path: str | Path, runs: Path, name: str = "best.pth") -> Pat
 
 
 def _list_runs(runs: Path) -> str:
-    names = sorted(folder.name for folder in runs.iterdir() if folder.is_dir()) if runs.is_dir() else []
+    names = sorted({path.parent.name for name in ("config.json", "best.pth") for path in runs.glob(f"*/{name}")})
     return f"Runs in {runs}: {', '.join(names)}." if names else f"There are no runs in {runs} yet."
 
 

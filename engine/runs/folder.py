@@ -78,6 +78,15 @@ def empty_run_dir(run_dir: Path) -> None:
         path.unlink()
 
 
+def folds_of(folder: Path) -> int | None:
+    """The number of folds of a cross-validation's folder; None of any other folder."""
+    try:
+        folds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("folds")
+        return int(folds) if folds else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def find_unsaved(run: str, runs: Path) -> Path | None:
     """The folder of a run that ended before it had written anything to go on from but its settings."""
     for path in (Path(run).expanduser(), runs / run):

@@ -11,6 +11,6 @@ optimizer      optimiser, schedule, class weights
 ema            moving average of the weights
 divergence     losses that are not finite, out of memory
 records        curves, metrics.jsonl, best.pth, console lines
-several        several runs from one command
+several        several runs from one command; cross-validation
 stop_request   Ctrl-C, SIGTERM and SIGHUP
 """

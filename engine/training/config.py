@@ -10,6 +10,7 @@ from common.dataclass_flags import check_values, flag
 from common.errors import UsageError, UserError
 from common.files import unfit_for_windows, write_atomically
 from common.input_spec import INPUTS, InputSpec
+from dataloaders.sources.splits import SPLITS
 from engine.training.recipes import PLAIN, RECIPES, recipe_for
 from network import model_entry, model_options
 
@@ -30,11 +31,15 @@ class TrainConfig:
     frames: str | None = flag(
         None, "folder of the extracted frames (default: as in mypath.py, or FOLDER-frames)", DATA, metavar="DIR"
     )
-    split: str | None = flag(
-        None, "division into training and test videos", DATA, choices=("1", "2", "3", "given", "random")
-    )
+    split: str | None = flag(None, "division into training and test videos, or fold-K-of-N", DATA, choices=SPLITS)
     val: str = flag(
         "auto", "auto: hold out recordings for validation; none: hold out none", DATA, choices=("auto", "none")
+    )
+    folds: str | None = flag(
+        None,
+        "cross-validate: train and test N runs, each of which leaves other recordings out",
+        DATA,
+        metavar="N|groups",
     )
     flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", DATA)
     workers: int | None = flag(
@@ -152,6 +157,14 @@ class TrainConfig:
         if isinstance(self.compile, bool):  # as older runs have it
             object.__setattr__(self, "compile", "on" if self.compile else "off")
         check_values(self)
+        if self.folds is not None:
+            object.__setattr__(self, "folds", str(self.folds))
+            if self.folds != "groups" and not (self.folds.isdecimal() and int(self.folds) >= 2):
+                raise UsageError(
+                    f"--folds {self.folds} is neither a number from 2 on nor 'groups' (one for each recording)."
+                )
+            if self.split:
+                raise UsageError(f"--folds divides the videos itself. Leave --split {self.split} out.")
         if self.early_stopping and self.val == "none":
             raise UsageError("--early-stopping needs validation, but --val none disables it. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:

@@ -71,10 +71,7 @@ def begin_run(
     """
     given = config
     machine = set_up_machine(config)
-    spec = input_spec(config.model)
-    with rank_zero_first():
-        weights = read_weights(config.weights, config.model) if config.weights else None
-    spec = config.adapt(weights.input_spec if weights and weights.input_spec else spec)
+    spec, weights = read_input(config)
     frame_set = open_data(config, spec, datasets, any_aspect=True)
     spec = of_frames(spec, frame_set)
     config = resolve(config, spec, frame_set, datasets)
@@ -146,6 +143,13 @@ def set_up_machine(config: TrainConfig) -> Machine:
     set_deterministic(config.deterministic)
     device = pick_device(config.device)
     return Machine(device, pick_amp(config.amp, device))
+
+
+def read_input(config: TrainConfig) -> tuple[InputSpec, LoadedWeights | None]:
+    """Returns the input of the network, that of its weights where it has some, and these weights."""
+    with rank_zero_first():
+        weights = read_weights(config.weights, config.model) if config.weights else None
+    return config.adapt((weights and weights.input_spec) or input_spec(config.model)), weights
 
 
 def open_data(

@@ -372,3 +372,82 @@ def test_a_byte_order_mark_in_the_official_lists_loses_no_line(tmp_path):
     for path in lists.glob("*.txt"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert split_videos(make_source("ucf101", lists), videos, "1").hash == plain
+
+
+# --- folds
+
+
+def folds(videos: list[SourceVideo], number: int) -> list[set[str]]:
+    source = make_source()
+    return [
+        set(split_videos(source, videos, f"fold-{fold}-of-{number}").videos("test")) for fold in range(1, number + 1)
+    ]
+
+
+@pytest.mark.parametrize("number", [2, 3, 5, 25, 75])
+def test_each_video_is_tested_in_one_fold_and_no_recording_is_divided(number):
+    videos = ucf_videos(make_source("ucf101"))
+    tested = folds(videos, number)
+    assert sorted(name for fold in tested for name in fold) == sorted(video.video for video in videos)
+    assert all(tested)
+    for fold in range(1, number + 1):
+        split = split_videos(make_source("ucf101"), videos, f"fold-{fold}-of-{number}")
+        assert leaking_groups(split, videos) == []
+        labels = {video.label for video in videos}
+        assert {video.label for video in videos if split.parts[video.video] == "train"} == labels
+        assert split.videos("val") and not split_videos(
+            make_source("ucf101"), videos, f"fold-{fold}-of-{number}", "none"
+        ).videos("val")
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_classes_are_spread_evenly_over_the_folds(number):
+    videos = ucf_videos(make_source("ucf101"))
+    label_of = {video.video: video.label for video in videos}
+    for fold in folds(videos, number):
+        of_class = Counter(label_of[name] for name in fold)
+        assert all(abs(of_class[label] - 50 / number) <= 2 for label in UCF_CLASSES)
+
+
+def test_with_as_many_folds_as_subjects_each_is_left_out_once():
+    """Nine people who do all three actions, one of them not all, and the last one more often."""
+    videos = [
+        SourceVideo(f"{label}/{person}_{take}.avi", label, person, "")
+        for person in "abcdefghi"
+        for label in ("bend", "jump", "run")
+        for take in range(3 if person == "i" else 1)
+        if (person, label) != ("b", "run")
+    ]
+    tested = folds(videos, 9)
+    assert [{Path(name).stem[0] for name in fold} for fold in tested] == [{person} for person in "abcdefghi"]
+
+
+def test_a_class_of_two_recordings_is_never_tested_as_a_whole():
+    videos = [SourceVideo(f"rare/{name}.avi", "rare", name, "") for name in ("p", "q")]
+    videos += [
+        SourceVideo(f"often/{name}{take}.avi", "often", name, "") for name in ("p", "q", "r", "s") for take in (1, 2)
+    ]
+    for fold in folds(videos, 2):
+        assert sum(name.startswith("rare") for name in fold) == 1
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("fold-6-of-5", "counted from 1 to 5"),
+        ("fold-1-of-1", "1 fold of 75 recordings: there can be 2 folds, and at most one for each recording"),
+        ("fold-1-of-76", "76 folds of 75 recordings"),
+    ],
+)
+def test_folds_that_cannot_be_are_said(split, message):
+    source = make_source("ucf101")
+    with pytest.raises(UserError, match=message):
+        split_videos(source, ucf_videos(source), split)
+
+
+def test_a_class_with_one_recording_cannot_be_cross_validated():
+    source = make_source()
+    videos = [make_video(source, f"{label}/{name}.avi") for label in ("a", "b") for name in ("x", "y")]
+    videos += [make_video(source, "c/z.avi"), make_video(source, "d/z.avi")]
+    with pytest.raises(UserError, match=r"c \(and 1 other class\) has videos of one recording alone"):
+        split_videos(source, videos, "fold-1-of-2")

@@ -36,8 +36,12 @@ def test_every_field_is_a_flag_and_arrives():
 
     default = TrainConfig()
     untouched = [entry.name for entry in fields(config) if getattr(config, entry.name) == getattr(default, entry.name)]
-    assert untouched == ["resume"]
+    assert untouched == ["folds", "resume"]  # which stand alone
     assert (config.split, config.workers, config.lr, config.flip, config.compile) == ("2", 0, 0.5, True, "on")
+
+
+def test_folds_arrive_as_text():
+    assert parse("--folds", "groups").folds == "groups" and TrainConfig(folds=5).folds == "5"
 
 
 def test_weights_takes_the_bare_name_of_a_run(tmp_path):
@@ -122,7 +126,7 @@ def test_resolved_fills_every_gap_with_what_the_model_brings():
     spec = input_spec("r3d_10")
     config = TrainConfig(dataset="d", model="r3d_10", epochs=2).resolved(spec, flip=False, split="1", workers=3)
     gaps = [name for name, value in config.to_dict().items() if value is None]
-    assert gaps == ["frames", "weights", "dropout", "pool5", "model_options", "name", "runs", "resume"]
+    assert gaps == ["frames", "folds", "weights", "dropout", "pool5", "model_options", "name", "runs", "resume"]
     assert config.warmup_epochs < 2, "the default warm-up must not refuse a short run"
     assert replace(config, epochs=config.epochs) == config
 
