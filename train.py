@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from common.cli import parse_before_imports, run_cli
@@ -42,10 +41,9 @@ import torch.nn.functional as F
 from common.errors import Stopped, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
-from dataloaders.frame_set import FrameSet
 from dataloaders.prefetch import prefetch
 from engine.evaluation.evaluate import Evaluation, evaluate
-from engine.evaluation.job import EvaluationOptions, evaluate_job, prepare
+from engine.evaluation.job import evaluate_run
 from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
@@ -67,7 +65,7 @@ from engine.training.records import (
     stage_shares,
 )
 from engine.training.run import Run, StepResult, model_input, out_of_patience, shared_reader
-from engine.training.setup import begin_run, default_workers, resume_run
+from engine.training.setup import begin_run, resume_run
 from engine.training.several import find_folds, train_each, train_folds
 from engine.training.stop_request import StopRequest
 
@@ -106,7 +104,7 @@ def main(config: TrainConfig) -> Path:
             print(f"This launch continues its run {relative_to_cwd(run_dir)}.")
             config = replace(config, resume=str(run_dir))
         if config.folds or (config.resume and find_folds(config.resume, runs)):
-            folder = train_folds(config, mypath.DATASETS, runs, main, partial(evaluate_run, datasets=mypath.DATASETS))
+            folder = train_folds(config, mypath.DATASETS, runs, main)
             if is_rank_zero():
                 finish_launch(folder)
             return folder
@@ -117,21 +115,8 @@ def main(config: TrainConfig) -> Path:
             finish_launch(run.run_dir)
         print_end(run)
         if run.config.test:
-            evaluate_run(run.run_dir, run.config, mypath.DATASETS)
+            evaluate_run(run.run_dir, run.config.device, run.config.workers, mypath.DATASETS)
         return run.run_dir
-
-
-def evaluate_run(run_dir: Path, config: TrainConfig, datasets: dict[str, dict]) -> tuple[FrameSet, Evaluation]:
-    """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does; returns data and result."""
-    workers = default_workers() if config.workers is None else config.workers
-    options = EvaluationOptions(device=config.device, workers=workers)
-    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as evaluate.py
-    try:
-        job = prepare(broadcast(run_dir) / "best.pth", options, datasets)
-        results, _ = evaluate_job(job, options, several=False)
-        return job.frame_set, results["normal"]
-    finally:
-        torch.backends.cudnn.allow_tf32 = before  # for the next network of the command
 
 
 def fit(run: Run, stop: StopRequest) -> None:

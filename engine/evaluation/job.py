@@ -25,7 +25,7 @@ from engine.evaluation.report import Analysis, EvaluationRecord, is_logged, log_
 from engine.evaluation.summary import comparable, print_classes, print_record
 from engine.export.runtimes import is_exported
 from engine.hardware.device import device_name
-from engine.hardware.distributed import rank_zero_first
+from engine.hardware.distributed import broadcast, rank_zero_first
 from engine.predictor import Predictor, open_predictor
 from engine.runs.checkpoint import drawing_of
 
@@ -171,6 +171,19 @@ def evaluate_job(
         )
         _write(folder, job, options, record, analysis)
     return results, record
+
+
+def evaluate_run(
+    run_dir: Path, device: str, workers: int, datasets: dict[str, dict]
+) -> tuple[FrameSet, dict[str, Evaluation]]:
+    """Evaluates best.pth on the run's own test list, as `python evaluate.py RUN` does, in the process of a training."""
+    options = EvaluationOptions(device=device, workers=workers)
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False  # as evaluate.py
+    try:
+        job = prepare(broadcast(run_dir) / "best.pth", options, datasets)
+        return job.frame_set, evaluate_job(job, options, several=False)[0]
+    finally:
+        torch.backends.cudnn.allow_tf32 = before  # for the next network of the command
 
 
 def _evaluate_order(job: EvaluationJob, trained: Predictor, options: EvaluationOptions, order: str) -> Evaluation:

@@ -16,8 +16,7 @@ from common.dataclass_flags import flag_name
 from common.errors import Stopped, UsageError
 from common.files import relative_to_cwd
 from common.torchrun import is_rank_zero, world_size
-from dataloaders.frame_set import FrameSet
-from engine.evaluation.evaluate import Evaluation
+from engine.evaluation.job import evaluate_run
 from engine.evaluation.pooled import ANSWERS, pool_folds, save_answers
 from engine.hardware.device import pick_device
 from engine.hardware.distributed import broadcast
@@ -25,7 +24,7 @@ from engine.runs.checkpoint import load_checkpoint
 from engine.runs.environment import environment
 from engine.runs.folder import create_run_dir, folds_of, record_launch
 from engine.training.config import TrainConfig, saved_settings
-from engine.training.setup import open_data, read_input, with_address
+from engine.training.setup import default_workers, open_data, read_input, with_address
 
 MOST_FOLDS = 100  # with --folds groups
 OF_THE_MACHINE = ("workers", "cache", "device", "on_full_disk")  # what --resume may change
@@ -75,11 +74,7 @@ def _free_memory() -> None:
 
 
 def train_folds(
-    given: TrainConfig,
-    datasets: dict[str, dict],
-    runs: Path,
-    train: Callable[[TrainConfig], Path],
-    test: Callable[[Path, TrainConfig], tuple[FrameSet, Evaluation]],
+    given: TrainConfig, datasets: dict[str, dict], runs: Path, train: Callable[[TrainConfig], Path]
 ) -> Path:
     """Cross-validation: trains a run for each fold of the recordings, tests it on that fold, and pools the answers.
 
@@ -100,9 +95,10 @@ def train_folds(
             settings = TrainConfig(resume=str(run_dir), runs=str(folder), **machine)
         if not broadcast(_has_ended(run_dir)):
             train(settings)
-        frame_set, evaluation = test(run_dir, settings)
+        workers = default_workers() if config.workers is None else config.workers
+        frame_set, evaluations = evaluate_run(run_dir, config.device, workers, datasets)
         if is_rank_zero():
-            save_answers(run_dir, frame_set, evaluation)
+            save_answers(run_dir, frame_set, evaluations["normal"])
         _free_memory()
     print()
     if is_rank_zero():
