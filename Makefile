@@ -1,7 +1,7 @@
 # make demo       the whole way once, on generated videos (about 2 minutes on two idle processors, after installation)
 # make test       all tests but the slow ones
 # make test-gpu   the tests that need a GPU (about 2 minutes; a line says so where there is none)
-# make test-slow  the slow tests: the demo, full-sized networks, kills at random moments, Keras
+# make test-slow  the slow tests: the demo, the notebook, full-sized networks, kills at random moments, Keras
 # make lint       ruff: rules and format
 # make clean      removes the environments and caches
 PYTHON ?= python3
@@ -23,7 +23,7 @@ test: $(READY)
 test-gpu: $(READY)
 	@$(VENV)/bin/python -m pytest -m 'gpu and not slow' -rs tests/gpu
 
-test-slow: $(READY) $(KERAS)/.installed
+test-slow: $(READY) $(KERAS)/.installed $(VENV)/.notebook
 	@KERAS_PYTHON=$(CURDIR)/$(KERAS)/bin/python $(VENV)/bin/python -m pytest -m 'slow and not gpu'
 
 lint: $(READY)
@@ -36,6 +36,11 @@ $(READY): requirements.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(READY)
+
+# Jupyter runs docs/quickstart.ipynb.
+$(VENV)/.notebook: $(READY)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check nbclient==0.11.0 ipykernel==7.4.0
+	@touch $(VENV)/.notebook
 
 # Keras checks how its weights are loaded. It has an environment of its own, because it installs TensorFlow.
 $(KERAS)/.installed:

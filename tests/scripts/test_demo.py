@@ -1,6 +1,7 @@
 """What `make demo` promises, kept: it learns motion, and nothing but motion."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,29 @@ def test_the_other_small_network_learns_the_demo_too(tmp_path, monkeypatch, mode
 
     run_dir = train.main(TrainConfig(dataset="demo", model=model))
     assert read_metrics(run_dir)[-1]["best/val_top1"] >= 95
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path):
+    """In a copy of the project, with fewer epochs."""
+    nbclient = pytest.importorskip("nbclient", reason="pip install nbclient ipykernel (make test-slow does)")
+    pytest.importorskip("ipykernel", reason="pip install nbclient ipykernel (make test-slow does)")
+    import nbformat
+
+    leave_out = shutil.ignore_patterns(".*", "run", "tests", "__pycache__", "mypath_local.py")
+    shutil.copytree(ROOT, tmp_path / "project", ignore=leave_out)
+    if (ROOT / ".cache" / "demo").is_dir():  # videos and frames of the demo, if they are made
+        (tmp_path / "project" / ".cache").mkdir()
+        (tmp_path / "project" / ".cache" / "demo").symlink_to(ROOT / ".cache" / "demo")
+    notebook = nbformat.read(tmp_path / "project" / "docs" / "quickstart.ipynb", as_version=4)
+    [training] = [cell for cell in notebook.cells if "epochs=6" in cell.source and cell.cell_type == "code"]
+    training.source = training.source.replace("epochs=6", "epochs=2")
+    where = {"metadata": {"path": str(tmp_path / "project" / "docs")}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    kinds = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
+    assert kinds == ["image/png", "image/png", "image/jpeg", "image/gif"]
+    text = "".join(output.get("text", "") for output in outputs)
+    assert "800 videos of 200 recordings" in text and "video top-1" in text and "does not leak" in text
+    assert (tmp_path / "project" / "run" / "r3d_10-demo-000" / "answer.gif").is_file()
