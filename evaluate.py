@@ -4,6 +4,7 @@
     python evaluate.py run/r3d_18-ucf101-000/best.pth --num-clips 10 --crops 3 --temporal
     torchrun --nproc-per-node=4 evaluate.py run/r3d_18-ucf101-000      each process a share, each video once
     python evaluate.py r3d_18.onnx                                     a file written by export.py
+    python evaluate.py run/r3d_18-ucf101-000 run/r3d_18-ucf101-001 --fuse     the mean of their answers, and its gain
     python evaluate.py run/c3d-ucf101-000 run/c3d-ucf101-001 run/c3d-ucf101-002     one per split: mean +- deviation
 
 A video has one answer: the softmax of N evenly spaced clips (or of every window), averaged. Clip accuracy is another
@@ -39,6 +40,7 @@ def run_command(argv: Sequence[str]) -> "list[tuple[dict[str, Evaluation], Evalu
     import torch
 
     import mypath
+    from engine.evaluation.fusion import check_fusion, fuse_runs
     from engine.evaluation.job import EvaluationOptions, evaluate_job, prepare
     from engine.evaluation.summary import print_splits
     from engine.hardware.distributed import process_group
@@ -47,21 +49,28 @@ def run_command(argv: Sequence[str]) -> "list[tuple[dict[str, Evaluation], Evalu
     torch.backends.cudnn.allow_tf32 = False  # full float32, so that the batch size changes nothing beyond 1e-5
     runs = args.pop("runs")
     paths = [find_checkpoint(run, runs or ROOT / mypath.RUNS) for run in args.pop("checkpoints")]
+    fuse = args.pop("fuse")
     options = EvaluationOptions(**args)
+    if fuse:
+        check_fusion(paths, options)
     with process_group(options.device):
-        jobs = [prepare(path, options, mypath.DATASETS, len(paths) > 1) for path in paths]
+        jobs = [prepare(path, options, mypath.DATASETS, len(paths) > 1 and not fuse) for path in paths]
+        if fuse:
+            return [({}, fuse_runs(jobs, options, fuse == "weights", mypath.DATASETS))]
         results = [evaluate_job(job, options, several=len(jobs) > 1) for job in jobs]
         print_splits([record for _, record in results])
     return results
 
 
-def evaluate(run: str | Path, **flags: object) -> dict:
+def evaluate(run: str | Path | Sequence[str | Path], **flags: object) -> dict:
     """Evaluates a run, as the command with the flags of these names; returns the content of its test.json.
 
     evaluate("run/r3d_18-ucf101-000", num_clips=10, on="val")
+    evaluate(["run/r3d_18-ucf101-000", "run/r3d_18-ucf101-001"], fuse="mean")
     """
+    runs = [run] if isinstance(run, str | Path) else run
     words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in flags.items()]
-    return asdict(run_command([str(run), *words])[0][1])
+    return asdict(run_command([*map(str, runs), *words])[0][1])
 
 
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,6 +103,10 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--crops", type=int, choices=(1, 3), default=1, help="1: centre crop; 3: at both ends as well")
     parser.add_argument("--temporal", action="store_true", help="repeat with frames shuffled, reversed and frozen")
+    parser.add_argument(
+        "--fuse", nargs="?", const="mean", choices=("mean", "weights"),
+        help="also average the probabilities of the runs; weights: weighted by their validation videos",
+    )  # fmt: skip
     parser.add_argument(
         "--allow-leak", action="store_true", help="evaluate on recordings from training too, and mark the result"
     )

@@ -39,12 +39,16 @@ def main(argv: Sequence[str]) -> None:
 
     import mypath
     from engine.export.write import export_model, export_weights, half_of
+    from engine.fusion import load_fused
     from engine.inference.recognizer import load_foreign
     from engine.runs.checkpoint import find_checkpoint, load_model
 
-    checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
-    check_output(args, checkpoint)
-    trained = load_model(checkpoint) if checkpoint else load_foreign(args.model, args.weights, args.labels)
+    checkpoints = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoint]
+    check_output(args, checkpoints)
+    if len(checkpoints) > 1:
+        trained = load_fused(checkpoints)
+    else:
+        trained = load_model(checkpoints[0]) if checkpoints else load_foreign(args.model, args.weights, args.labels)
     dtype = half_of(args.output.suffix) if args.half else torch.float32
     if args.output.suffix == WEIGHTS:
         lines = [export_weights(trained, args.output)]
@@ -59,19 +63,21 @@ def main(argv: Sequence[str]) -> None:
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python export.py", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("checkpoint", nargs="?", metavar="CHECKPOINT", help="a run's folder or name, or a checkpoint")
-    add("--checkpoint", dest="named", help=argparse.SUPPRESS)  # as inference.py has it
+    add(
+        "checkpoint", nargs="*", metavar="CHECKPOINT", help="a run, or a checkpoint; of several, their mean is exported"
+    )
+    add("--checkpoint", dest="named", action="append", default=[], help=argparse.SUPPRESS)  # as inference.py has it
     add_network_flags(parser, device=False)
     add("--output", type=Path, required=True, metavar="FILE", help="file to write: .onnx, .pt2 or .safetensors")
     add("--half", action="store_true", help="half the size: float16 in a .onnx, bfloat16 in a .pt2")
     add("--video", type=Path, nargs="+", metavar="FILE", help="videos for a comparison (default: the run's validation)")
     args = parser.parse_args(argv)
-    args.checkpoint = args.checkpoint or args.named
+    args.checkpoint += args.named
     check_network_flags(args, "CHECKPOINT")
     return args
 
 
-def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
+def check_output(args: argparse.Namespace, checkpoints: Sequence[Path]) -> None:
     """Raises UsageError for an output that cannot be written, and for a file that is exported already."""
     from engine.export.runtimes import FORMATS, is_exported
 
@@ -82,9 +88,11 @@ def check_output(args: argparse.Namespace, checkpoint: Path | None) -> None:
     if args.output.suffix == WEIGHTS and (args.half or args.video):
         flag = "--half" if args.half else "--video"
         raise UsageError(f"{flag} is for .onnx and .pt2; a .safetensors file holds the weights as they are.")
-    if checkpoint and is_exported(checkpoint):
-        raise UsageError(f"{checkpoint} is an exported file. Give its run or checkpoint.")
-    read = [path for path in (checkpoint, args.weights, args.labels, *(args.video or [])) if path]
+    if args.output.suffix == WEIGHTS and len(checkpoints) > 1:
+        raise UsageError(f"--output {args.output}: several runs are exported as .onnx or .pt2.")
+    if exported := next((path for path in checkpoints if is_exported(path)), None):
+        raise UsageError(f"{exported} is an exported file. Give its run or checkpoint.")
+    read = [path for path in (*checkpoints, args.weights, args.labels, *(args.video or [])) if path]
     if identity(args.output) and identity(args.output) in [identity(Path(path)) for path in read]:
         raise UsageError(f"{printable(args.output)} is also an input and would be overwritten. Choose another name.")
     check_writable(args.output)

@@ -56,12 +56,12 @@ def main(argv: Sequence[str]) -> int:
     from engine.training.stop_request import StopRequest
 
     sources = find_sources(args.sources)
-    checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
-    outputs = plan_outputs(args, sources, checkpoint)
+    checkpoints = [find_checkpoint(run, ROOT / mypath.RUNS) for run in args.checkpoint or []]
+    outputs = plan_outputs(args, sources, checkpoints)
     av.logging.set_level(av.logging.PANIC)  # our own messages say what is wrong with a video
     if args.show:
         check_screen()
-    recognizer = load_recognizer(args, checkpoint)
+    recognizer = load_recognizer(args, checkpoints)
     if args.explain:
         check_explainable(recognizer.network())
     if args.explain_class and args.explain_class not in recognizer.classes:
@@ -85,7 +85,7 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     network = parser.add_argument_group("network")
     add = network.add_argument
-    add("--checkpoint", help=CHECKPOINT_HELP)
+    add("--checkpoint", action="append", help=f"{CHECKPOINT_HELP}; given twice: the mean of both predictions")
     add_network_flags(network)
     add("--batch-size", type=positive, default=8, help="windows per batch (default: 8)")
     answer = parser.add_argument_group("prediction")

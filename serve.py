@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
 
     check_installed()
     with listen(args.host, args.port) as sock:
-        checkpoint = find_checkpoint(args.checkpoint, ROOT / mypath.RUNS) if args.checkpoint else None
-        recognizer = load_recognizer(args, checkpoint)
+        checkpoints = [find_checkpoint(args.checkpoint, ROOT / mypath.RUNS)] if args.checkpoint else []
+        recognizer = load_recognizer(args, checkpoints)
         serve(sock, recognizer, limits_of(args), args.decoders, args.queue, args.cors)
 
 

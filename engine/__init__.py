@@ -1,5 +1,6 @@
 """The work of the scripts, a folder for each.
 
+fusion      several runs as one network
 predictor   class probabilities for clips, from a checkpoint or an exported file
 training    train.py
 evaluation  evaluate.py

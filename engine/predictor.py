@@ -1,6 +1,6 @@
 """Predictor: class probabilities for clips, from a checkpoint's network or from an exported file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch.nn as nn
 from common.errors import UsageError, UserError
 from dataloaders.transforms import to_model_input
 from engine.export.runtimes import Program, is_exported, open_program
+from engine.fusion import load_fused
 from engine.hardware.device import autocast, pick_device, to_device
 from engine.hardware.low_precision import probability_model
 from engine.runs.checkpoint import TrainedModel, load_model, weights_hash
@@ -52,11 +53,17 @@ class Predictor:
         return self.stored_hash or weights_hash(self.model)
 
 
-def open_predictor(path: Path, device: str = "auto", amp: str = "auto") -> Predictor:
-    """A checkpoint, or a .onnx or .pt2 file written by export.py.
+def open_predictor(path: Path | Sequence[Path], device: str = "auto", amp: str = "auto") -> Predictor:
+    """A checkpoint, or a .onnx or .pt2 file written by export.py; several checkpoints for the mean of their answers.
 
     amp: precision of .probabilities (see probability_model); an exported file has its own
     """
+    if not isinstance(path, Path):
+        if exported := next((one for one in path if is_exported(one)), None):
+            raise UsageError(
+                f"{exported} is an exported file, which does not answer together with others. Give its run."
+            )
+        return network_predictor(load_fused(path), device, amp)
     if is_exported(path):
         return _program_predictor(open_program(path, device), amp)
     return network_predictor(load_model(path), device, amp)

@@ -17,6 +17,7 @@ LAYERS = (
     "engine.hardware",
     "engine.runs",
     "engine.export",
+    "engine.fusion",
     "engine.predictor",
     "engine.inference",
     "engine.evaluation",

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common.console import plural
@@ -28,6 +29,7 @@ from engine.hardware.device import device_name
 from engine.hardware.distributed import broadcast, rank_zero_first
 from engine.predictor import Predictor, open_predictor
 from engine.runs.checkpoint import drawing_of
+from network import InputSpec
 
 CLASS_LINES, OTHER_LINES = 20, 16  # of the table of classes, where the output is no terminal; of all else on a screen
 
@@ -186,16 +188,23 @@ def evaluate_run(
         torch.backends.cudnn.allow_tf32 = before  # for the next network of the command
 
 
-def _evaluate_order(job: EvaluationJob, trained: Predictor, options: EvaluationOptions, order: str) -> Evaluation:
+def evaluation_loader(
+    frame_set: FrameSet, spec: InputSpec, options: EvaluationOptions, order: str, device: torch.device
+) -> tuple[ClipLoader, np.ndarray | None]:
+    """The clips to evaluate, this process's share; with windows also the number of the video of each item."""
     if options.windows:
-        dataset = WindowDataset(job.frame_set, trained.input_spec, options.on, options.windows, options.crops, order)
+        dataset = WindowDataset(frame_set, spec, options.on, options.windows, options.crops, order)
     else:
-        dataset = EvalDataset(job.frame_set, trained.input_spec, options.on, options.num_clips, options.crops, order)
+        dataset = EvalDataset(frame_set, spec, options.on, options.num_clips, options.crops, order)
     batch_size = max(options.batch_size // dataset.clip_shape[0], 1)
     sampler = EvalBatchSampler(len(dataset), batch_size, rank(), world_size())
-    pinned = trained.device.type == "cuda" and torch.cuda.is_available()
+    pinned = device.type == "cuda" and torch.cuda.is_available()
     loader = ClipLoader(dataset, batch_size, options.workers, pinned, sampler)
-    videos = dataset.videos if options.windows else None
+    return loader, dataset.videos if options.windows else None
+
+
+def _evaluate_order(job: EvaluationJob, trained: Predictor, options: EvaluationOptions, order: str) -> Evaluation:
+    loader, videos = evaluation_loader(job.frame_set, trained.input_spec, options, order, trained.device)
     return evaluate_answers(trained.logits_of, loader, options.batch_size, label=f"Evaluating {order}", videos=videos)
 
 

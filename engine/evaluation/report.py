@@ -67,6 +67,7 @@ class EvaluationRecord:
     versions: dict[str, str]
     published: list[dict] = field(default_factory=list)
     folds: list[dict] = field(default_factory=list)
+    fused: list[dict] = field(default_factory=list)
 
     @property
     def place(self) -> str:

@@ -49,9 +49,9 @@ def check_options(args: argparse.Namespace, sources: Sources) -> None:
         )
 
 
-def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoint: Path | None) -> list[Path | None]:
+def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoints: Sequence[Path]) -> list[Path | None]:
     """The path of each source's annotated video. Refuses, before any work is done, outputs that cannot be written and
-    those that would overwrite an input (checkpoint: the file of --checkpoint). Makes missing folders."""
+    those that would overwrite an input (checkpoints: the files of --checkpoint). Makes missing folders."""
     check_options(args, sources)
     if args.output and sources.live:
         outputs = [Path(args.output).expanduser()]
@@ -61,8 +61,7 @@ def plan_outputs(args: argparse.Namespace, sources: Sources, checkpoint: Path | 
         outputs = output_paths(sources, args.output) if args.output else [None] * max(len(sources.videos), 1)
     written = [path for path in [*outputs, args.json, args.csv] if path]
     read = [*(video for video, _ in sources.videos), *(Path(name) for name in (args.weights, args.labels) if name)]
-    if checkpoint:
-        read.append(checkpoint)
+    read += checkpoints
 
     identities = {identity(path) for path in read} - {None}
     for path in written:

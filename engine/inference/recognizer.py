@@ -26,7 +26,8 @@ from network.weights.read import build_whole, read_weights
 class Recognizer:
     """A trained network that recognises the action in videos.
 
-    checkpoint   file, run folder, or name of a run; or a .onnx or .pt2 file that export.py has written
+    checkpoint   file, run folder, or name of a run; or a .onnx or .pt2 file that export.py has written; or a list of
+                 runs that read the same frames, whose probabilities are averaged
     device       auto, cuda, cuda:1, mps, cpu
     stride       frames of the source from one window to the next
     batch_size   windows that go through the network together; the answer does not depend on it
@@ -39,9 +40,16 @@ class Recognizer:
     """
 
     def __init__(
-        self, checkpoint: str | Path, device: str = "auto", stride: int = STRIDE, batch_size: int = 8, amp: str = "auto"
+        self,
+        checkpoint: str | Path | Sequence[str | Path],
+        device: str = "auto",
+        stride: int = STRIDE,
+        batch_size: int = 8,
+        amp: str = "auto",
     ):
-        path = find_checkpoint(checkpoint, self.runs_folder())
+        several = not isinstance(checkpoint, str | Path)
+        found = [find_checkpoint(one, self.runs_folder()) for one in (checkpoint if several else [checkpoint])]
+        path = found if len(found) > 1 else found[0]
         self._set_up(open_predictor(path, device, amp), stride, batch_size)
 
     @classmethod
@@ -189,11 +197,11 @@ class Recognizer:
         return assemble(str(video), *facts, self.classes, positions, probs)
 
 
-def load_recognizer(args: argparse.Namespace, checkpoint: Path | None) -> Recognizer:
-    """The network that a command line names; checkpoint: the file or run that --checkpoint was found to be."""
+def load_recognizer(args: argparse.Namespace, checkpoints: Sequence[Path]) -> Recognizer:
+    """The network that a command line names; checkpoints: the files that --checkpoint was found to be."""
     options = {"device": args.device, "stride": args.stride or STRIDE, "batch_size": args.batch_size, "amp": args.amp}
-    if checkpoint:
-        return Recognizer(checkpoint, **options)
+    if checkpoints:
+        return Recognizer(checkpoints, **options)
     return Recognizer.from_model(args.model, args.weights, args.labels, **options)
 
 

@@ -4,14 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mypath
 import train
 from common.files import ROOT
+from dataloaders.sources.data_source import DataSource
 from engine.training.config import TrainConfig
 
 PROGRAM = """
@@ -19,6 +23,7 @@ import sys
 sys.path.insert(0, {root!r})
 import mypath
 mypath.DATASETS, mypath.DEFAULT_DATASET, mypath.RUNS = {datasets!r}, "toy", {runs!r}
+import pytest
 import torch
 torch.set_num_threads(1)
 from common.cli import run_cli
@@ -32,6 +37,16 @@ TINY = {
     "dataset": "toy", "model": "r3d_10", "epochs": 3, "batch_size": 5, "crop_size": 32, "clip_len": 4, "lr": 0.003,
     "workers": 0,
 }  # fmt: skip
+
+
+@contextmanager
+def toy_data(source: DataSource) -> Iterator[None]:
+    """mypath.py as toy_project has it, for runs that several tests share."""
+    entry = {"layout": "ucf101", "videos": str(source.videos), "frames": str(source.frames), "flip": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mypath, "DATASETS", {"toy": entry})
+        patch.setattr("engine.training.records.save_curves", lambda _: None)  # as long as a tiny run itself
+        yield
 
 
 def run_tiny(**changes) -> Path:

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 import compare
-import mypath
 import train
 from common.errors import Stopped, UsageError, UserError
 from engine.comparison.cross_validation import read_entry
 from engine.runs.checkpoint import load_checkpoint
 from engine.training.config import TrainConfig
 from engine.training.divergence import note_bad_loss
-from tests.helpers.training import TINY, finish, run_tiny, stop_after, torchrun
+from tests.helpers.training import TINY, finish, run_tiny, stop_after, torchrun, toy_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FOLDS = TINY | {"epochs": 2, "folds": "3"}
@@ -30,10 +29,7 @@ def videos_of(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, toy_source, toy_frames) -> Path:
     """A cross-validation of three folds."""
-    entry = {"layout": "ucf101", "videos": str(toy_source.videos), "frames": str(toy_source.frames), "flip": True}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mypath, "DATASETS", {"toy": entry})
-        patch.setattr("engine.training.records.save_curves", lambda _: None)
+    with toy_data(toy_source):
         return train.main(TrainConfig(**FOLDS, runs=str(tmp_path_factory.mktemp("trained"))))
 
 
