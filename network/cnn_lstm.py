@@ -1,11 +1,12 @@
-"""A ResNet on each frame, followed by an LSTM (CNN + LSTM) or by the mean over frames (its baseline).
+"""A 2D network on each frame, followed by an LSTM (CNN + LSTM) or by the mean over frames (its baseline).
 
 Donahue et al.: "Long-term Recurrent Convolutional Networks for Visual Recognition and Description", CVPR 2015: a 2D
 network turns frames into vectors, an LSTM reads them in order. Here it reads them in both directions, and attention
 (Bahdanau, Cho, Bengio, ICLR 2015, arXiv 1409.0473) weighs its states over time. The mean ignores the order
 of the frames: the gain of an LSTM or a 3D network over it comes from motion.
 
-The ResNet (He et al., CVPR 2016) is torchvision's, under its parameter names, imported when a network is built.
+The 2D network is torchvision's ResNet (He et al., CVPR 2016) or MobileNetV2 (Sandler et al., CVPR 2018), under its
+parameter names, imported when a network is built.
 """
 
 import torch
@@ -22,17 +23,23 @@ POOLS = ("attention", "last", "mean")
 
 
 class FrameNetwork(VideoModel):
-    """Base of CNN + LSTM and the frame mean: a ResNet over frames as `trunk`, and a last layer `fc`."""
+    """Base of CNN + LSTM and the frame mean: a 2D network of torchvision as `trunk`, and a last layer `fc`."""
 
     head_name = "fc"
-    stem_names = ("trunk.conv1", "trunk.bn1")
-    stage_names = ("trunk.layer1", "trunk.layer2", "trunk.layer3", "trunk.layer4")
 
-    def __init__(self, resnet: str):
+    def __init__(self, trunk: str):
         super().__init__()
-        self.trunk = getattr(import_torchvision().models, resnet)(weights=None)
-        self.num_features = self.trunk.fc.in_features  # 512, or 2048 from resnet50 on
-        self.trunk.fc = nn.Identity()
+        self.trunk = getattr(import_torchvision().models, trunk)(weights=None)
+        if trunk == "mobilenet_v2":
+            self.stem_names = ("trunk.features.0",)
+            self.stage_names = tuple(f"trunk.features.{number}" for number in (1, 3, 6, 13, 18))
+            self.num_features = self.trunk.last_channel  # 1280
+            self.trunk.classifier = nn.Identity()
+        else:
+            self.stem_names = ("trunk.conv1", "trunk.bn1")
+            self.stage_names = tuple(f"trunk.layer{number}" for number in (1, 2, 3, 4))
+            self.num_features = self.trunk.fc.in_features  # 512, or 2048 from resnet50 on
+            self.trunk.fc = nn.Identity()
 
     @property
     def trunk_names(self) -> tuple[str, ...]:
@@ -67,7 +74,7 @@ class CnnLstm(FrameNetwork):
     def __init__(
         self,
         num_classes: int,
-        resnet: str,
+        trunk: str,
         *,
         latent: int = 512,
         hidden: int = 1024,
@@ -75,7 +82,7 @@ class CnnLstm(FrameNetwork):
         pool: str = "attention",
         dropout: float = 0.0,
     ):
-        super().__init__(resnet)
+        super().__init__(trunk)
         if pool not in POOLS:
             raise UsageError(f"pool must be {', '.join(POOLS)}, but is '{pool}'.")
         self.pool = pool
@@ -111,8 +118,8 @@ class CnnMean(FrameNetwork):
     The last layer is linear, so applying it once to the mean of the features gives the same logits.
     """
 
-    def __init__(self, num_classes: int, resnet: str, dropout: float = 0.0):
-        super().__init__(resnet)
+    def __init__(self, num_classes: int, trunk: str, dropout: float = 0.0):
+        super().__init__(trunk)
         self.dropout = nn.Dropout(dropout)
         self.fc = new_head(self.num_features, num_classes)
 
@@ -167,6 +174,11 @@ def cnn_lstm_18(num_classes: int, latent: int = 256, hidden: int = 256, **option
 
 
 @register_model(INPUT, **DEFAULTS)
+def cnn_lstm_mobile(num_classes: int, latent: int = 256, hidden: int = 256, **options) -> CnnLstm:
+    return CnnLstm(num_classes, "mobilenet_v2", latent=latent, hidden=hidden, **options)
+
+
+@register_model(INPUT, **DEFAULTS)
 def cnn_mean(num_classes: int, dropout: float = 0.0) -> CnnMean:
     return CnnMean(num_classes, "resnet152", dropout)
 
@@ -179,3 +191,8 @@ def cnn_mean_50(num_classes: int, dropout: float = 0.0) -> CnnMean:
 @register_model(INPUT, **DEFAULTS)
 def cnn_mean_18(num_classes: int, dropout: float = 0.0) -> CnnMean:
     return CnnMean(num_classes, "resnet18", dropout)
+
+
+@register_model(INPUT, **DEFAULTS)
+def cnn_mean_mobile(num_classes: int, dropout: float = 0.0) -> CnnMean:
+    return CnnMean(num_classes, "mobilenet_v2", dropout)

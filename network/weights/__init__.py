@@ -11,5 +11,6 @@ mean         mean files of C3D (.binaryproto, .npy)
 pytorch      state dicts of other PyTorch programs
 safetensors  safetensors files, of export.py and of others
 torchvision  torchvision's Kinetics-400 and ImageNet weights
+trunk        2D networks for networks over frames
 vmz          R3D and R(2+1)D of VMZ (.pkl)
 """

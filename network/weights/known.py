@@ -34,9 +34,11 @@ IMAGENET = {
     "cnn_lstm": "ResNet152_Weights",
     "cnn_lstm_50": "ResNet50_Weights",
     "cnn_lstm_18": "ResNet18_Weights",
+    "cnn_lstm_mobile": "MobileNet_V2_Weights",
     "cnn_mean": "ResNet152_Weights",
     "cnn_mean_50": "ResNet50_Weights",
     "cnn_mean_18": "ResNet18_Weights",
+    "cnn_mean_mobile": "MobileNet_V2_Weights",
 }
 
 KNOWN = {"kinetics400": list(KINETICS400), "imagenet": list(IMAGENET)}  # weights -> models

@@ -28,6 +28,7 @@ from network.weights.mean import read_mean
 from network.weights.pytorch import from_ancestor
 from network.weights.safetensors import is_safetensors, read_safetensors
 from network.weights.torchvision import read_imagenet, read_kinetics400
+from network.weights.trunk import is_trunk, read_trunk
 
 __all__ = ["KeyReport", "LoadedWeights", "build_whole", "load_into", "read_file", "read_weights"]
 
@@ -210,6 +211,8 @@ def _from_state_dict(path: Path, content: dict, model_name: str) -> LoadedWeight
     ancestor = from_ancestor(path, content, state, renamed, model_name)
     if ancestor:
         return ancestor
+    if is_trunk(state, model_name):
+        return read_trunk(path, state, renamed, model_name)
     if not state:
         keys = ", ".join(map(str, list(inner)[:5]))
         raise UserError(f"{path} holds no parameters, neither at its top nor under {', '.join(STATE_KEYS)}: {keys}.")

@@ -29,13 +29,16 @@ def read_kinetics400(model_name: str) -> LoadedWeights:
     )
 
 
+CLASSIFIERS = ("fc.", "classifier.")  # the last layers of torchvision's 2D networks
+
+
 def read_imagenet(model_name: str) -> LoadedWeights:
     """torchvision's IMAGENET1K_V1 for the trunk of a network over frames; the other parameters keep their initial
     values."""
     weights = getattr(import_torchvision().models, IMAGENET[model_name]).IMAGENET1K_V1
     state = fetch(weights, f"imagenet weights of {model_name}")
     return LoadedWeights(
-        state={f"trunk.{name}": value for name, value in state.items() if not name.startswith("fc.")},
+        state={f"trunk.{name}": value for name, value in state.items() if not name.startswith(CLASSIFIERS)},
         input_spec=None,  # the models' own has ImageNet's mean and std
         classes=None,
         origin=f"torchvision's {IMAGENET[model_name].removesuffix('_Weights')}, ImageNet ({Path(weights.url).name})",

@@ -162,6 +162,7 @@ def test_untrained_logits_start_near_the_same_value_for_each_class(models, name)
         ("cnn_mean", 1000, 60_192_808),  # resnet152, resnet50, resnet18 on ImageNet
         ("cnn_mean_50", 1000, 25_557_032),
         ("cnn_mean_18", 1000, 11_689_512),
+        ("cnn_mean_mobile", 1000, 3_504_872),  # MobileNetV2
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, num_classes, parameters):

@@ -28,7 +28,7 @@ def test_an_unknown_option_names_itself_and_the_model():
 def test_the_list_holds_these_models():
     expected = {"c3d", "c3d_bn", "mc3_18", "r2plus1d_10", "r2plus1d_18", "r3d_10", "r3d_18"}
     expected |= {"r2plus1d_18_paper", "r2plus1d_34", "r3d_34", "c3d_ln"}
-    expected |= {"cnn_lstm", "cnn_lstm_50", "cnn_lstm_18", "cnn_mean", "cnn_mean_50", "cnn_mean_18"}
+    expected |= {f"cnn_{kind}{trunk}" for kind in ("lstm", "mean") for trunk in ("", "_50", "_18", "_mobile")}
     expected |= {"s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"}
     assert expected <= set(list_models())
     assert list_models() == sorted(list_models())
