@@ -47,7 +47,7 @@ from engine.evaluation.job import evaluate_run
 from engine.evaluation.metrics import topk_correct
 from engine.hardware.device import autocast
 from engine.hardware.distributed import broadcast, broadcast_buffers, process_group
-from engine.runs.folder import find_launched, finish_launch, folds_of
+from engine.runs.folder import find_launched, finish_launch, whole_of
 from engine.training.checkpointing import pool_means, write_checkpoint
 from engine.training.divergence import check_epoch, check_loss, check_weights, note_bad_loss, out_of_memory
 from engine.training.optimizer import clip_weights
@@ -66,7 +66,7 @@ from engine.training.records import (
 )
 from engine.training.run import Run, StepResult, model_input, out_of_patience, shared_reader
 from engine.training.setup import begin_run, resume_run
-from engine.training.several import find_folds, train_each, train_folds
+from engine.training.several import several_runs, train_each
 from engine.training.stop_request import StopRequest
 
 
@@ -103,8 +103,8 @@ def main(config: TrainConfig) -> Path:
                 return run_dir
             print(f"This launch continues its run {relative_to_cwd(run_dir)}.")
             config = replace(config, resume=str(run_dir))
-        if config.folds or (config.resume and find_folds(config.resume, runs)):
-            folder = train_folds(config, mypath.DATASETS, runs, main)
+        if train_several := several_runs(config, runs):
+            folder = train_several(config, mypath.DATASETS, runs, main)
             if is_rank_zero():
                 finish_launch(folder)
             return folder
@@ -285,8 +285,7 @@ def save_unfinished(run: Run) -> str:
     """Writes last.pth in the middle of an epoch; returns the end of a message, which tells how to go on."""
     check_weights(run)
     write_checkpoint(run, "last.pth", for_resume=True)
-    folder = run.run_dir.parent if folds_of(run.run_dir.parent) else run.run_dir
-    run_dir = shlex.quote(relative_to_cwd(folder))
+    run_dir = shlex.quote(relative_to_cwd(whole_of(run.run_dir)))
     return f"after step {run.progress.step}. To continue: python train.py --resume {run_dir}"
 
 

@@ -74,6 +74,12 @@ def _upper_bound(entry: Field) -> str:
 
 def _add_flag(group: argparse._ArgumentGroup, entry: Field, kind: type) -> None:
     options = {"dest": entry.name, "default": None, "help": _help(entry)}
+    if kind is bool and entry.default is False:
+        group.add_argument(flag_name(entry.name), action="store_const", const=True, **options)
+        # only to take it back where --config has it
+        off = {"dest": entry.name, "action": "store_const", "const": False, "help": argparse.SUPPRESS}
+        group.add_argument(f"--no-{flag_name(entry.name)[2:]}", **off)
+        return
     if kind is bool:
         group.add_argument(flag_name(entry.name), action=argparse.BooleanOptionalAction, **options)
         return

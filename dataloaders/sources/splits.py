@@ -13,18 +13,26 @@ from dataloaders.sources.data_source import DataSource
 from dataloaders.sources.layout import SPLIT_NUMBERS, Video, layouts
 
 FOLD = re.compile(r"fold-([1-9]\d*)-of-([1-9]\d*)")  # one of N parts that take turns in testing
+# a part of the training recordings of another split: the first K of N shares in the order of a draw
+SHARE = re.compile(r"(?:(.+)-)?train-([1-9]\d*)-of-([1-9]\d*)-draw-(\d+)")
 
 
 class SplitNames(tuple):
-    """Names of splits as choices of a flag; those of folds, such as fold-1-of-5, are among them, but not listed."""
+    """Names of splits as choices of a flag. Among them, but not listed, are folds, such as fold-1-of-5, and shares of
+    the training recordings, such as 1-train-2-of-8-draw-0."""
 
     def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or (isinstance(name, str) and FOLD.fullmatch(name) is not None)
+        if super().__contains__(name) or not isinstance(name, str):
+            return super().__contains__(name)
+        if share := SHARE.fullmatch(name):
+            return share[1] is None or share[1] in self
+        return FOLD.fullmatch(name) is not None
 
 
 SPLITS = SplitNames((*SPLIT_NUMBERS, "given", "random"))
 TEST_FRACTION = 0.15
 VAL_FRACTION = 0.15
+DRAWN_BY_HASH = 2  # see DataSource.drawing
 SEED = 0  # of every split that is drawn: the same videos on every machine and in every run
 
 
@@ -58,6 +66,10 @@ def split_videos(source: DataSource, videos: Sequence[Video], split: str | None 
     val: "auto" takes validation videos out of the training list by whole groups (UCF101: groups 23-25); "none" trains
     on the whole list. Raises UsageError for a split that the layout does not have, UserError for missing lists.
     """
+    if share := SHARE.fullmatch(split or ""):
+        whole = split_videos(source, videos, share[1], val)
+        parts = _with_share(videos, whole.parts, *map(int, share.groups()[1:]))
+        return Split(split if share[1] else f"{whole.name}-{split}", parts, whole.notes)
     asked, split = split, split or default_split(source, videos)
     if split == "given":
         parts, notes = _given_parts(source, videos), []
@@ -150,6 +162,27 @@ def divide_into_folds(videos: Sequence[Video], num_folds: int, drawing: int) -> 
         videos_in[fold].update(labels)
         groups_in[fold].update(labels.keys())
     return found
+
+
+def _with_share(
+    videos: Sequence[Video], parts: dict[str, str], share: int, num_shares: int, draw: int
+) -> dict[str, str]:
+    """Leaves of the training recordings of each class share / num_shares, at least one; the others become unused. A
+    smaller share is part of a larger one."""
+    if share > num_shares:
+        raise UsageError(
+            f"--split ...train-{share}-of-{num_shares}-...: the shares are counted from 1 to {num_shares}."
+        )
+    of_class: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        if parts[video.video] == "train":
+            of_class[video.label].add(video.group)
+    kept = set()
+    for groups in of_class.values():
+        order = _in_drawn_order(groups, f"share {draw}", DRAWN_BY_HASH)
+        kept.update(order[: max(round(len(order) * share / num_shares), 1)])
+    left_out = {video.video for video in videos if parts[video.video] == "train" and video.group not in kept}
+    return {name: "unused" if name in left_out else part for name, part in parts.items()}
 
 
 def _hold_out_validation(

@@ -8,12 +8,14 @@ from pathlib import Path
 from common.errors import UserError
 from engine.comparison.run_result import RunResult, read_run
 from engine.comparison.test_result import one_line, read_test
-from engine.runs.folder import folds_of
+from engine.runs.folder import folds_of, is_curve
 
 
 def read_entry(folder: Path, name: str) -> RunResult:
     """A run, or a cross-validation: the pooled test result with the means of its folds. name: under which it is to be
     shown. Raises UserError as read_run does."""
+    if is_curve(folder):
+        raise UserError(f"a learning curve, whose result is {name}/curve.png")
     num_folds = folds_of(folder)
     if not num_folds:
         return read_run(folder, name)

@@ -10,6 +10,7 @@ worst_videos  picture of the videos that the network is most wrong about
 job           one evaluation, from checkpoint to files
 summary       the lines that evaluate.py prints
 fusion        several runs that answer together
+learning_curve  what more recordings would bring
 pooled        the answers of a cross-validation as one result
 published     accuracies from papers
 """

@@ -80,11 +80,28 @@ def empty_run_dir(run_dir: Path) -> None:
 
 def folds_of(folder: Path) -> int | None:
     """The number of folds of a cross-validation's folder; None of any other folder."""
+    settings = _settings(folder)
+    return int(settings["folds"]) if settings.get("folds") and not settings.get("learning_curve") else None
+
+
+def is_curve(folder: Path) -> bool:
+    """Whether the folder is that of a learning curve."""
+    return bool(_settings(folder).get("learning_curve"))
+
+
+def whole_of(run_dir: Path) -> Path:
+    """The folder of the cross-validation or learning curve that a run is part of; that of a run by itself."""
+    while folds_of(run_dir.parent) or is_curve(run_dir.parent):
+        run_dir = run_dir.parent
+    return run_dir
+
+
+def _settings(folder: Path) -> dict:
     try:
-        folds = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("folds")
-        return int(folds) if folds else None
-    except (OSError, ValueError, AttributeError):
-        return None
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return settings if isinstance(settings, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
 def find_unsaved(run: str, runs: Path) -> Path | None:

@@ -23,7 +23,9 @@ FLUSH_EVERY = 10.0  # seconds
 HPARAM_METRICS = ("best/val_top1", "val/top1", "val/loss", "test/top1", "test/top5", "test/clip_top1")
 
 # settings of a run that change no result; all others are its rows, and compare.py says in which of them runs differ
-WITHOUT_EFFECT = frozenset("frames name runs resume workers cache device save_every on_full_disk test folds".split())
+WITHOUT_EFFECT = frozenset(
+    "frames name runs resume workers cache device save_every on_full_disk test folds learning_curve".split()
+)
 
 
 class Tracker:

@@ -41,6 +41,7 @@ class TrainConfig:
         DATA,
         metavar="N|groups",
     )
+    learning_curve: bool = flag(False, "train and test on 1/8 to all of the recordings: what would more bring?", DATA)
     flip: bool | None = flag(None, "mirror half of the training clips (default: set in mypath.py)", DATA)
     workers: int | None = flag(
         None, "worker processes for clips; 0: none (default: one per processor, at most 16)", DATA, at_least=0
@@ -163,7 +164,7 @@ class TrainConfig:
                 raise UsageError(
                     f"--folds {self.folds} is neither a number from 2 on nor 'groups' (one for each recording)."
                 )
-            if self.split:
+            if self.split and not self.split.startswith("train-"):
                 raise UsageError(f"--folds divides the videos itself. Leave --split {self.split} out.")
         if self.early_stopping and self.val == "none":
             raise UsageError("--early-stopping needs validation, but --val none disables it. Leave one of them out.")

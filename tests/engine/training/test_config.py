@@ -31,7 +31,12 @@ def test_every_field_is_a_flag_and_arrives():
         "--cache": "ram",
     }  # fmt: skip
     config = parse(
-        *[word for pair in argv.items() for word in pair], "--flip", "--compile", "--deterministic", "--test"
+        *[word for pair in argv.items() for word in pair],
+        "--flip",
+        "--compile",
+        "--deterministic",
+        "--test",
+        "--learning-curve",
     )
 
     default = TrainConfig()
