@@ -2,8 +2,10 @@
 
     python -m dataloaders.audit --dataset ucf101
     python -m dataloaders.audit --dataset my/videos --json - | jq .leaks
+    python -m dataloaders.audit --labels run/r3d_18-videos-5fold-000      videos whose label may be wrong
 
-Nothing is changed. Exit status: 0 no leak, 1 a leak (or no audit was possible: the reason is on stderr), 2 usage.
+Nothing of the data is changed. Exit status: 0 no leak, 1 a leak (or no audit was possible: the reason is on stderr),
+2 usage.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.cli import Parser, positive, run_cli
+from common.errors import UsageError, UserError
 from common.files import ROOT, write_json
 from dataloaders.audit.report import report, to_dict
 from dataloaders.audit.run import audit_source
@@ -27,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     import mypath
 
     args = parse_args(argv)
+    if args.labels:
+        return audit_labels(args.labels, args.dataset)
     source = find_source(args.dataset or mypath.DEFAULT_DATASET, mypath.DATASETS, ROOT, args.frames)
     make_demo_videos(source)
     span = clip_span(args.clip_len, args.frame_stride or 1) if args.clip_len else _span_of(mypath.DEFAULT_MODEL)
@@ -43,6 +48,37 @@ def main(argv: Sequence[str]) -> int:
     return 1 if audit.leaks else 0
 
 
+def audit_labels(name: str, dataset: str | None) -> int:
+    """Lists the videos whose label may be wrong, by a run's answers to its test videos, or by features of all."""
+    import mypath
+    from engine.features.mislabelled import doubts_of_features, doubts_of_run, write_doubts
+    from engine.features.store import list_features
+    from engine.runs.folder import folds_of
+
+    places = (Path(name).expanduser(), ROOT / mypath.RUNS / name)
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        raise UsageError(f"--labels {name}: there is no run and no folder of features of this name.")
+    is_run = (folder / "config.json").is_file()
+    if is_run and not (folder / "test" / "videos.csv").is_file():
+        raise UsageError(f"--labels {name}: this run is not tested yet. Do: python evaluate.py {name}")
+    if is_run:
+        dataset = dataset or json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dataset")
+        doubts = doubts_of_run(folder)
+        if not folds_of(folder):
+            print(
+                f"Note: of a single run only its {len(doubts)} test videos can be judged, since it has learnt the "
+                "others by heart. A run of train.py --folds judges all."
+            )
+    else:
+        dataset = dataset or list_features(folder)[0].get("dataset")
+    source = None
+    with contextlib.suppress(UserError):  # features name a data set that may not be in mypath.py
+        source = find_source(dataset, mypath.DATASETS, ROOT, None) if dataset else None
+    write_doubts(folder, doubts if is_run else doubts_of_features(folder, source), source)
+    return 0
+
+
 def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m dataloaders.audit", description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", help="name in mypath.py, a folder of class folders, or a list (.csv, .txt)")
@@ -50,6 +86,11 @@ def parse_args(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, help="split to check (default: 1, given or random)")
     parser.add_argument(
         "--val", choices=("auto", "none"), default="auto", help="validation split as in train.py (default: auto)"
+    )
+    parser.add_argument(
+        "--labels",
+        metavar="RUN|FEATURES",
+        help="instead: videos whose label may be wrong, by a tested run (best: of train.py --folds) or by features",
     )
     parser.add_argument("--json", metavar="FILE", help="write the result as JSON; - for standard output")
     parser.add_argument("--decode", action="store_true", help="decode every frame, for exact counts; slow")
