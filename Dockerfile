@@ -9,7 +9,7 @@ WORKDIR /app
 # The pinned versions that serving needs. OpenCV without windows, because a slim image lacks their libraries.
 COPY requirements.txt .
 RUN grep -E '^(torch|torchvision|opencv-python|av|numpy|tqdm|tensorboardX)==' requirements.txt > serving.txt \
-    && grep -E '^(onnxruntime|fastapi|uvicorn|python-multipart)==' requirements.txt >> serving.txt \
+    && grep -E '^(onnxruntime|safetensors|fastapi|uvicorn|python-multipart)==' requirements.txt >> serving.txt \
     && sed -i 's/^opencv-python=/opencv-python-headless=/' serving.txt
 # uv finds PyTorch's CPU-only builds, which are much smaller than the usual ones.
 RUN pip install --no-cache-dir uv==0.13.8 && \
