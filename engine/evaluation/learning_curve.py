@@ -122,7 +122,7 @@ class ClassGain:
 
 
 def starving_classes(runs: Sequence[CurveRun]) -> list[ClassGain]:
-    """Classes whose accuracy the last doubling raised, those first that gained most: more would raise them again."""
+    """Classes whose accuracy the last doubling raised by a point or more, those first that gained most: more would raise them again."""
     most = max(run.share for run in runs)
     labels = np.array(runs[0].labels)
 
@@ -134,7 +134,7 @@ def starving_classes(runs: Sequence[CurveRun]) -> list[ClassGain]:
         ClassGain(name, whole.num_in_class.get(name, 0), mean(most // 2, name), mean(most, name))
         for name in sorted(set(runs[0].labels))
     ]
-    return sorted((gain for gain in gains if gain.whole > gain.half), key=lambda gain: gain.half - gain.whole)
+    return sorted((gain for gain in gains if gain.whole >= gain.half + 1), key=lambda gain: gain.half - gain.whole)
 
 
 def read_right(folder: Path) -> dict[str, tuple[bool, str, str]]:
