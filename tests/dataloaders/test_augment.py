@@ -76,6 +76,7 @@ def test_draws_stay_in_their_range_and_belong_to_seed_and_epoch():
     assert not np.array_equal(drawn, Augment(0.3, 0.6, seed=6).draw(2, 2000))
 
 
+@pytest.mark.slow
 def test_an_augmented_run_goes_on_bit_for_bit_and_differs_from_a_plain_one(toy_project, monkeypatch):
     settings = {"zoom": 0.6, "colour_jitter": 0.3, "input": "rgb+diff"}
     whole = run_tiny(**settings, workers=2)

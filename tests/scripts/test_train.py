@@ -141,7 +141,11 @@ def test_equal_seeds_give_equal_weights_for_any_number_of_workers_and_other_seed
 
 @pytest.mark.parametrize(
     ("step", "done"),  # in the first epoch, at its end, in the middle of the second
-    [(1, "0 epochs and 1 step."), (3, "0 epochs and 3 steps."), (5, "1 epoch and 2 steps.")],
+    [
+        pytest.param(1, "0 epochs and 1 step.", marks=pytest.mark.slow),
+        pytest.param(3, "0 epochs and 3 steps.", marks=pytest.mark.slow),
+        (5, "1 epoch and 2 steps."),
+    ],
 )
 def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(
     toy_project, monkeypatch, capsys, step, done
@@ -500,7 +504,11 @@ def start(toy_project, *argv: str) -> subprocess.Popen:
 
 @pytest.mark.parametrize(
     ("signum", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)],
+    [
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        (signal.SIGTERM, 143),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 def test_ctrl_c_and_sigterm_end_the_program_with_last_written(toy_project, signum, status):
     argv = ["--model", "r3d_10", "--crop-size", "32", "--clip-len", "4", "--epochs", "100000", "--batch-size", "5"]

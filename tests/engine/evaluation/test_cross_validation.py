@@ -63,6 +63,7 @@ def test_the_pooled_result_is_that_of_the_folds(folder, toy_project, capsys):
     assert (folder / "test" / "confusion.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_stopped_cross_validation_goes_on_where_it_was(folder, toy_project, monkeypatch, capsys):
     expected = json.loads((folder / "test.json").read_text())
     again, begun = toy_project.runs / "again", train.begin_run

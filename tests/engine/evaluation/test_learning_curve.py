@@ -51,8 +51,8 @@ def simulated(a: float, b: float, seed: int, num_groups: int = 60, in_group: int
 def test_the_band_holds_the_true_curve():
     a, b = 1.2, 0.25
     inside = []
-    for seed in range(60):
-        curve = fit_curve(simulated(a, b, seed), samples=200, seed=seed)
+    for seed in range(40):
+        curve = fit_curve(simulated(a, b, seed), samples=100, seed=seed)
         truth = float(accuracy(a, b, np.array([400.0]))[0])
         assert curve.now < curve.twice and curve.interval[0] < curve.twice < curve.interval[1]
         assert abs(curve.twice - truth) < 15

@@ -111,6 +111,7 @@ def test_differences_of_frames_are_taken_inside(tmp_path):
     assert np.abs(program(backwards) - program(frames)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_half_is_half_the_file_and_nearly_the_answer(toy_export, tmp_path):
     trained = load_model(toy_export.checkpoint)
     script.main([str(toy_export.checkpoint), "--output", str(tmp_path / "half.pt2"), "--half"])
