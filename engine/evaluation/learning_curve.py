@@ -122,7 +122,8 @@ class ClassGain:
 
 
 def starving_classes(runs: Sequence[CurveRun]) -> list[ClassGain]:
-    """Classes whose accuracy the last doubling raised by a point or more, those first that gained most: more would raise them again."""
+    """Classes whose accuracy the last doubling raised by a point or more, those that gained most first: more recordings
+    would raise them again."""
     most = max(run.share for run in runs)
     labels = np.array(runs[0].labels)
 
