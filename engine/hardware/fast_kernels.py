@@ -109,11 +109,11 @@ class FusedBlock(BasicBlock):
 
 
 def use_fast_kernels(model: nn.Module) -> None:
-    """Sets the first convolution to its fast form. More than once is as good as once."""
-    conv = _first_conv(model)
-    if type(conv) in (nn.Conv2d, nn.Conv3d, FastConv2d, FastConv3d) and _has_columns(conv):
-        conv.__class__ = FastConv3d if isinstance(conv, nn.Conv3d) else FastConv2d
-        conv.columns = True
+    """Sets the first convolution, of each network in the model, to its fast form. More than once is as good as once."""
+    for conv in map(_first_conv, model.modules()):
+        if type(conv) in (nn.Conv2d, nn.Conv3d, FastConv2d, FastConv3d) and _has_columns(conv):
+            conv.__class__ = FastConv3d if isinstance(conv, nn.Conv3d) else FastConv2d
+            conv.columns = True
 
 
 def widen(model: nn.Module) -> int:

@@ -164,6 +164,8 @@ class TrainConfig:
                 raise UsageError(
                     f"--folds {self.folds} is neither a number from 2 on nor 'groups' (one for each recording)."
                 )
+            if self.folds == "groups" and self.learning_curve:
+                raise UsageError("--learning-curve takes --folds with a number, not groups.")
             if self.split and not self.split.startswith("train-"):
                 raise UsageError(f"--folds divides the videos itself. Leave --split {self.split} out.")
         if self.early_stopping and self.val == "none":

@@ -18,6 +18,8 @@ from dataloaders.transforms import to_model_input
 from engine.evaluation.evaluate import Evaluation
 from engine.evaluation.fusion import likeliest_weights
 from engine.fusion import FusedNetwork, fused_spec, load_fused
+from engine.hardware.fast_kernels import use_fast_kernels
+from engine.hardware.low_precision import probability_model
 from engine.runs.checkpoint import load_checkpoint, load_model, save_checkpoint
 from inference import Recognizer
 from network import create_model, input_spec
@@ -67,6 +69,20 @@ def test_each_network_gets_the_input_that_it_gets_alone(inputs):
         weights = np.arange(1, len(specs) + 1) / sum(range(1, len(specs) + 1))
         mean = sum(weight * logits.softmax(1) for weight, logits in zip(weights, alone, strict=True))
         torch.testing.assert_close(fused(x).softmax(1), mean.float(), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_gpus_kernels_and_bf16_go_into_each_network():
+    specs = [SPEC, replace(SPEC, input="diff")]
+    torch.manual_seed(0)
+    fused = FusedNetwork([create_model("r3d_10", 3).eval() for _ in specs], specs).eval()
+    x = torch.randn(2, 6, 4, 24, 24)
+    expected = fused(x).softmax(1)
+    low = probability_model(fused, torch.device("cpu"), "bf16")
+    assert (low(x) - expected).abs().max() < 0.02
+    use_fast_kernels(fused)
+    assert [network.stem[0].columns for network in fused.networks] == [True, True]
+    torch.testing.assert_close(fused(x).softmax(1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_networks_that_read_other_frames_are_refused():

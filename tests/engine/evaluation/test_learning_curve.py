@@ -139,6 +139,8 @@ def test_the_runs_can_be_cross_validated(toy_project, capsys):
 
 
 def test_too_few_recordings_are_said(toy_project):
+    with pytest.raises(UsageError, match="--learning-curve takes --folds with a number, not groups"):
+        TrainConfig(folds="groups", learning_curve=True)
     with pytest.raises(UserError, match="needs 8 training recordings and a test list; toy has 6 training recordings"):
         train.main(TrainConfig(**CURVE | {"val": "auto"}))
     assert not toy_project.runs.exists() or not list(toy_project.runs.iterdir())
