@@ -66,7 +66,8 @@ class Variant:
             use_fast_kernels(self.model)
         if "channels-last" in levers:
             channels_last(self.model)
-        keep_wrong_layers_in_float32(self.model, shape, device, self.amp)
+        if not forward_only:  # what PyTorch gets wrong in bf16 on some processors is a gradient
+            keep_wrong_layers_in_float32(self.model, shape, device, self.amp)
         if "fast-kernels" in levers and not forward_only:
             widen(self.model)
         if "folded" in levers:

@@ -188,7 +188,10 @@ def resolve(config: TrainConfig, spec: InputSpec, frame_set: FrameSet, datasets:
     warn_of_leaks(frame_set, config)
     source = frame_set.source
     if config.test and not frame_set.part("test"):
-        raise UserError(f"--test needs test videos, and split {frame_set.split.name} of {source.name} has none.")
+        raise UserError(
+            f"--test needs test videos, and split {frame_set.split.name} of {source.name} has none. Use --split "
+            "random, or --folds 5, which tests every video once."
+        )
     if config.early_stopping and not frame_set.part("val"):
         raise UserError(f"--early-stopping needs validation videos, and {source.name} has none.")
     config = with_address(config, frame_set, datasets)
