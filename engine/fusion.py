@@ -1,9 +1,10 @@
-"""Several runs that answer together: the weighted mean of their probabilities.
+"""Several runs that answer together: the mean of their probabilities.
 
 The classic case is the two-stream network (Simonyan and Zisserman, Two-Stream Convolutional Networks for Action
 Recognition in Videos, NIPS 2014): one network on colours and one on motion, here on differences of frames.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,23 +21,18 @@ SAME_FRAMES = ("clip_len", "frame_stride", "fps", "resize", "crop_size", "keep_a
 
 
 class FusedNetwork(VideoModel):
-    """(B, C, T, S, S) -> (B, num_classes): the logarithm of the weighted mean of the networks' probabilities, so that a
-    softmax gives that mean.
+    """(B, C, T, S, S) -> (B, num_classes): the logarithm of the mean of the networks' probabilities, so that a softmax
+    gives that mean.
 
-    specs    InputSpec of each network. x is made by fused_spec(specs); each network gets its own channels of it, with
-             its own mean and std.
-    weights  of each network; None: equal. They are scaled to a sum of 1.
+    specs: InputSpec of each network. x is made by fused_spec(specs); each network gets its own channels of it, with its
+    own mean and std.
     """
 
     head_name, stem_names = "", ()
 
-    def __init__(
-        self, networks: Sequence[nn.Module], specs: Sequence[InputSpec], weights: Sequence[float] | None = None
-    ):
+    def __init__(self, networks: Sequence[nn.Module], specs: Sequence[InputSpec]):
         super().__init__()
         self.networks, self.specs, self.spec = nn.ModuleList(networks), list(specs), fused_spec(specs)
-        given = torch.tensor([1.0] * len(networks) if weights is None else list(weights), dtype=torch.float32)
-        self.register_buffer("log_weights", (given / given.sum()).log())
         for number, spec in enumerate(specs):
             scale, shift = _rescaling(self.spec, spec)
             self.register_buffer(f"scale{number}", scale)
@@ -44,7 +40,7 @@ class FusedNetwork(VideoModel):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         answers = [logits.float().log_softmax(dim=1) for logits in self.answers(x)]
-        return (torch.stack(answers) + self.log_weights[:, None, None]).logsumexp(dim=0)
+        return torch.stack(answers).logsumexp(dim=0) - math.log(len(answers))
 
     def answers(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The logits (B, num_classes) of each network."""
@@ -87,23 +83,21 @@ def _rescaling(given: InputSpec, wanted: InputSpec) -> tuple[torch.Tensor, torch
 # --- of checkpoints
 
 
-def load_fused(paths: Sequence[Path], weights: Sequence[float] | None = None) -> TrainedModel:
-    """Several checkpoints as one network, whose probabilities are the weighted mean of theirs (weights None: the mean).
+def load_fused(paths: Sequence[Path]) -> TrainedModel:
+    """Several checkpoints as one network, whose probabilities are the mean of theirs.
 
     Its checkpoint says what all of them have seen. Raises UserError where their classes or the frames that they read
     differ.
     """
     members = [load_model(path) for path in paths]
     check_same_classes(paths, [member.classes for member in members])
-    if weights is not None and (len(weights) != len(paths) or min(weights) < 0 or not sum(weights) > 0):
-        raise UserError(f"The weights {list(weights)} of {len(paths)} networks must be so many numbers from 0 on.")
-    return fuse_models(members, weights)
+    return fuse_models(members)
 
 
-def fuse_models(members: Sequence[TrainedModel], weights: Sequence[float] | None = None) -> TrainedModel:
+def fuse_models(members: Sequence[TrainedModel]) -> TrainedModel:
     """load_fused for networks of the same classes that are loaded already."""
     specs = [member.input_spec for member in members]
-    network = FusedNetwork([member.model for member in members], specs, weights).eval()
+    network = FusedNetwork([member.model for member in members], specs).eval()
     name = "+".join(member.name for member in members)
     origin = fused_origin([member.checkpoint for member in members], name)
     return TrainedModel(network, network.spec, members[0].classes, name, origin)

@@ -76,7 +76,7 @@ def _read(folder: Path) -> FramesFolder:
 
 
 def _num_bytes(folder: Path, rows: Sequence[VideoRow]) -> int:
-    """Of many videos in folders of their own, an estimate from every so many of them."""
+    """Adds up the sizes of all files; for more than 300 videos, estimates the sum from a sample of them."""
     if (folder / PACK_NAME).is_file() or len(rows) <= SAMPLED:
         return sum(_sizes(folder))
     sampled = rows[:: len(rows) // SAMPLED]

@@ -1,11 +1,10 @@
-"""What more recordings would bring: a power law through the test results of runs on shares of the training list.
+"""Learning curves: a power law through the test results of runs on shares of the training recordings.
 
 error = a * n ** -b for n training recordings (Hestness et al., Deep Learning Scaling is Predictable, Empirically,
 2017; Cortes et al., Learning Curves, NIPS 1993). Its band comes from the bootstrap: the recordings of the test are
 drawn anew, for all runs together, and so are the runs of each share.
 """
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from common.console import plural, table_line
 from common.drawing import save_picture
 from common.figures import GREY, GRID, SERIES, figure_pixels, new_figure, styled
 from common.files import relative_to_cwd, write_atomically
+from engine.evaluation.report import read_videos
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,8 +140,7 @@ def starving_classes(runs: Sequence[CurveRun]) -> list[ClassGain]:
 
 def read_right(folder: Path) -> dict[str, tuple[bool, str, str]]:
     """test/videos.csv of a run or a cross-validation: video -> (right, recording, class)."""
-    with (folder / "test" / "videos.csv").open(encoding="utf-8", newline="") as file:
-        return {row["video"]: (row["right"] == "1", row["group"], row["class"]) for row in csv.DictReader(file)}
+    return {row["video"]: (row["right"] == "1", row["group"], row["class"]) for row in read_videos(folder)}
 
 
 def write_curve(folder: Path, title: str, runs: Sequence[CurveRun]) -> Curve:

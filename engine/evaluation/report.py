@@ -217,6 +217,12 @@ class Analysis:
         }
 
 
+def read_videos(folder: Path) -> list[dict[str, str]]:
+    """Reads test/videos.csv of a run or a cross-validation: a dict of the columns for each video."""
+    with (folder / "test" / "videos.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_report(
     folder: Path, stem: str, record: EvaluationRecord, analysis: Analysis, title: str
 ) -> dict[str, np.ndarray]:

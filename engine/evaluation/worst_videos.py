@@ -1,6 +1,6 @@
 """The videos that a network is most wrong about, on one sheet of frames."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -70,25 +70,44 @@ def _describe(
     label: int,
     classes: Sequence[str],
 ) -> None:
-    """Two lines: true class with its probability, and the video; then the predicted class."""
-    left, top = place
+    """Draws the true class with its probability, the video's name, and the predicted class."""
     predicted = int(probs.argmax())
     own = f"{classes[label]} {100 * probs[label]:.1f} %"
+    if predicted == label:
+        draw_heading(sheet, place, width, own, row.stem, "right, but unsure", GREEN)
+    else:
+        taken = f"taken for {classes[predicted]} {100 * probs[predicted]:.1f} %"
+        draw_heading(sheet, place, width, own, row.stem, taken, RED)
+
+
+def draw_heading(
+    sheet: np.ndarray,
+    place: tuple[int, int],
+    width: int,
+    own: str,
+    video: str,
+    second: str,
+    colour: tuple[int, int, int],
+) -> None:
+    """Draws two lines above a video's frames: its class and its name; then `second`. place: (left, top) in pixels"""
+    left, top = place
     draw_text(sheet, own, (left, top + 11), 15, BLACK, bold=True)
     taken = text_width(own, 15, bold=True) + 12
-    draw_text(sheet, fitting(row.stem, width - taken, 12), (left + width, top + 11), 12, GREY, align="right")
-    if predicted == label:
-        draw_text(sheet, "right, but unsure", (left, top + 32), 15, GREEN)
-    else:
-        draw_text(sheet, f"taken for {classes[predicted]} {100 * probs[predicted]:.1f} %", (left, top + 32), 15, RED)
+    draw_text(sheet, fitting(video, width - taken, 12), (left + width, top + 11), 12, GREY, align="right")
+    draw_text(sheet, second, (left, top + 32), 15, colour)
 
 
 def _strip(frame_set: FrameSet, row: VideoRow) -> np.ndarray:
     """Frames from the beginning, middle and end of a video side by side, (FRAME_HEIGHT, W, 3)."""
     indices = np.linspace(0, row.num_frames - 1, min(FRAMES, row.num_frames)).round().astype(int).tolist()
+    return side_by_side(frame_set.read_frames(row, indices))
+
+
+def side_by_side(frames: Iterable[np.ndarray]) -> np.ndarray:
+    """Frames (H, W, 3) uint8 -> (FRAME_HEIGHT, sum of their widths and gaps, 3)."""
     pictures = []
-    for picture in frame_set.read_frames(row, indices):
-        width = max(round(picture.shape[1] * FRAME_HEIGHT / picture.shape[0]), 1)
-        how = cv2.INTER_AREA if picture.shape[0] > FRAME_HEIGHT else cv2.INTER_CUBIC
-        pictures += [cv2.resize(picture, (width, FRAME_HEIGHT), interpolation=how), canvas(FRAME_HEIGHT, GAP)]
+    for frame in frames:
+        width = max(round(frame.shape[1] * FRAME_HEIGHT / frame.shape[0]), 1)
+        how = cv2.INTER_AREA if frame.shape[0] > FRAME_HEIGHT else cv2.INTER_CUBIC
+        pictures += [cv2.resize(frame, (width, FRAME_HEIGHT), interpolation=how), canvas(FRAME_HEIGHT, GAP)]
     return np.concatenate(pictures[:-1], axis=1)

@@ -5,28 +5,26 @@ Northcutt, Jiang, Chuang: "Confident Learning: Estimating Uncertainty in Dataset
 number, the self-confidence.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from common.console import plural
-from common.drawing import BLACK, GREY, canvas, draw_text, fitting, save_picture, text_width
+from common.drawing import GREY, canvas, save_picture
 from common.errors import UserError
 from common.files import csv_text, printable, relative_to_cwd, write_atomically
 from dataloaders.sources.data_source import DataSource
 from dataloaders.video import VideoReader, to_array
+from engine.evaluation.report import read_videos
+from engine.evaluation.worst_videos import COLUMNS, FRAME_HEIGHT, FRAMES, HEAD, MARGIN, RED, draw_heading, side_by_side
 from engine.features.protocol import FeatureSet, open_features
 
 FOLDS = 5
 C = 10.0  # inverse strength of the regularisation, for features of length 1
-SHOWN, PRINTED, FRAMES = 40, 10, 5
-HEIGHT, HEAD, MARGIN, COLUMNS = 90, 46, 16, 2  # pixels of a frame and of the two lines above it; videos in a row
-RED = (178, 44, 20)
+SHOWN, PRINTED = 40, 10  # videos in the picture, and on the terminal
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,10 @@ def out_of_fold(data: FeatureSet) -> np.ndarray:
 
 def doubts_of_run(folder: Path) -> list[Doubt]:
     """The tested videos of a run, or of a cross-validation, which has tested all."""
-    with (folder / "test" / "videos.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Doubt(
-                row["video"], row["class"], float(row["own_probability"]), row["prediction"], float(row["probability"])
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Doubt(row["video"], row["class"], float(row["own_probability"]), row["prediction"], float(row["probability"]))
+        for row in read_videos(folder)
+    ]
 
 
 def write_doubts(folder: Path, doubts: Sequence[Doubt], source: DataSource | None) -> None:
@@ -112,30 +107,23 @@ def draw_doubts(doubts: Sequence[Doubt], source: DataSource) -> np.ndarray:
     """Draws five frames of each video with its label and its prediction, (H, W, 3) uint8 RGB."""
     strips = [_strip(source.videos / doubt.video) for doubt in doubts]
     width = max(strip.shape[1] for strip in strips) + MARGIN
-    height, columns = HEAD + HEIGHT + MARGIN, min(COLUMNS, len(doubts))
+    height, columns = HEAD + FRAME_HEIGHT + MARGIN, min(COLUMNS, len(doubts))
     sheet = canvas(-(-len(doubts) // columns) * height + MARGIN, MARGIN + columns * width)
     for place, (doubt, strip) in enumerate(zip(doubts, strips, strict=True)):
         top, left = MARGIN + place // columns * height, MARGIN + place % columns * width
         own = f"{place + 1}. {doubt.label} {100 * doubt.own:.1f} %"
-        draw_text(sheet, own, (left, top + 11), 15, BLACK, bold=True)
-        taken = text_width(own, 15, bold=True) + 12
-        name = fitting(printable(Path(doubt.video).name), width - MARGIN - taken, 12)
-        draw_text(sheet, name, (left + width - MARGIN, top + 11), 12, GREY, align="right")
         rather = f"rather {doubt.predicted} {100 * doubt.probability:.1f} %"
-        draw_text(sheet, rather, (left, top + 32), 15, RED if doubt.predicted != doubt.label else GREY)
-        sheet[top + HEAD : top + HEAD + HEIGHT, left : left + strip.shape[1]] = strip
+        colour = RED if doubt.predicted != doubt.label else GREY
+        draw_heading(sheet, (left, top), width - MARGIN, own, printable(Path(doubt.video).name), rather, colour)
+        sheet[top + HEAD : top + HEAD + FRAME_HEIGHT, left : left + strip.shape[1]] = strip
     return sheet
 
 
 def _strip(video: Path) -> np.ndarray:
-    """Frames from the beginning to the end of a video side by side, (HEIGHT, W, 3) uint8 RGB."""
+    """Frames from the beginning to the end of a video side by side, (FRAME_HEIGHT, W, 3) uint8 RGB."""
     with VideoReader(video) as reader:
         count = sum(1 for _ in reader)
     wanted = set(np.linspace(0, count - 1, min(FRAMES, count)).round().astype(int).tolist())
     with VideoReader(video) as reader:
         frames = [to_array(frame) for index, frame in enumerate(islice(reader, count)) if index in wanted]
-    pictures = []
-    for frame in frames:
-        width = max(round(frame.shape[1] * HEIGHT / frame.shape[0]), 1)
-        pictures += [cv2.resize(frame, (width, HEIGHT), interpolation=cv2.INTER_AREA), canvas(HEIGHT, 3)]
-    return np.concatenate(pictures[:-1], axis=1)
+    return side_by_side(frames)

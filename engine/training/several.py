@@ -78,7 +78,7 @@ def _free_memory() -> None:
 
 
 def several_runs(config: TrainConfig, runs: Path) -> Callable[..., Path] | None:
-    """What trains the runs of a configuration, or of the folder that it resumes; None where it is one run."""
+    """Returns the function that trains a configuration of several runs, begun or resumed; None for a single run."""
     folder = _folder_of(config.resume, runs) if config.resume else None
     if config.learning_curve or (folder and is_curve(folder)):
         return train_curve

@@ -16,14 +16,14 @@ INSTALL = 'pip install "safetensors>=0.4"'
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether it begins as such a file does: the length of a JSON object, and the object."""
+    """Returns whether the file begins with the length of a JSON object and the object."""
     with path.open("rb") as file:
         head = file.read(9)
     return head[8:] == b"{" and 0 < int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def read_safetensors(path: Path) -> dict:
-    """What a checkpoint of this program holds, from a file of export.py; of any other file its tensors by name.
+    """Reads a file of export.py as the content of a checkpoint, and any other file as a dict of its tensors.
 
     Raises UserError for a damaged file.
     """
