@@ -161,6 +161,11 @@ def divide_into_folds(videos: Sequence[Video], num_folds: int, drawing: int) -> 
         found[group] = fold + 1
         videos_in[fold].update(labels)
         groups_in[fold].update(labels.keys())
+    if whole := next((label for label in num_groups for fold in groups_in if fold[label] == num_groups[label]), None):
+        raise UserError(
+            f"{plural(num_folds, 'fold')} cannot be made: one would test all recordings of {whole}, and none would be "
+            "left to train on. Take another number of folds, or groups."
+        )
     return found
 
 

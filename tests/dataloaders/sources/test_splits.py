@@ -431,9 +431,56 @@ def test_a_class_of_two_recordings_is_never_tested_as_a_whole():
         assert sum(name.startswith("rare") for name in fold) == 1
 
 
+def test_a_class_is_never_tested_as_a_whole_even_if_its_recordings_fit_best_together():
+    """p and q alone have the rare class; q's other videos are of the class that the fold without p is full of."""
+    contents = {"x": {"b": 10}, "p": {"rare": 1, "a": 8}, "q": {"rare": 1, "b": 5}, "z": {"b": 3}, "y": {"a": 2}}
+    videos = [
+        SourceVideo(f"{label}/{person}{take}.avi", label, person, "")
+        for person, labels in contents.items()
+        for label, number in labels.items()
+        for take in range(number)
+    ]
+    for fold in folds(videos, 2):
+        assert sum(name.startswith("rare") for name in fold) == 1
+
+
+def test_folds_that_would_leave_a_class_without_training_are_said():
+    """p and q share one class, q and r another, and r and p a third: of two folds, one has all of a class."""
+    labels = {"p": "ac", "q": "ab", "r": "bc"}
+    videos = [
+        SourceVideo(f"{name}/{person}.avi", name, person, "") for person, names in labels.items() for name in names
+    ]
+    with pytest.raises(
+        UserError, match="2 folds cannot be made: one would test all recordings of .*, and none .* another number"
+    ):
+        folds(videos, 2)
+    assert len(folds(videos, 3)) == 3
+
+
+@pytest.mark.parametrize("base", ["1", "random", "fold-2-of-5"])
+def test_shares_of_the_training_recordings_are_nested(base):
+    source = make_source("ucf101")
+    videos = ucf_videos(source)
+    whole, group_of = split_videos(source, videos, base), {video.video: video.group for video in videos}
+
+    def trained(share: int, draw: int = 0) -> set[str]:
+        split = split_videos(source, videos, f"{base}-train-{share}-of-8-draw-{draw}")
+        assert all(split.videos(part) == whole.videos(part) for part in ("val", "test"))
+        assert {*split.videos("train"), *split.videos("unused")} >= set(whole.videos("train"))
+        return {group_of[name] for name in split.videos("train")}
+
+    shares = [trained(share) for share in (1, 2, 4, 8)]
+    everyone = {group_of[name] for name in whole.videos("train")}
+    assert shares[0] < shares[1] < shares[2] < shares[3] == everyone
+    assert [round(8 * len(groups) / len(everyone)) for groups in shares] == [1, 2, 4, 8]
+    assert {group.split("/")[0] for group in shares[0]} == set(UCF_CLASSES)
+    assert trained(2, draw=1) != shares[1]
+
+
 @pytest.mark.parametrize(
     ("split", "message"),
     [
+        ("1-train-9-of-8-draw-0", "the shares are counted from 1 to 8"),
         ("fold-6-of-5", "counted from 1 to 5"),
         ("fold-1-of-1", "1 fold of 75 recordings: there can be 2 folds, and at most one for each recording"),
         ("fold-1-of-76", "76 folds of 75 recordings"),

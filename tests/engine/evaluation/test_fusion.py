@@ -50,7 +50,9 @@ def runs(trained, toy_project) -> list[Path]:
 # --- the network
 
 
-@pytest.mark.parametrize("inputs", [("rgb", "diff"), ("diff", "diff"), ("rgb", "rgb+diff"), ("rgb", "rgb", "diff")])
+@pytest.mark.parametrize(
+    "inputs", [("rgb", "diff"), ("diff", "rgb"), ("diff", "diff"), ("rgb", "rgb+diff"), ("rgb", "rgb", "diff")]
+)
 def test_each_network_gets_the_input_that_it_gets_alone(inputs):
     torch.manual_seed(0)
     specs = [replace(SPEC, input=seen) for seen in inputs]

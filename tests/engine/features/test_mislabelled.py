@@ -62,7 +62,7 @@ def test_no_video_is_judged_by_its_own_recording(tmp_path):
     odd = [number for number, video in enumerate(data.videos) if "odd" in video.video]
     assert np.allclose(probs.sum(1), 1) and len({data.videos[number].group for number in odd}) == 1
     own = probs[odd, data.labels[odd]]
-    assert np.ptp(own) < 0.2, "one classifier judged them all"
+    assert own.max() < 0.5, "its own recording would tell its label"
 
 
 def test_the_command_lists_features_and_draws_their_videos(tmp_path, capsys):
