@@ -141,9 +141,12 @@ def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
     return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread():
-    """Small tensors are slower with more, and equal bits are asked for at equal numbers of threads."""
+    """Small tensors are slower with more, and equal bits are asked for at equal numbers of threads.
+
+    For a whole module, so that its fixtures of that scope compute with one, too.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -97,5 +97,5 @@ def test_a_run_in_bf16_says_which_layers_stay_in_float32(toy_project, capsys):
     train.main(TrainConfig(**settings, amp="bf16"))
     wrong = keep_wrong_layers_in_float32(to_device(create_model("r3d_10", 3), CPU), (3, 8, 32, 32), CPU, torch.bfloat16)
     out = capsys.readouterr().out
-    assert ("of the network wrongly in bfloat16; float32 is used there" in out) == bool(wrong)
+    assert ("of the network wrongly in bfloat16; float32 is used for" in out) == bool(wrong)
     assert all(text in out for text in wrong[:2])
