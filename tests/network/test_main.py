@@ -1,5 +1,6 @@
 """python -m network: convert, check, show and the table."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from engine.runs.checkpoint import load_model
-from network import table
+from network import list_models, table
 from network.__main__ import main
 from network.cost import describe_model, list_layers
 from network.weights.read import read_weights
@@ -129,7 +130,26 @@ def three_models(monkeypatch, tmp_path) -> list[str]:
     names = ["c3d", "r3d_18", "swin3d_t"]  # the table of docs/networks.md is compared for all of them
     monkeypatch.setattr(table, "list_models", lambda: names)
     monkeypatch.setattr(table, "CACHE", tmp_path / "cache" / "network.json")
+    monkeypatch.setattr(table, "SHIPPED", tmp_path / "table.json")
     return names
+
+
+def test_the_shipped_table_is_that_of_the_code():
+    shipped = json.loads(table.SHIPPED.read_text())
+    assert shipped["key"] == table.source_hash(), "network/ has changed: python -m network.table"
+    assert sorted(shipped["rows"]) == list_models()
+    for name in ("c3d", "r2plus1d_10", "mvit_v2_s", "cnn_lstm_mobile"):
+        assert tuple(shipped["rows"][name]) == describe_model(name)
+
+
+def test_a_fresh_clone_counts_nothing_and_imports_no_pytorch(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from network import table; "
+        f"table.CACHE = Path({str(tmp_path / 'none.json')!r}); table.print_models(); assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "none.json").exists() and "78,409,573" in done.stdout
 
 
 def test_the_table_has_a_line_for_every_model(capsys, three_models):
