@@ -42,6 +42,7 @@ def test_the_advice_is_about_what_was_not_allowed(tmp_path, capsys):
     assert line == f"Permission denied: {written / 'x'}. Choose a folder that you may write, or ask for the permission."
 
 
+@pytest.mark.slow
 def test_a_video_that_may_not_be_read_is_refused_and_taken_when_it_may(tmp_path, capsys):
     videos = make_toy_videos(tmp_path / "videos")
     source = find_source(str(videos), {}, tmp_path)

@@ -57,6 +57,7 @@ def test_a_worker_that_hangs_is_killed_at_its_limit(worker, limits, expired):
     assert ask(worker, "work") and worker.expired == ""
 
 
+@pytest.mark.slow
 def test_a_sign_of_life_keeps_a_slow_worker(worker):
     with worker.time_limit(60, 0.5):
         answer = ask(worker, "live")

@@ -74,7 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("flip", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_clips_of_a_pack_are_those_of_the_folders_to_the_last_bit(toy_source, toy_frames, toy_pack, flip):
     folders, packed = opened(toy_source, toy_frames), opened(toy_source, toy_pack)
 

@@ -212,6 +212,7 @@ def test_whether_clips_brighten_or_darken_is_learnt_by_the_lstm_alone(name, lear
     assert last < 0.1 if learns else last > 0.55  # chance: 0.69
 
 
+@pytest.mark.slow
 def test_a_run_trains_it_and_its_checkpoint_rebuilds_it(toy_project):
     """From frames on disk to a checkpoint: what a run asks of a network, one of 2D kernels gives too."""
     import train

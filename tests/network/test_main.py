@@ -99,6 +99,7 @@ def test_check_knows_the_answer_to_zeros(tmp_path, capsys, top, status):
     assert ("are right" in last) == (status == 0)
 
 
+@pytest.mark.slow
 def test_check_has_nothing_to_say_of_other_networks_and_classes(tmp_path):
     torch.save({"state_dict": hollow_c3d(5), "opt_dict": {}}, tmp_path / "C3D.pth.tar")
     with pytest.raises(UserError, match="has 5 classes"):

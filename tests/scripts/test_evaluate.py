@@ -353,6 +353,7 @@ def test_a_split_whose_test_recordings_were_trained_on_is_refused(toy_project):
         script.main([str(run_dir), "--split", "2"])
 
 
+@pytest.mark.slow
 def test_videos_added_after_training_do_not_turn_training_videos_into_test_videos(toy_project, tmp_path):
     """Where a random split moves a video, its content gives it away (here all videos of a class are alike)."""
     mine = make_toy_videos(tmp_path / "mine", naming="folder", clips=1)
@@ -370,6 +371,7 @@ def own_videos(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_videos_are_known_where_groups_are_added_after_training(toy_project, tmp_path, monkeypatch):
     """The number was printed clean: names of groups had changed, and nothing else was compared."""
     mine = own_videos(tmp_path / "mine")
@@ -395,6 +397,7 @@ def test_a_copy_under_other_names_is_known_by_its_content(toy_project, tmp_path)
         script.main([str(run_dir), "--dataset", str(tmp_path / "copy"), "--num-clips", "1"])
 
 
+@pytest.mark.slow
 def test_copies_of_training_videos_in_the_own_test_list_are_said(toy_project, tmp_path, capsys):
     videos = own_videos(tmp_path / "videos")
     for video in list(videos.glob("*/*.avi")):
@@ -409,6 +412,7 @@ def test_copies_of_training_videos_in_the_own_test_list_are_said(toy_project, tm
     assert number > 0 and f"Note: {number} of these" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_test_videos_that_the_first_weights_were_trained_on_are_known_by_their_content(toy_project, tmp_path, capsys):
     mine = own_videos(tmp_path / "mine")
     first = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
@@ -445,6 +449,7 @@ def test_a_converted_checkpoint_is_evaluated_on_the_data_set_that_is_named(toy_p
     assert "an overlap cannot be detected" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_whose_videos_are_gone_is_still_evaluated_on_its_frames(toy_project, tmp_path, capsys):
     mine = make_toy_videos(tmp_path / "mine", clips=1)
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1, "dataset": str(mine), "val_clips": 1}))
@@ -500,6 +505,7 @@ def test_other_classes_are_seen_before_anything_is_generated_or_extracted(toy_pr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 
+@pytest.mark.slow
 def test_a_list_for_testing_without_a_split_is_evaluated_whole_with_on_all(toy_project, tmp_path, capsys):
     """2 of 6 lines were scored, without a word."""
     run_dir = train.main(TrainConfig(**TINY | {"epochs": 1}))
@@ -515,6 +521,7 @@ def test_a_list_for_testing_without_a_split_is_evaluated_whole_with_on_all(toy_p
         script.main([str(run_dir), "--on", "all"])
 
 
+@pytest.mark.slow
 def test_class_names_that_are_no_utf8_come_through_tables_pictures_and_json(toy_project, tmp_path):
     mine = own_videos(tmp_path / "mine")
     odd = os.fsdecode(b"h\xf6he")

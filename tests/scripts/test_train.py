@@ -92,6 +92,7 @@ def without_test(folder):
     return videos
 
 
+@pytest.mark.slow
 def test_a_curve_has_one_point_a_step_where_epochs_are_short(toy_project):
     events = read_events(run_tiny(epochs=5, batch_size=3))  # 4 steps an epoch, so that the fifth ends with step 20
     for tag in ("train/loss", "train/lr", "train/grad_norm"):
@@ -171,6 +172,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_weights_bit_for_bit(
     assert steps == [3, 6, 9], "a resumed run logs each epoch once"
 
 
+@pytest.mark.slow
 def test_dropout_goes_on_with_the_same_draws(toy_project, monkeypatch):
     """Trap 15: the state of the random generators is part of a checkpoint."""
     create = create_model
@@ -219,6 +221,7 @@ def test_resuming_what_is_not_there_says_which_runs_are(toy_project):
         train.main(TrainConfig(resume=str(run_dir / "best.pth"), epochs=9))
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_writes_is_not_resumed_beside_it(toy_project, monkeypatch, capsys):
     """A job that is queued again while the one before it still ends; and one that was resumed twice."""
     run_dir = run_tiny(epochs=1)
@@ -250,6 +253,7 @@ def test_a_run_whose_videos_have_changed_is_not_resumed(toy_project):
         train.main(TrainConfig(resume=str(run_dir), epochs=2))
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_moved_goes_on_and_frames_of_another_quality_are_refused(toy_project, tmp_path, monkeypatch):
     videos = make_toy_videos(tmp_path / "mine", naming="folder")
     whole = run_tiny(dataset=str(videos), epochs=2)
@@ -291,6 +295,7 @@ def test_videos_replaced_under_their_names_end_a_run_and_are_said_by_an_evaluati
     assert (run_dir / "test-mine-splitrandom.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_whose_classes_have_changed_says_which(toy_project, tmp_path):
     videos = make_toy_videos(tmp_path / "mine", naming="folder")
     run_dir = run_tiny(dataset=str(videos), epochs=1)
@@ -313,6 +318,7 @@ def test_weights_spoilt_by_the_last_step_are_not_saved(toy_project):
     assert not list((toy_project.runs / "r3d_10-toy-000").glob("*.pth"))
 
 
+@pytest.mark.slow
 def test_an_epoch_whose_records_could_not_be_written_is_made_again(toy_project, monkeypatch):
     whole = run_tiny(epochs=2)
     save = checkpointing.save_checkpoint
@@ -548,6 +554,7 @@ def test_several_networks_are_a_run_each_and_each_the_same_as_alone(toy_project,
         assert (settings["model"], settings["crop_size"]) == (model, 32)
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_does_not_keep_the_others_from_their_run(toy_project, capsys):
     argv = "--epochs 1 --batch-size 6 --clip-len 4 --crop-size 2 --model c3d r3d_10".split()
     assert train.cli(argv) == 1  # c3d has no input left at pool5 of so small a clip

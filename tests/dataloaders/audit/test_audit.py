@@ -400,6 +400,7 @@ def test_the_audit_loads_no_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+@pytest.mark.slow
 def test_what_preprocessing_counted_is_believed_and_headers_are_held_against_it(videos, tmp_path):
     (videos / "run" / "empty.avi").touch()
     overstate_frames(videos / "jump" / "0.avi", 40)
@@ -421,6 +422,7 @@ def test_what_preprocessing_counted_is_believed_and_headers_are_held_against_it(
     assert {fact.counted for fact in audit_source(source).facts.values()} == {"packets"}
 
 
+@pytest.mark.slow
 def test_frames_whose_videos_are_gone_are_audited_too(videos, tmp_path):
     shutil.copy(videos / "jump" / "3.avi", videos / "jump" / "again.avi")
     source = source_of(videos, frames=tmp_path / "frames")
@@ -474,6 +476,7 @@ def test_a_folder_without_any_video_that_works_is_refused_with_the_reason(tmp_pa
         audit_source(source_of(tmp_path / "videos"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipe with a name here")
 def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process_only(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "endless.avi")
@@ -494,6 +497,7 @@ def test_a_file_that_never_ends_is_cut_off_and_one_that_crashes_ends_its_process
         process.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
 @pytest.mark.parametrize("error", ["TypeError", "ImportError", "AttributeError"])
 def test_a_fault_of_the_program_ends_the_audit_in_one_line(plain_videos, tmp_path, monkeypatch, error):
@@ -511,6 +515,7 @@ def test_the_same_crash_on_three_files_in_a_row_is_not_theirs(plain_videos, tmp_
         audit_source(source_of(plain_videos), workers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no signals there")
 def test_a_file_is_unreadable_where_it_crashes_its_process_alone_too(videos, tmp_path, monkeypatch):
     (videos / "jump" / "3.avi").rename(videos / "jump" / "killed.avi")
@@ -527,6 +532,7 @@ def test_a_file_is_unreadable_where_it_crashes_its_process_alone_too(videos, tmp
     assert log.read_text().split().count("damaged.avi") == 2
 
 
+@pytest.mark.slow
 def test_a_refusal_of_another_decoder_is_not_believed(videos, tmp_path, monkeypatch):
     source = source_of(videos)
     preprocess(source, Settings(SIZE))

@@ -245,6 +245,7 @@ def test_an_address_without_a_scheme_is_refused_at_once(capsys):
     assert "--from: 'example.org/files' is not an address that begins with https://" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(site, tmp_path):
     """In a process of its own: killed without warning, then stopped by Ctrl-C, it keeps what it has."""
     data = make_list(site, tmp_path)

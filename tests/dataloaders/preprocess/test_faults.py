@@ -40,6 +40,7 @@ def frames_by_name(rows) -> dict[str, int]:
 ALL = {"a": 5, "b": 6, "c": 7, "d": 8, "e": 9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error", ["TypeError('open() got an unexpected keyword argument')", "ImportError('no')", "AttributeError('no')"]
 )
@@ -62,6 +63,7 @@ def test_a_fault_of_the_program_stops_at_once_in_one_line_and_the_next_run_goes_
     assert frames_by_name(preprocess(five, SMALL)) == ALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [

@@ -208,6 +208,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(two_videos):
     assert (frames / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_second_run_at_the_same_time_waits_and_is_told_who_runs(two_videos, capfd):
     frames = two_videos.frames_for(TOY_SIZE)
     frames.mkdir()
@@ -244,6 +245,7 @@ def test_a_disk_without_locks_has_a_file_for_one(two_videos, monkeypatch, capsys
     assert not (frames / ".lock-file").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_it_in_one_line_and_keeps_what_is_whole(toy_videos, toy_frames, tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=1200k"):
@@ -503,6 +505,7 @@ def test_stopped_by_a_signal_it_ends_at_once_and_leaves_nothing_half_done(stuck,
     assert [row.num_frames for row in preprocess(stuck, SMALL)] == [6, 8]
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_run_do_not_write_into_the_next_one(stuck):
     """They live until they see that nobody listens; the folders that they still fill are not those of the new run."""
     temporary = stuck.frames_for(TOY_SIZE) / ".partial"
@@ -684,6 +687,7 @@ def test_a_damaged_manifest_does_not_let_other_settings_overwrite_the_frames(own
     assert {name: content for name, content in contents(frames).items() if not name.endswith(".csv")} == before
 
 
+@pytest.mark.slow
 def test_a_video_that_hangs_the_decoder_is_cut_off_and_refused(stuck):
     rows = {row.video: row for row in preprocess(stuck, SMALL, workers=1, limits=Limits(stall=1.5))}
 
@@ -691,6 +695,7 @@ def test_a_video_that_hangs_the_decoder_is_cut_off_and_refused(stuck):
     assert [row.num_frames for row in rows.values() if row.status == "ok"] == [6, 8]
 
 
+@pytest.mark.slow
 def test_a_video_that_takes_far_too_long_for_its_size_is_cut_off_and_refused(two_videos):
     write_naming_video(two_videos.videos / "run" / "long.avi", 4000, size=(32, 32))
 

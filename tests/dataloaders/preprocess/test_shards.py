@@ -26,7 +26,9 @@ def source_into(toy_source: DataSource, frames: Path) -> DataSource:
     return DataSource("toy", toy_source.videos, frames, layout="ucf101", frames_given=True)
 
 
-@pytest.mark.parametrize(("total", "order"), [(1, [1]), (3, [3, 1, 2]), (8, [2, 1, 3, 4, 5, 8, 7, 6])])
+@pytest.mark.parametrize(
+    ("total", "order"), [(1, [1]), (3, [3, 1, 2]), pytest.param(8, [2, 1, 3, 4, 5, 8, 7, 6], marks=pytest.mark.slow)]
+)
 def test_any_number_of_shards_makes_the_tree_of_none(toy_source, toy_frames, tmp_path, capsys, total, order):
     source = source_into(toy_source, tmp_path / "frames")
     for done, number in enumerate(order, 1):
@@ -50,6 +52,7 @@ def test_shards_divide_the_videos_and_the_place_of_a_video_never_changes():
     assert [n for n in range(1, 9) if Shard(n, 8).takes("Biking/v_Biking_g01_c01.avi")] == [1]
 
 
+@pytest.mark.slow
 def test_shards_at_the_same_time_make_the_tree_of_none(toy_videos, toy_frames, tmp_path):
     args = ("--dataset", toy_videos, "--size", "80x60", "--workers", "1", "--frames", tmp_path / "frames")
     processes = [start_cli(*args, "--shard", f"{number}/3") for number in (1, 2, 3)]
@@ -100,6 +103,7 @@ def test_shards_of_another_division_are_refused(toy_source, tmp_path):
         preprocess(source, SMALL, shard=Shard(1, 3))
 
 
+@pytest.mark.slow
 def test_a_video_added_later_comes_by_shards_too(toy_source, toy_frames, tmp_path):
     videos = tmp_path / "videos"
     shutil.copytree(toy_source.videos, videos)

@@ -80,6 +80,7 @@ def test_files_show_what_was_drawn(demo):
         assert np.abs(shown.astype(int) - frames).mean() < 6
 
 
+@pytest.mark.slow
 def test_same_seed_gives_same_pixels_however_many_videos_are_made(demo, tmp_path):
     draw_scene.cache_clear()
     generate_demo(tmp_path / "again", **SMALL)
@@ -121,6 +122,7 @@ def test_opposite_is_mutual_and_another_class():
     assert OPPOSITE["MoveLeft"] == "MoveRight" and OPPOSITE["TurnClockwise"] == "TurnCounterclockwise"
 
 
+@pytest.mark.slow
 def test_reversed_video_is_the_opposite_class():
     for name in CLASSES:
         np.testing.assert_array_equal(render_video(name, 5, 1)[::-1], render_video(OPPOSITE[name], 5, 1))
@@ -160,6 +162,7 @@ def test_clockwise_is_clockwise_on_the_screen():
     assert np.ptp(np.array(colours, int), axis=0).max() < 30
 
 
+@pytest.mark.slow
 def test_boxes_match_the_pixels():
     for name in CLASSES:
         for group in (1, 2, 3):

@@ -86,7 +86,7 @@ def test_few_mistakes_leave_the_data_sets_order(matrix):
     assert confusion_order(matrix).tolist() == list(range(len(matrix)))
 
 
-@pytest.mark.parametrize("num_classes", [2, 17, 101])
+@pytest.mark.parametrize("num_classes", [2, 17, pytest.param(101, marks=pytest.mark.slow)])
 def test_the_picture_has_a_cell_a_class_and_blue_on_its_diagonal(num_classes):
     names = [f"Übung_{number}" + "x" * (number % 30) for number in range(num_classes)]
     picture = draw_confusion(7 * np.eye(num_classes, dtype=int), names, "net on data")

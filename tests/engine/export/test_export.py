@@ -99,6 +99,7 @@ def test_frames_of_another_type_are_refused(toy_export, suffix):
         open_program(toy_export[suffix], "cpu")(random_clips(SPEC, 1).astype(np.float32) / 255)
 
 
+@pytest.mark.slow
 def test_differences_of_frames_are_taken_inside(tmp_path):
     trained = load_model(save_toy_checkpoint(tmp_path / "best.pth", input="rgb+diff", keep_aspect=True))
     export_model(trained, tmp_path / "diff.pt2")
@@ -341,6 +342,7 @@ def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
 
 
+@pytest.mark.slow
 def test_each_of_the_real_clips_is_compared(toy_export):
     trained, program = load_model(toy_export.checkpoint), open_program(toy_export.pt2, "cpu")
     clips = list(random_clips(SPEC, 5))
@@ -457,7 +459,7 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_not_said_to_be_used(toy_export, m
             open_program(toy_export.onnx, "cuda")
 
 
-@BOTH
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
 def test_evaluation_of_a_file_is_evaluation_of_the_checkpoint(toy_export, toy_project, suffix, tmp_path):
     argv = ["--num-clips", "2", "--device", "cpu", "--output", str(tmp_path)]
     [ours] = evaluation.main([str(toy_export.checkpoint), *argv])

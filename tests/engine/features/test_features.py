@@ -89,6 +89,7 @@ def test_pool_is_the_input_of_the_head_of_every_model(name):
         assert torch.allclose(pooled @ head.weight.flatten(1).T + head.bias, model(x), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_model_has_the_layer_pool():
     with torch.device("meta"):
         for name in list_models():
@@ -234,6 +235,7 @@ def make_features(folder: Path, num_classes: int = 4, dim: int = 20, noise: floa
     return folder
 
 
+@pytest.mark.slow
 def test_files_made_elsewhere_are_tested_on_the_official_splits(tmp_path, capsys, monkeypatch):
     folder = make_features(tmp_path / "made", noise=1.0)
     status, out, err = run(["svm", folder, "--split", "all", "--pca", 1, 10], capsys, monkeypatch)
@@ -567,6 +569,7 @@ def test_features_follow_their_videos(videos, checkpoint, tmp_path, capsys, monk
     assert (out / "Jump/v_Jump_g01_c01.npy").stat().st_mtime_ns == kept
 
 
+@pytest.mark.slow
 def test_features_of_a_data_set_follow_its_videos(videos, checkpoint, tmp_path, capsys, monkeypatch):
     data, out = shutil.copytree(videos, tmp_path / "data"), tmp_path / "out"
     network = ["--checkpoint", checkpoint, "--device", "cpu", "--output", out]

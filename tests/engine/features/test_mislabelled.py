@@ -78,6 +78,7 @@ def test_the_command_lists_features_and_draws_their_videos(tmp_path, capsys):
     assert {str(Path(row["video"]).with_suffix("")) for row in rows[:12]} & wrong
 
 
+@pytest.mark.slow
 def test_a_cross_validation_judges_all_and_a_run_its_test_videos(toy_project, capsys):
     folder = train.main(TrainConfig(**TINY | {"epochs": 1, "folds": "2"}))
     capsys.readouterr()

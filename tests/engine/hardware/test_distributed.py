@@ -109,6 +109,7 @@ def check_training(toy_project, processes: int, clips_a_step: int) -> None:
     assert len(read_events(shared).Scalars("val/top1")) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(toy_project, norm_free):
     """Trap 22 again: 12 clips in steps of 10, the last one of 2, whose mean is over 2."""
     check_training(toy_project, 2, 10)

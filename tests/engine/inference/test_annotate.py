@@ -116,7 +116,7 @@ def small_disk(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize("output", ["out.mp4", "out.mkv", "out.gif"])
+@pytest.mark.parametrize("output", ["out.mp4", "out.mkv", pytest.param("out.gif", marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_is_one_line_and_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch, output):
     source = make_video(tmp_path / "clip.mp4", 60)
     argv = [source, "--checkpoint", checkpoint, "--output", tmp_path / output]

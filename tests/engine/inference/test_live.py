@@ -98,6 +98,7 @@ def test_a_video_behind_an_address_loses_nothing(recognizer, mp4):
     assert 0 < through < len(pictures)
 
 
+@pytest.mark.slow
 def test_a_stream_without_end_is_live_and_says_how_far_behind(recognizer, transport_stream):
     with served(transport_stream, pace=1.2) as address:
         live = recognizer.watch(address)
@@ -131,6 +132,7 @@ def test_what_is_slower_than_the_source_drops_windows_and_pictures_and_not_time(
     assert seen + live.num_dropped <= len(live.arrivals)
 
 
+@pytest.mark.slow
 def test_a_stream_that_stalls_is_said_and_what_came_is_kept(recognizer, transport_stream):
     end = threading.Event()
     with served(transport_stream, pace=0.5, stall=end) as address:
@@ -156,6 +158,7 @@ def test_the_command_line_watches_for_a_while(checkpoint, transport_stream, tmp_
     assert answer["seconds"] >= 0.5
 
 
+@pytest.mark.slow
 def test_a_video_behind_an_address_that_breaks_off_is_said(checkpoint, tmp_path, capsys, monkeypatch):
     whole = make_video(tmp_path / "long.mkv", 150)
     json_file = tmp_path / "seen.json"
@@ -209,6 +212,7 @@ def camera_over_http(rate: float, num_frames: int):
         yield f"{address}/video.mjpg"
 
 
+@pytest.mark.slow
 def test_a_rate_that_the_source_does_not_state_is_measured(recognizer):
     """FFmpeg says 25 for any Motion JPEG; windows in seconds would be five times too long."""
     with camera_over_http(rate=5, num_frames=18) as address:

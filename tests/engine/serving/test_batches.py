@@ -88,6 +88,7 @@ def test_when_to_come_again_follows_from_how_long_requests_take(gate):
             assert server.service.retry_after() == wait
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_a_decoder_that_a_video_has_made_large_is_replaced(gate, videos, monkeypatch):
     gate.open.set()
@@ -142,6 +143,7 @@ def test_work_ends_when_the_client_goes_away(gate, videos):
         assert server.send(videos[0]).status_code == 200
 
 
+@pytest.mark.slow
 def test_work_and_uploads_that_take_too_long_are_ended(gate, videos):
     with running(gate, Limits(timeout=0.3, upload_timeout=0.3)) as server:
         answer = server.send(videos[3], stride=1)
@@ -181,6 +183,7 @@ def test_a_killed_decoder_is_given_no_video(recognizer, videos):
         decoder.close()
 
 
+@pytest.mark.slow
 def test_who_never_comes_to_the_end_of_a_header_is_left(gate):
     with running(gate, Limits(upload_timeout=1)) as server, connected(server) as line:
         line.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -189,6 +192,7 @@ def test_who_never_comes_to_the_end_of_a_header_is_left(gate):
         assert b'"status":"ok"' in read_to_the_end(line)
 
 
+@pytest.mark.slow
 def test_who_takes_nothing_of_an_answer_is_left(gate):
     request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with running(gate, Limits(upload_timeout=1)) as server, connected(server) as line:
@@ -218,6 +222,7 @@ def test_who_only_holds_the_line_makes_room_for_others(gate, videos, monkeypatch
         assert answer.result().status_code == 200, "who waits for an answer is not idle"
 
 
+@pytest.mark.slow
 def test_an_upload_that_hardly_moves_is_ended(gate, monkeypatch):
     """Far sooner than one that is only large: it holds a place."""
     monkeypatch.setattr(uploads, "PATIENCE", 0.5)
@@ -246,6 +251,7 @@ def test_a_network_that_fails_is_said_without_its_traceback(recognizer, videos, 
     assert "Traceback" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_whether_only_a_new_start_helps_is_asked_of_health(recognizer, videos):
     gate = Gate(recognizer)
     gate.open.set()

@@ -151,6 +151,7 @@ def test_a_picture_is_refused_where_the_header_is_not_believed(server, tmp_path)
     assert answer.status_code == 422 and "400x300" in answer.json()["detail"]
 
 
+@pytest.mark.slow
 def test_pictures_that_fill_the_memory_are_refused(gate):
     """12 KB that become 300 MB."""
     gate.open.set()

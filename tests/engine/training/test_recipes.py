@@ -133,6 +133,7 @@ def test_both_ways_of_mixing_share_the_clips_and_draws_belong_to_seed_and_epoch(
     assert not Mixup() and Mixup(mixup=0.2) and Mixup(cutmix=1.0)
 
 
+@pytest.mark.slow
 def test_mixed_runs_log_no_training_accuracy_and_go_on_bit_for_bit(toy_project, monkeypatch, capsys):
     settings = {"mixup": 0.3, "cutmix": 1.0, "label_smoothing": 0.1}
     whole = run_tiny(**settings, workers=2)
@@ -169,6 +170,7 @@ def test_the_average_follows_the_weights_and_copies_what_is_counted():
     assert 4 < average.module.state_dict()["stem.1.running_mean"][0] < 6
 
 
+@pytest.mark.slow
 def test_the_average_is_validated_chooses_the_best_epoch_and_is_what_a_checkpoint_answers_with(toy_project):
     run_dir = run_tiny(ema=0.9, epochs=4)
     records = read_metrics(run_dir)
@@ -237,6 +239,7 @@ def test_early_stopping_ends_so_many_epochs_after_the_best(toy_project, monkeypa
     assert len(read_metrics(run_dir)) == 7, "patience begins anew"
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_stops_as_early_as_one_that_was_not(toy_project, monkeypatch):
     monkeypatch.setattr(records, "_is_better", lambda validation, progress: progress.epoch == 1)
     with monkeypatch.context() as patch:
@@ -276,6 +279,7 @@ def test_the_run_shows_what_its_recipe_set_and_its_network_is_built_so(toy_proje
     assert load_model(run_dir / "best.pth").model.options["dropout"] == 0.2
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_recipes_goes_on_as_it_began(toy_project):
     whole, begun = run_tiny(epochs=2), run_tiny(epochs=2, name="begun")
     content = torch.load(begun / "last.pth", weights_only=True)

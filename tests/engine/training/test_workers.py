@@ -25,7 +25,8 @@ def test_any_number_of_workers_trains_the_same_weights(toy_project, changes):
         assert_equal_weights(without / "best.pth", run_dir / "best.pth")
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_worker_killed_in_the_middle_of_an_epoch_is_one_line_and_nothing_is_lost(
     toy_project, tmp_path, monkeypatch, accumulate
 ):

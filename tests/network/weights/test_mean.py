@@ -50,6 +50,7 @@ def test_a_plus_in_a_files_own_name_is_no_mean_file(tmp_path):
     assert read_weights(tmp_path / "a+b.pth", "c3d").input_spec.mean[0] == MEAN_BGR[2] / 255
 
 
+@pytest.mark.slow
 def test_a_mean_file_that_is_missing_or_none_is_refused(tmp_path):
     torch.save(hollow_c3d(487), tmp_path / "c3d.pth")
     np.save(tmp_path / "grey.npy", np.ones((16, 128, 171)))
