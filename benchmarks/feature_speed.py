@@ -128,7 +128,7 @@ def compare(name: str, folder: Path, device: torch.device, args: argparse.Namesp
         network, reading, extract = median["network"], median[kind], median[f"extract {kind}"]
         bound = min(network, reading) if device.type == "cuda" else 1 / (1 / network + 1 / reading)
         print(
-            f"| `{name}` {args.layer} | {kind} | {network:.1f} | {reading:.0f} | {extract:.1f} | {bound:.1f} | "
+            f"| `{name}` {args.layer} | {kind} | {network:.1f} | {reading:.1f} | {extract:.1f} | {bound:.1f} | "
             f"{100 * extract / network:.0f} % |",
             flush=True,
         )
