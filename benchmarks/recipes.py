@@ -62,9 +62,9 @@ SETTINGS = {
     "zoom": "--zoom 0.6",
     "colours": "--colour-jitter 0.3",
     # and together
-    "strong": "--recipe strong",
-    "strong-diff": "--recipe strong --input diff",
-    "strong-both": "--recipe strong --input rgb+diff",
+    "three-diff": "--input diff --colour-jitter 0.3 --label-smoothing 0.1 --clip-grad 1",
+    "scratch": "--recipe scratch",
+    "scratch-both": "--recipe scratch --input rgb+diff",
 }
 
 

@@ -11,7 +11,7 @@ from common.errors import UsageError, UserError
 from common.files import unfit_for_windows, write_atomically
 from common.input_spec import INPUTS, InputSpec
 from dataloaders.sources.splits import SPLITS
-from engine.training.recipes import PLAIN, RECIPES, recipe_for
+from engine.training.recipes import PLAIN, RECIPES, clips_of_recipe, recipe_for
 from network import model_entry, model_options
 
 DATA, NETWORK, OPTIMISATION = "data", "network and its clips", "optimisation"  # headings of --help
@@ -172,6 +172,10 @@ class TrainConfig:
             raise UsageError("--early-stopping needs validation, but --val none disables it. Leave one of them out.")
         if self.freeze != "none" and not self.weights and not self.resume:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
+        if self.recipe == "finetune" and not self.weights and not self.resume:
+            raise UsageError("--recipe finetune needs pretrained weights; give some with --weights.")
+        if self.recipe == "scratch" and self.weights:
+            raise UsageError("--recipe scratch is for training without --weights. Use --recipe finetune.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         unfit = self.name is not None and os.name == "nt" and unfit_for_windows(self.name)
@@ -191,7 +195,7 @@ class TrainConfig:
         answers = {
             name: getattr(defaults, name) for name in ("epochs", "batch_size", "lr", "weight_decay", "optimizer")
         }
-        answers |= recipe_for(self.recipe, model_options(self.model), bool(self.weights))
+        answers |= recipe_for(self.recipe, model_options(self.model))
         clips = (self.batch_size or answers["batch_size"]) * self.accumulate * processes
         answers["lr"] *= lr_scale(self.optimizer or answers["optimizer"], clips / defaults.batch_size)
         answers = {name: value for name, value in answers.items() if getattr(self, name) is None}
@@ -213,13 +217,13 @@ class TrainConfig:
         )
 
     def adapt(self, spec: InputSpec) -> InputSpec:
-        """The spec with the clip and crop flags of the command line."""
+        """The spec with the clip and crop flags of the command line, and those of the recipe."""
         given = {
             name: getattr(self, name)
             for name in ("clip_len", "frame_stride", "crop_size", "input")
             if getattr(self, name) is not None
         }
-        return replace(spec, **given)
+        return replace(spec, **clips_of_recipe(self.recipe) | given)
 
     def build_options(self) -> dict:
         """The options of create_model beside the number of classes."""
@@ -244,6 +248,8 @@ class TrainConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
+        if values.get("recipe") == "strong":  # older runs; each of its settings stands in them
+            values["recipe"] = "plain"
         try:
             return cls(**PLAIN | values)  # what came later was off before
         except TypeError as error:

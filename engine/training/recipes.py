@@ -3,8 +3,6 @@
 docs/training.md says what is measured of them, and what is not.
 """
 
-from common.errors import UsageError
-
 # the network on its clips, and nothing else
 PLAIN: dict[str, float | str] = {
     "clips_per_video": 1,
@@ -21,7 +19,8 @@ PLAIN: dict[str, float | str] = {
 }
 
 # from scratch on few videos, where a network otherwise learns them by heart
-STRONG = PLAIN | {"colour_jitter": 0.3, "label_smoothing": 0.1, "clip_grad": 1.0}
+SCRATCH = PLAIN | {"colour_jitter": 0.3, "label_smoothing": 0.1, "clip_grad": 1.0}
+SCRATCH_CLIPS: dict[str, str | int] = {"input": "diff", "clip_len": 16, "frame_stride": 4}
 
 # from weights that know videos already: small steps; the new last layer takes larger ones (--head-lr-scale)
 FINETUNE = PLAIN | {
@@ -36,12 +35,15 @@ FINETUNE = PLAIN | {
     "ema": 0.999,
 }
 
-RECIPES = {"plain": PLAIN, "strong": STRONG, "finetune": FINETUNE}
+RECIPES = {"plain": PLAIN, "scratch": SCRATCH, "finetune": FINETUNE}
 
 
-def recipe_for(name: str, options: set[str], has_weights: bool) -> dict[str, float | str]:
+def recipe_for(name: str, options: set[str]) -> dict[str, float | str]:
     """The settings of a recipe for a model with these options of its own."""
-    if name == "finetune" and not has_weights:
-        raise UsageError("--recipe finetune needs pretrained weights; give some with --weights.")
     recipe = RECIPES[name]
     return {key: value for key, value in recipe.items() if key != "dropout" or "dropout" in options}
+
+
+def clips_of_recipe(name: str) -> dict[str, str | int]:
+    """The input and the clips that a recipe sets, as fields of InputSpec."""
+    return SCRATCH_CLIPS if name == "scratch" else {}

@@ -194,7 +194,7 @@ def train_curve(
     --resume continues.
     """
     folder, config = _continue(given, runs) if given.resume else _begin_curve(given, datasets, runs)
-    clips = config.clips_per_video or recipe_for(config.recipe, set(), bool(config.weights)).get("clips_per_video", 1)
+    clips = config.clips_per_video or recipe_for(config.recipe, set()).get("clips_per_video", 1)
     names = {f"train-{share}-of-{SHARES[-1]}-draw-{draw}": (share, draw) for share in SHARES for draw in range(DRAWS)}
     for number, (name, (share, draw)) in enumerate(names.items(), 1):
         if broadcast((folder / name / "test.json").is_file()):

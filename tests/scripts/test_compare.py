@@ -101,7 +101,7 @@ def nine_runs(runs: Path) -> None:
     config = torch.load(runs / "r3d_10-toy-000" / "best.pth", weights_only=True)["config"]
     for number, changes in enumerate(
         ({"lr": 0.01}, {"mixup": 0.2}, {"seed": 1}, {"weights": "/data/kinetics.pth"}, {"workers": 9, "name": "x"})
-        + ({"recipe": "strong", "ema": 0.9}, {"dropout": 0.5}, {"accumulate": 2}),
+        + ({"recipe": "scratch", "ema": 0.9}, {"dropout": 0.5}, {"accumulate": 2}),
         1,
     ):
         shutil.copytree(runs / "r3d_10-toy-000", runs / f"r3d_10-toy-00{number}")
@@ -119,7 +119,7 @@ def test_each_run_says_in_which_settings_it_is_unlike_the_others(runs, capsys, t
         rows = {row["run"].rpartition("-")[2]: row["differs_in"] for row in csv.DictReader(file)}
     assert rows == {
         "000": "", "001": "lr 0.01", "002": "mixup 0.2", "003": "seed 1", "004": "weights kinetics.pth",
-        "005": "", "006": "recipe strong, ema 0.9", "007": "dropout 0.5", "008": "accumulate 2",
+        "005": "", "006": "recipe scratch, ema 0.9", "007": "dropout 0.5", "008": "accumulate 2",
     }  # fmt: skip
 
     compare.main(["r3d_10-toy-000", "r3d_10-toy-001"])

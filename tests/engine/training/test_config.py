@@ -26,7 +26,7 @@ def test_every_field_is_a_flag_and_arrives():
         "--accumulate": "2", "--save-every": "3", "--on-full-disk": "wait",
         "--input": "diff", "--label-smoothing": "0.1", "--class-weights": "balanced", "--mixup": "0.2", "--cutmix": "1",
         "--ema": "0.9", "--clips-per-video": "2", "--stride-jitter": "0.3",
-        "--recipe": "strong", "--zoom": "0.6", "--colour-jitter": "0.4",
+        "--recipe": "finetune", "--zoom": "0.6", "--colour-jitter": "0.4",
         "--clip-grad": "1", "--early-stopping": "0",
         "--cache": "ram",
     }  # fmt: skip

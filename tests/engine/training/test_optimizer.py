@@ -69,7 +69,7 @@ def test_a_class_weight_belongs_to_the_clip_and_not_to_the_smoothed_target():
 
 
 def test_balanced_weights_with_smoothing_learn_a_rare_class():
-    """Features that tell the classes apart, and 84 clips against 2, as in the recipes strong and finetune."""
+    """Features that tell the classes apart, and 84 clips against 2, as in the recipes scratch and finetune."""
     torch.manual_seed(0)
     labels = torch.tensor([0] * 84 + [1] * 2)
     x = torch.randn(86, 8) + 2.0 * torch.eye(8)[labels]

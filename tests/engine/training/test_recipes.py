@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,9 +20,9 @@ from engine.training.command_line import parse_configs
 from engine.training.config import TrainConfig
 from engine.training.ema import WeightAverage
 from engine.training.optimizer import balance, clip_weights
-from engine.training.recipes import PLAIN, STRONG
+from engine.training.recipes import PLAIN, SCRATCH
 from network import create_model, input_spec, model_entry
-from tests.helpers.training import assert_equal_weights, read_events, run_tiny, stop_after, weights_of
+from tests.helpers.training import TINY, assert_equal_weights, read_events, run_tiny, stop_after, weights_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -258,24 +258,36 @@ def resolve(model: str = "r3d_10", **given) -> TrainConfig:
 
 
 def test_a_recipe_answers_what_is_not_said_and_nothing_else():
-    plain, strong = resolve(), resolve(recipe="strong")
+    plain, scratch = resolve(), resolve(recipe="scratch")
     assert {name: getattr(plain, name) for name in PLAIN} == PLAIN
-    assert {name: getattr(strong, name) for name in STRONG} == STRONG
-    assert (strong.lr, strong.epochs) == (plain.lr, plain.epochs) == (model_entry("r3d_10").defaults.lr, plain.epochs)
-    own = resolve(recipe="strong", clip_grad=0.0, label_smoothing=0.05)
-    assert (own.clip_grad, own.label_smoothing, own.colour_jitter) == (0.0, 0.05, STRONG["colour_jitter"])
+    assert {name: getattr(scratch, name) for name in SCRATCH} == SCRATCH
+    assert (scratch.lr, scratch.epochs) == (plain.lr, plain.epochs) == (model_entry("r3d_10").defaults.lr, plain.epochs)
+    own = resolve(recipe="scratch", clip_grad=0.0, label_smoothing=0.05)
+    assert (own.clip_grad, own.label_smoothing, own.colour_jitter) == (0.0, 0.05, SCRATCH["colour_jitter"])
     tuned = resolve("c3d", recipe="finetune", weights="w", epochs=3)
     assert (tuned.optimizer, tuned.lr, tuned.epochs, tuned.weight_decay) == ("adamw", 1e-4, 3, 0.02)
     assert (tuned.dropout, resolve("c3d", recipe="finetune", weights="w", dropout=0.0).dropout) == (0.5, 0.0)
     with pytest.raises(UsageError, match="--recipe finetune needs pretrained weights"):
         resolve(recipe="finetune")
+    with pytest.raises(UsageError, match="--recipe scratch is for training without --weights"):
+        resolve(recipe="scratch", weights="w")
+
+
+def test_a_recipe_sets_clips_where_no_flag_does_and_older_runs_keep_theirs():
+    assert TrainConfig(recipe="scratch").adapt(input_spec("r3d_10")) == replace(
+        input_spec("r3d_10"), input="diff", clip_len=16, frame_stride=4
+    )
+    assert TrainConfig(recipe="scratch", input="rgb").adapt(input_spec("c3d")).input == "rgb"
+    older = TrainConfig.from_dict(resolve(clip_grad=1.0).to_dict() | {"recipe": "strong"})
+    assert (older.recipe, older.clip_grad, older.adapt(input_spec("r3d_10"))) == ("plain", 1.0, input_spec("r3d_10"))
 
 
 def test_the_run_shows_what_its_recipe_set_and_its_network_is_built_so(toy_project):
-    run_dir = run_tiny(recipe="strong", epochs=1, cutmix=0.5, dropout=0.2)
+    run_dir = run_tiny(recipe="scratch", epochs=1, cutmix=0.5, dropout=0.2)
     shown = json.loads((run_dir / "config.json").read_text())
-    assert {name: shown[name] for name in STRONG} == STRONG | {"cutmix": 0.5}
-    assert shown["recipe"] == "strong"
+    assert {name: shown[name] for name in SCRATCH} == SCRATCH | {"cutmix": 0.5}
+    assert shown["recipe"] == "scratch"
+    assert (shown["input"], shown["clip_len"], shown["frame_stride"]) == ("diff", TINY["clip_len"], 4)
     assert load_model(run_dir / "best.pth").model.options["dropout"] == 0.2
 
 
