@@ -42,6 +42,7 @@ from common.errors import Stopped, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
 from dataloaders.prefetch import prefetch
+from engine.contrast import pair_losses
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.evaluation.job import evaluate_run
 from engine.evaluation.metrics import topk_correct
@@ -223,8 +224,11 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
         with run.compiled_model.no_sync() if world_size() > 1 and number < numbers[-1] else nullcontext():
             with autocast(run.device, run.amp):
                 logits = run.compiled_model(x)  # (B, K)
-                smoothing = run.config.label_smoothing
-                losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")  # (B,)
+                if run.config.pretrain:
+                    losses, found = pair_losses(logits)  # (B,) each
+                else:
+                    smoothing = run.config.label_smoothing
+                    losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")  # (B,)
                 if run.class_weights is not None:
                     losses = losses * clip_weights(run.class_weights, targets)
             loss = losses.sum() / num_clips
@@ -235,7 +239,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
             total += loss.detach()
             progress.loss.add(losses)
             if not run.mixup:  # a mixed clip has two right answers
-                progress.top1.add(100 * topk_correct(logits, labels))
+                progress.top1.add(100 * (found if run.config.pretrain else topk_correct(logits, labels)))
 
     run.scaler.unscale_(run.optimizer)
     grad_norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])

@@ -27,8 +27,11 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def build_parser(config: type, prog: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a dataclass of flags: groups and flags in the order of its fields, every default None."""
+def build_parser(
+    config: type, prog: str, description: str, without: frozenset[str] = frozenset()
+) -> argparse.ArgumentParser:
+    """The parser of a dataclass of flags: groups and flags in the order of its fields, every default None. without:
+    names of fields that are no flags of this command."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [FLAGS]",
@@ -38,6 +41,8 @@ def build_parser(config: type, prog: str, description: str) -> argparse.Argument
     )
     types, groups = get_type_hints(config), {}
     for entry in fields(config):
+        if entry.name in without:
+            continue
         title = entry.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

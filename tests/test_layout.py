@@ -18,6 +18,7 @@ LAYERS = (
     "engine.runs",
     "engine.export",
     "engine.fusion",
+    "engine.contrast",
     "engine.predictor",
     "engine.inference",
     "engine.evaluation",
