@@ -32,9 +32,7 @@ import train
 
 
 def cli(argv: Sequence[str]) -> int:
-    for config in parse_args(argv):
-        train.main(config)
-    return 0
+    return train.cli(argv, parse_args)
 
 
 if __name__ == "__main__":

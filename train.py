@@ -14,7 +14,7 @@ Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -71,8 +71,8 @@ from engine.training.several import several_runs, train_each
 from engine.training.stop_request import StopRequest
 
 
-def cli(argv: Sequence[str]) -> int:
-    configs = parse_args(argv)
+def cli(argv: Sequence[str], parse: Callable[[Sequence[str]], list[TrainConfig]] = parse_args) -> int:
+    configs = parse(argv)
     if len(configs) == 1:
         main(configs[0])
         return 0

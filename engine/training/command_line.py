@@ -8,7 +8,9 @@ from common.errors import UsageError
 from engine.training.config import RUN, TrainConfig, saved_settings
 from network import check_model_name
 
-OF_ITS_OWN = frozenset("name runs resume device workers test save_every on_full_disk".split())  # not of another run
+OF_ITS_OWN = frozenset(  # that another run does not take over with --config
+    "name runs resume device workers test save_every on_full_disk pretrain".split()
+)
 NEEDS_LABELS = frozenset(  # what pretraining has no use for
     "recipe label_smoothing class_weights mixup cutmix folds learning_curve test early_stopping val_clips".split()
 )

@@ -131,6 +131,19 @@ def test_flags_of_labels_are_none_of_its_flags(flag, capsys):
     assert ended.value.code == 2 and "Unknown flag" in capsys.readouterr().err
 
 
+def test_settings_of_a_pretraining_begin_a_training_with_labels(tmp_path):
+    saved = TrainConfig(dataset="toy", model="r3d_10", pretrain=True, zoom=0.6)
+    saved.save(tmp_path / "config.json")
+    argv = ["--config", str(tmp_path / "config.json")]
+    [config], [pairs] = train.parse_args(argv), pretrain.parse_args(argv)
+    assert (config.pretrain, config.zoom, pairs.pretrain, pairs.zoom) == (False, 0.6, True, 0.6)
+
+
+def test_the_default_rate_is_for_batches_of_32():
+    config = TrainConfig(dataset="toy", model="r3d_10", pretrain=True, batch_size=8)
+    assert config.resolved(input_spec("r3d_10"), False, "1", 0).lr == pytest.approx(1e-3 / 2)
+
+
 def test_a_network_without_a_linear_head_is_refused():
     with pytest.raises(UserError, match="last layer is a linear one; .* has Conv3d"):
         add_projection(create_model("s3d", 3))
