@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from common.torchrun import is_rank_zero
 
 T = TypeVar("T")
@@ -20,6 +18,8 @@ def progress(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[
         yield from items
         return
     if sys.stderr.isatty():
+        from tqdm import tqdm  # imported here: worker processes and usage errors need no bar
+
         yield from tqdm(items, desc=label, unit=f" {unit}", total=total, dynamic_ncols=True, leave=False)
         return
 

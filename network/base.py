@@ -1,4 +1,4 @@
-"""VideoModel, the base class of every network, and the freezing of its stem or trunk.
+"""VideoModel, the base class of every network, the freezing of its stem or trunk, and UndrawnWeights.
 
 freeze(model, "trunk")
 model.train()            # the trunk stays in eval mode
@@ -10,10 +10,12 @@ statistics, so that the features of unchanged weights would drift. VideoModel.tr
 from collections.abc import Iterator
 
 import torch.nn as nn
+from torch.overrides import TorchFunctionMode
 
 from common.errors import UsageError
 
 PARTS = ("none", "stem", "trunk")
+FILLS = {"fill_", "normal_", "uniform_", "zero_"}
 
 
 class VideoModel(nn.Module):
@@ -41,6 +43,19 @@ class VideoModel(nn.Module):
         for name in self.frozen:
             self.get_submodule(name).eval()
         return self
+
+
+class UndrawnWeights(TorchFunctionMode):
+    """Inside it, parameters of new networks keep what their memory holds, because they are loaded next: to draw those
+    of C3D takes two seconds. Buffers are filled as ever, and transformers still draw (trunc_normal_)."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" or func.__name__ in FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **kwargs)
 
 
 def freeze(model: VideoModel, part: str) -> tuple[str, ...]:

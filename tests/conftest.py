@@ -21,6 +21,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_decoder():
+    """Extraction and audit start one decoding process, not one a processor: starting it takes longer than a few toy
+    videos do, and pytest-xdist keeps the processors busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dataloaders.preprocess.worker.num_processors", lambda: 1)
+        patch.setattr("dataloaders.audit.run.num_processors", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_videos(tmp_path_factory) -> Path:
     """3 classes x 4 groups x 2 clips of 20 frames, named as in UCF101: by its split 1, 12 train, 6 validate, 6 test."""
@@ -35,7 +45,7 @@ def toy_source(toy_videos) -> DataSource:
 @pytest.fixture(scope="session")
 def toy_frames(toy_source) -> Path:
     """The folder of the toy videos' frames at 80x60."""
-    preprocess(toy_source, Settings(TOY_SIZE), workers=2)
+    preprocess(toy_source, Settings(TOY_SIZE))
     return toy_source.frames_for(TOY_SIZE)
 
 

@@ -12,6 +12,7 @@ import torch.nn as nn
 from common.errors import UserError
 from common.files import atomic_write
 from network import InputSpec, create_model
+from network.base import UndrawnWeights
 from network.weights.read import read_file
 
 PLAIN = (str, int, float, bool, type(None), torch.Tensor)
@@ -132,7 +133,8 @@ def load_model(path: Path) -> TrainedModel:
         raise UserError(
             f"{path} was pretrained without labels and names no class. Train on it: train.py --weights {path}"
         )
-    model = create_model(name, len(classes), **content.get("model_options", {}))
+    with UndrawnWeights():
+        model = create_model(name, len(classes), **content.get("model_options", {}))
     load_state(model, content.get("ema") or content["model"], path)
     model.eval()
     return TrainedModel(model, spec_of(path, content), classes, name, content)

@@ -9,6 +9,7 @@ from torch import Tensor
 from common.console import plural
 from common.errors import UserError
 from common.input_spec import InputSpec
+from network.base import UndrawnWeights
 from network.input_channels import widen_weights
 from network.registry import create_model, input_spec
 from network.weights.loaded import LoadedWeights, check_finite
@@ -105,7 +106,7 @@ def build_whole(
     classes: names in the order of the logits; None: those of the weights. whose: the source of `classes` in messages.
     Raises UserError where names or a parameter are missing, or the number of names is not that of the last layer.
     """
-    with torch.device("meta"):  # its names and shapes alone
+    with torch.device("meta"), UndrawnWeights():  # its names and shapes alone
         head = f"{create_model(model_name, 1).head_name}.weight"
     if head not in weights.state:
         raise UserError(f"{weights.origin} has no last layer ({head}), so it cannot name a class. Train one first.")
@@ -119,7 +120,8 @@ def build_whole(
             f"{weights.origin} has {plural(num_classes, 'class')}, and {owner} has {plural(len(classes), 'name')}."
         )
 
-    model = create_model(model_name, num_classes, **weights.options)
+    with UndrawnWeights():
+        model = create_model(model_name, num_classes, **weights.options)
     report = load_into(model, weights)
     missing = [name for name in report.reinitialised if not name.endswith("num_batches_tracked")]
     if missing:

@@ -1,4 +1,4 @@
-"""Frozen parts of a network."""
+"""Frozen parts of a network, and networks whose weights are not drawn."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from common.errors import UsageError
 from network import create_model, list_models
-from network.base import PARTS, freeze
+from network.base import PARTS, UndrawnWeights, freeze
 
 NUM_CLASSES = 5
 
@@ -69,3 +69,29 @@ def test_what_is_no_longer_frozen_trains_again():
 def test_an_unknown_part_is_answered_with_the_known_ones():
     with pytest.raises(UsageError, match="none, stem, trunk, but is 'head'"):
         freeze(create_model("r3d_10", 2), "head")
+
+
+@pytest.mark.parametrize(
+    "name", ["c3d", "r2plus1d_10", "cnn_lstm_18", "cnn_mean_mobile", "s3d", "mvit_v2_s", "swin3d_t"]
+)
+def test_undrawn_networks_have_all_but_the_values_of_their_parameters(name):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with UndrawnWeights():
+        undrawn = create_model(name, 7)
+    if not name.startswith(("mvit", "swin")):
+        assert torch.equal(torch.get_rng_state(), before)
+    drawn = create_model(name, 7)
+    assert {key: value.shape for key, value in undrawn.state_dict().items()} == {
+        key: value.shape for key, value in drawn.state_dict().items()
+    }
+    for (key, found), (_, expected) in zip(undrawn.named_buffers(), drawn.named_buffers(), strict=True):
+        torch.testing.assert_close(found, expected, msg=key)
+
+
+def test_buffers_of_undrawn_networks_are_filled():
+    with UndrawnWeights():
+        mask = torch.nn.Buffer(torch.empty(3).fill_(7), persistent=False)
+        torch.nn.init.ones_(mask)
+        norm = torch.nn.BatchNorm3d(2)
+    assert mask.tolist() == [1, 1, 1] and norm.running_var.tolist() == [1, 1]

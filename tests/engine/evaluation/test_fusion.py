@@ -100,8 +100,8 @@ def fuse(capsys, *argv: str) -> tuple[dict, str]:
     return json.loads(next(Path(argv[0]).glob("*-fused-*.json")).read_text()), capsys.readouterr().out
 
 
-def probs_of(folder: Path, toy_project, spec) -> np.ndarray:
-    """(V, K) of a run's network, on the clips that the pair reads."""
+def answers_of(folder: Path, toy_project, spec) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (V, K) of a run's network, on the clips that the pair reads, and labels (V,)."""
     from dataloaders.frame_set import open_frames
 
     trained = load_model(folder / "best.pth")
@@ -113,15 +113,14 @@ def probs_of(folder: Path, toy_project, spec) -> np.ndarray:
         x = to_model_input(torch.from_numpy(out[:, : trained.input_spec.read_len]), trained.input_spec)
         with torch.inference_mode():
             rows.append(trained.model(x).double().softmax(1).mean(0).numpy())
-    return np.stack(rows)
+    return np.stack(rows), dataset.labels
 
 
 def test_the_fused_answer_is_the_mean_of_both(runs, toy_project, capsys):
     record, out = fuse(capsys, *runs, "--fuse")
     spec = load_model(runs[1] / "best.pth").input_spec
-    alone = [probs_of(folder, toy_project, spec) for folder in runs]
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    expected = [100 * (probs.argmax(1) == labels).mean() for probs in [*alone, sum(alone) / 2]]
+    alone, labels = zip(*(answers_of(folder, toy_project, spec) for folder in runs), strict=True)
+    expected = [100 * (probs.argmax(1) == labels[0]).mean() for probs in [*alone, sum(alone) / 2]]
     assert [entry["top1"] for entry in record["fused"]] == pytest.approx(expected[:2])
     assert record["top1"] == pytest.approx(expected[2])
     assert [entry["weight"] for entry in record["fused"]] == [0.5, 0.5]
