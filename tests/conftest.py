@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,14 @@ def pytest_configure(config: pytest.Config) -> None:
     every machine."""
     if not config.option.markexpr.startswith("gpu"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs exported files is slow: writing them takes 15 seconds a process."""
+    for item in items:
+        if "toy_export" in item.fixturenames and not item.get_closest_marker("gpu"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -51,7 +60,7 @@ def toy_frames(toy_source) -> Path:
 
 @dataclass(frozen=True)
 class ToyExport:
-    """A checkpoint whose answers differ from class to class, and the files that export.py writes of it."""
+    """toy_checkpoint and the files that export.py writes of it."""
 
     checkpoint: Path
     onnx: Path
@@ -62,16 +71,22 @@ class ToyExport:
 
 
 @pytest.fixture(scope="session")
-def toy_export(tmp_path_factory, toy_source, toy_frames) -> ToyExport:
-    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
+def toy_checkpoint(tmp_path_factory, toy_source, toy_frames) -> Path:
+    """Its answers differ from class to class."""
     from dataloaders.frame_set import open_frames
-    from engine.export.write import export_model
-    from engine.runs.checkpoint import load_model
     from tests.helpers.exports import SPEC, save_toy_checkpoint
 
-    folder = tmp_path_factory.mktemp("export")
     split = open_frames(toy_source, SPEC, "1").split
-    files = ToyExport(save_toy_checkpoint(folder / "best.pth", split), folder / "toy.onnx", folder / "toy.pt2")
+    return save_toy_checkpoint(tmp_path_factory.mktemp("export") / "best.pth", split)
+
+
+@pytest.fixture(scope="session")
+def toy_export(toy_checkpoint) -> ToyExport:
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript onnxruntime")
+    from engine.export.write import export_model
+    from engine.runs.checkpoint import load_model
+
+    files = ToyExport(toy_checkpoint, toy_checkpoint.with_name("toy.onnx"), toy_checkpoint.with_name("toy.pt2"))
     for path in (files.onnx, files.pt2):
         export_model(load_model(files.checkpoint), path)
     return files
@@ -147,7 +162,9 @@ def toy_project(monkeypatch, tmp_path, toy_source, toy_frames) -> ToyProject:
     monkeypatch.setattr(mypath, "DEFAULT_DATASET", "toy")
     monkeypatch.setattr(mypath, "RUNS", str(tmp_path / "run"))
     monkeypatch.setattr("evaluate.num_processors", lambda: 0)  # no worker processes, which start in a tenth of a second
-    monkeypatch.setattr("engine.training.records.save_curves", lambda _: None)  # as long as a tiny run itself
+    # drawing these takes as long as a tiny run itself
+    monkeypatch.setattr("engine.training.records.save_curves", lambda _: None)
+    monkeypatch.setattr("engine.evaluation.report.draw_confusion", lambda *_: np.zeros((8, 8, 3), np.uint8))
     return ToyProject("toy", toy_source, toy_frames, tmp_path / "run")
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from engine.hardware.device import to_device
 from network import InputSpec, create_model, input_spec, list_models, model_entry
+from network.base import UndrawnWeights
 from network.c3d import C3D
 from network.cost import count_macs, num_parameters
 from network.torchvision_zoo import S3D, MViT
@@ -16,13 +17,9 @@ from network.torchvision_zoo import S3D, MViT
 NUM_CLASSES = 5
 
 
-# too slow to compute with here: their shapes are tested, their values with  pytest -m slow
-HEAVY = {"c3d_ln", "cnn_lstm", "cnn_lstm_50", "cnn_mean", "cnn_mean_50"}
-
-
-HEAVY |= {"c3d", "c3d_bn", "r3d_34", "r2plus1d_34", "mvit_v1_b", "mvit_v2_s", "s3d", "swin3d_s", "swin3d_b"}
-
-
+# One of each family is computed with here; of the others the shapes are tested, and the values with  pytest -m slow
+QUICK = {"r3d_10", "mc3_10", "r2plus1d_10", "cnn_lstm_18", "cnn_mean_mobile", "swin3d_t"}
+HEAVY = set(list_models()) - QUICK
 WITH_VALUES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in list_models()]
 
 
@@ -70,7 +67,7 @@ def test_two_clips_give_two_rows_of_logits_and_every_parameter_a_gradient(models
 @pytest.mark.parametrize("name", sorted(HEAVY))
 def test_every_parameter_of_a_heavy_network_has_a_part_in_the_answer(name):
     spec = input_spec(name)
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         model = create_model(name, NUM_CLASSES).train()
         model(torch.empty(2, 3, spec.clip_len, spec.crop_size, spec.crop_size)).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
@@ -105,7 +102,7 @@ def test_models_give_logits_and_no_softmax(models, name):
 
 @pytest.mark.parametrize("name", list_models())
 def test_head_name_names_the_last_layer(name):
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         model = create_model(name, 7)
     head = model.get_submodule(model.head_name)
     assert isinstance(head, nn.Linear) or head.kernel_size == (1, 1, 1)  # which is the same for each position
@@ -116,7 +113,7 @@ def test_head_name_names_the_last_layer(name):
 @pytest.mark.parametrize("name", list_models())
 def test_a_model_takes_the_input_that_it_asks_for(name):
     spec = input_spec(name)
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         clips = torch.empty(2, 3, spec.clip_len, spec.crop_size, spec.crop_size)
         assert create_model(name, 7)(clips).shape == (2, 7)
 
@@ -166,7 +163,7 @@ def test_untrained_logits_start_near_the_same_value_for_each_class(models, name)
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, num_classes, parameters):
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         assert num_parameters(create_model(name, num_classes)) == parameters
 
 
@@ -186,21 +183,21 @@ def test_networks_have_the_published_number_of_parameters(name, num_classes, par
 )
 def test_multiply_adds_are_the_published_ones(name, giga):
     size = input_spec(name).crop_size
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         macs = count_macs(create_model(name, 400).eval(), torch.empty(1, 3, 16, size, size))
     assert round(macs / 1e9, 2) == giga
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_dropout_is_an_option_of_every_model(name):
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         assert create_model(name, 2, dropout=0.25).dropout.p == 0.25
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_takes_the_order_in_which_clips_lie(name):
     """As training and inference place it: channels_last_3d, which 2D kernels cannot have; they get channels_last."""
-    with torch.device("meta"):
+    with torch.device("meta"), UndrawnWeights():
         model = to_device(create_model(name, 2), torch.device("meta"))
     for module in model.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size != (1, 1, 1):

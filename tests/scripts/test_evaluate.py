@@ -23,6 +23,7 @@ from dataloaders.frame_set import open_frames
 from dataloaders.loader import ClipLoader
 from dataloaders.sources.data_source import check_classes
 from engine.evaluation import job
+from engine.evaluation.confusion import draw_confusion
 from engine.evaluation.evaluate import evaluate
 from engine.runs.checkpoint import load_model
 from engine.training.config import TrainConfig
@@ -522,7 +523,8 @@ def test_a_list_for_testing_without_a_split_is_evaluated_whole_with_on_all(toy_p
 
 
 @pytest.mark.slow
-def test_class_names_that_are_no_utf8_come_through_tables_pictures_and_json(toy_project, tmp_path):
+def test_class_names_that_are_no_utf8_come_through_tables_pictures_and_json(toy_project, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.evaluation.report.draw_confusion", draw_confusion)  # the real one
     mine = own_videos(tmp_path / "mine")
     odd = os.fsdecode(b"h\xf6he")
     (mine / "c0").rename(mine / odd)

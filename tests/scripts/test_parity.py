@@ -48,8 +48,8 @@ def clips(toy_source, toy_frames) -> list[tuple[Path, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def recognizer(toy_export) -> Recognizer:
-    return Recognizer(toy_export.checkpoint, device="cpu", amp="off")
+def recognizer(toy_checkpoint) -> Recognizer:
+    return Recognizer(toy_checkpoint, device="cpu", amp="off")
 
 
 def by_window(recognizer: Recognizer, video: Path) -> np.ndarray:
@@ -115,12 +115,12 @@ def test_an_exported_file_and_the_network_differ_by_arithmetic(clips, recognizer
         assert by_window(exported, video) == pytest.approx(by_window(recognizer, video), abs=ARITHMETIC)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".onnx", ".pt2"])
-def test_the_service_answers_as_inference_does(clips, recognizer, toy_export, suffix):
+@pytest.mark.parametrize("suffix", [".pth", *(pytest.param(s, marks=pytest.mark.slow) for s in (".onnx", ".pt2"))])
+def test_the_service_answers_as_inference_does(clips, recognizer, request, suffix):
     pytest.importorskip("fastapi", reason="pip install fastapi uvicorn python-multipart")
     from tests.helpers.service import running
 
-    behind = recognizer if suffix == ".pth" else Recognizer(toy_export[suffix], device="cpu")
+    behind = recognizer if suffix == ".pth" else Recognizer(request.getfixturevalue("toy_export")[suffix], device="cpu")
     video = clips[0][0]
     expected = recognizer.predict(video)
     with running(behind) as server:

@@ -112,7 +112,6 @@ def test_differences_of_frames_are_taken_inside(tmp_path):
     assert np.abs(program(backwards) - program(frames)).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_half_is_half_the_file_and_nearly_the_answer(toy_export, tmp_path):
     trained = load_model(toy_export.checkpoint)
     script.main([str(toy_export.checkpoint), "--output", str(tmp_path / "half.pt2"), "--half"])
@@ -155,8 +154,8 @@ def test_a_file_does_not_tell_where_it_was_made(toy_export, suffix):
 
 
 @pytest.mark.parametrize("weights", ["/home/anna/secret/c3d-sports1m.pickle", r"C:\secret\c3d-sports1m.pickle"])
-def test_a_file_tells_the_name_of_the_weights_that_training_began_with_and_not_their_folder(toy_export, weights):
-    trained = load_model(toy_export.checkpoint)
+def test_a_file_tells_the_name_of_the_weights_that_training_began_with_and_not_their_folder(toy_checkpoint, weights):
+    trained = load_model(toy_checkpoint)
     trained.checkpoint["config"]["weights"] = weights
     about = describe(trained, "float32", {})
     assert about.config["weights"] == "c3d-sports1m.pickle"
@@ -310,7 +309,6 @@ def test_an_archive_that_is_read_in_two_ways_is_not_opened(toy_export, tmp_path,
 # --- the script
 
 
-@pytest.mark.slow
 @BOTH
 def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     toy_export, suffix, tmp_path, capsys, monkeypatch
@@ -327,7 +325,6 @@ def test_a_file_that_does_not_agree_is_deleted_and_the_older_one_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pth", output.name]
 
 
-@pytest.mark.slow
 def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
     """Each compares and renames the file that it has written itself, and the last one stays."""
     trained, output = load_model(toy_export.checkpoint), tmp_path / "a.pt2"
@@ -342,7 +339,6 @@ def test_two_exports_to_one_name_do_not_meet(toy_export, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt2"]
 
 
-@pytest.mark.slow
 def test_each_of_the_real_clips_is_compared(toy_export):
     trained, program = load_model(toy_export.checkpoint), open_program(toy_export.pt2, "cpu")
     clips = list(random_clips(SPEC, 5))
@@ -367,7 +363,6 @@ def test_a_file_that_is_wrong_for_some_inputs_only_does_not_hold(toy_export, whe
     assert not compare(wrong, trained.model, SPEC).holds
 
 
-@pytest.mark.slow
 def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, capsys, monkeypatch):
     video = write_naming_video(tmp_path / "clip.mp4", 20)
     status, out, _ = run([toy_export.checkpoint, "--output", tmp_path / "a.pt2", "--video", video], capsys, monkeypatch)
@@ -388,9 +383,11 @@ def test_the_script_says_what_it_compared(toy_export, toy_project, tmp_path, cap
         (["{checkpoint}", "--video", "{onnx}", "--output", "{onnx}"], "is also an input and would be overwritten"),
     ],
 )
-def test_usage_mistakes_are_said_at_once(toy_export, argv, message, tmp_path, capsys, monkeypatch):
+def test_usage_mistakes_are_said_at_once(toy_checkpoint, argv, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    argv = [word.format(checkpoint=toy_export.checkpoint, onnx=toy_export.onnx) for word in argv]
+    onnx = toy_checkpoint.with_name("of-another-test.onnx")
+    onnx.touch()
+    argv = [word.format(checkpoint=toy_checkpoint, onnx=onnx) for word in argv]
     status, _, error = run(argv, capsys, monkeypatch)
     assert (status, error.count("\n")) == (2, 1)
     assert message in error
@@ -398,10 +395,10 @@ def test_usage_mistakes_are_said_at_once(toy_export, argv, message, tmp_path, ca
 
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
-def test_a_missing_package_is_named_with_the_line_that_installs_it(toy_export, package, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_line_that_installs_it(toy_checkpoint, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
     with pytest.raises(UserError, match=f'needs {package}, which is not installed: pip install "onnx>='):
-        export_model(load_model(toy_export.checkpoint), tmp_path / "a.onnx")
+        export_model(load_model(toy_checkpoint), tmp_path / "a.onnx")
 
 
 # --- where a checkpoint is taken
@@ -459,7 +456,7 @@ def test_a_gpu_that_onnx_runtime_cannot_use_is_not_said_to_be_used(toy_export, m
             open_program(toy_export.onnx, "cuda")
 
 
-@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow)])
+@BOTH
 def test_evaluation_of_a_file_is_evaluation_of_the_checkpoint(toy_export, toy_project, suffix, tmp_path):
     argv = ["--num-clips", "2", "--device", "cpu", "--output", str(tmp_path)]
     [ours] = evaluation.main([str(toy_export.checkpoint), *argv])
@@ -529,7 +526,6 @@ def test_a_network_that_has_no_half_here_is_said_in_one_line(tmp_path, capsys, m
     assert [path.name for path in tmp_path.iterdir()] == ["best.pth"]
 
 
-@pytest.mark.slow
 def test_half_of_an_onnx_file_is_half_its_size_and_nearly_its_answer(toy_export, tmp_path):
     comparison = export_model(load_model(toy_export.checkpoint), tmp_path / "half.onnx", half_of(".onnx"))
     assert comparison.largest < 0.01
