@@ -17,9 +17,10 @@ from network.torchvision_zoo import S3D, MViT
 NUM_CLASSES = 5
 
 
-# One of each family is computed with here; of the others the shapes are tested, and the values with  pytest -m slow
-QUICK = {"r3d_10", "mc3_10", "r2plus1d_10", "cnn_lstm_18", "cnn_mean_mobile", "swin3d_t"}
-HEAVY = set(list_models()) - QUICK
+# their shapes are tested here, their values with  pytest -m slow: they are large, or like another one of their family
+HEAVY = {"c3d", "c3d_bn", "c3d_ln", "r3d_18", "r3d_34", "mc3_18", "r2plus1d_18", "r2plus1d_18_paper", "r2plus1d_34"}
+HEAVY |= {"cnn_lstm", "cnn_lstm_50", "cnn_lstm_mobile", "cnn_mean", "cnn_mean_18", "cnn_mean_50"}
+HEAVY |= {"mvit_v1_b", "mvit_v2_s", "s3d", "swin3d_s", "swin3d_b"}
 WITH_VALUES = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in list_models()]
 
 
