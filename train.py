@@ -14,7 +14,7 @@ Writes run/<model>-<dataset>-NNN: config.json, TensorBoard events, metrics.jsonl
 import shlex
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,6 @@ from common.errors import Stopped, UserError, is_out_of_memory
 from common.torchrun import is_rank_zero, world_size
 from dataloaders.batch_reader import Batch, WorkerLost
 from dataloaders.prefetch import prefetch
-from engine.contrast import pair_losses
 from engine.evaluation.evaluate import Evaluation, evaluate
 from engine.evaluation.job import evaluate_run
 from engine.evaluation.metrics import topk_correct
@@ -71,8 +70,8 @@ from engine.training.several import several_runs, train_each
 from engine.training.stop_request import StopRequest
 
 
-def cli(argv: Sequence[str], parse: Callable[[Sequence[str]], list[TrainConfig]] = parse_args) -> int:
-    configs = parse(argv)
+def cli(argv: Sequence[str]) -> int:
+    configs = parse_args(argv)
     if len(configs) == 1:
         main(configs[0])
         return 0
@@ -224,11 +223,8 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
         with run.compiled_model.no_sync() if world_size() > 1 and number < numbers[-1] else nullcontext():
             with autocast(run.device, run.amp):
                 logits = run.compiled_model(x)  # (B, K)
-                if run.config.pretrain:
-                    losses, found = pair_losses(logits)  # (B,) each
-                else:
-                    smoothing = run.config.label_smoothing
-                    losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")  # (B,)
+                smoothing = run.config.label_smoothing
+                losses = F.cross_entropy(logits, targets, label_smoothing=smoothing, reduction="none")  # (B,)
                 if run.class_weights is not None:
                     losses = losses * clip_weights(run.class_weights, targets)
             loss = losses.sum() / num_clips
@@ -239,7 +235,7 @@ def train_step(run: Run, batches: Iterator[Batch]) -> StepResult:
             total += loss.detach()
             progress.loss.add(losses)
             if not run.mixup:  # a mixed clip has two right answers
-                progress.top1.add(100 * (found if run.config.pretrain else topk_correct(logits, labels)))
+                progress.top1.add(100 * topk_correct(logits, labels))
 
     run.scaler.unscale_(run.optimizer)
     grad_norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])

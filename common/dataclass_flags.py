@@ -27,11 +27,8 @@ def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def build_parser(
-    config: type, prog: str, description: str, without: frozenset[str] = frozenset()
-) -> argparse.ArgumentParser:
-    """The parser of a dataclass of flags: groups and flags in the order of its fields, every default None. without:
-    names of fields that are no flags of this command."""
+def build_parser(config: type, prog: str, description: str) -> argparse.ArgumentParser:
+    """The parser of a dataclass of flags: groups and flags in the order of its fields, every default None."""
     parser = Parser(
         prog=prog,
         usage=f"{prog} [FLAGS]",
@@ -41,8 +38,6 @@ def build_parser(
     )
     types, groups = get_type_hints(config), {}
     for entry in fields(config):
-        if entry.name in without:
-            continue
         title = entry.metadata["group"]
         if title not in groups:
             groups[title] = parser.add_argument_group(title)

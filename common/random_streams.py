@@ -5,14 +5,13 @@ epoch, so that neither worker threads nor an interruption change a sample.
     sample     (seed, epoch, position)       frames, stride, crop and mirroring of one clip
     mixup      (seed, epoch, 0, 1)           partners and shares of mixed clips, a row for each position
     augment    (seed, epoch, 0, 2)           colours and zoom, a row for each position
-    disorder   (seed, epoch, 0, 3)           orders of frames for pretraining, a row for each position
 
 Weights come from torch.manual_seed(seed). A new stream takes the next free number.
 """
 
 import numpy as np
 
-MIXUP, AUGMENT, DISORDER = 1, 2, 3
+MIXUP, AUGMENT = 1, 2
 
 
 def order_stream(seed: int, epoch: int) -> np.random.Generator:
@@ -26,5 +25,5 @@ def sample_stream(seed: int, epoch: int, position: int) -> np.random.Generator:
 
 
 def epoch_stream(seed: int, epoch: int, number: int) -> np.random.Generator:
-    """The generator that draws a row for each position of an epoch; number: MIXUP, AUGMENT or DISORDER."""
+    """The generator that draws a row for each position of an epoch; number: MIXUP or AUGMENT."""
     return np.random.default_rng((seed, epoch, 0, number))

@@ -83,21 +83,18 @@ def build_loaders(
     cache=None,
     clips_per_video=1,
     stride_jitter=0.0,
-    pairs=False,
 ):
     """Returns (train, val): a loader of random training clips (clips (B, T, S, S, 3) uint8, labels (B,), mirrored
     (B,)), and one of validation videos (clips (B, N, T, S, S, 3) uint8, labels (B,), positions (B,)), None without any.
 
-    pairs: train has two clips of each video, (B, 2, T, S, S, 3), as PairDataset gives them, and nothing validates.
     Each is the share of process `rank`; train.batch_sampler says which batches make a step. cache="ram" keeps
     frames as they were decoded; dataset.check_cache_memory says beforehand whether there is room.
     """
     from dataloaders.batch_sampler import EvalBatchSampler, TrainBatchSampler
-    from dataloaders.dataset import EvalDataset, PairDataset, TrainDataset
+    from dataloaders.dataset import EvalDataset, TrainDataset
     from dataloaders.loader import ClipLoader
 
-    kind = PairDataset if pairs else TrainDataset
-    train = kind(frame_set, spec, flip, seed, clips_per_video=clips_per_video, stride_jitter=stride_jitter)
+    train = TrainDataset(frame_set, spec, flip, seed, clips_per_video=clips_per_video, stride_jitter=stride_jitter)
     val = EvalDataset(frame_set, spec, part="val", num_clips=val_clips)
     if cache == "ram":
         train.keep_decoded()
@@ -108,5 +105,5 @@ def build_loaders(
     val_sampler = EvalBatchSampler(len(val), videos_at_once, rank, processes)
     return (
         ClipLoader(train, batch_size, **options, batch_sampler=train_sampler),
-        ClipLoader(val, videos_at_once, **options, batch_sampler=val_sampler) if len(val) and not pairs else None,
+        ClipLoader(val, videos_at_once, **options, batch_sampler=val_sampler) if len(val) else None,
     )

@@ -135,10 +135,7 @@ class TrainDataset(ClipSource):
     def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
         """Fills out (T, S, S, 3) uint8; returns (label, 1 if the clip is to be mirrored)."""
         number = int(self._order(epoch)[position])
-        mirrored = self._draw_clip(number, sample_stream(self.seed, epoch, position), out)
-        return int(self.labels[number]), mirrored
-
-    def _draw_clip(self, number: int, rng: np.random.Generator, out: np.ndarray) -> int:
+        rng = sample_stream(self.seed, epoch, position)
         row = self.rows[number]
         step, span = self.steps[number], self.spans[number]
         if self.stride_jitter:
@@ -148,21 +145,7 @@ class TrainDataset(ClipSource):
         indices = clip_indices(start, self.spec.read_len, step, row.num_frames)
         offset = random_crop_offset(*frame_size(row, self.spec), self.spec.crop_size, rng)
         self.read_clips(number, [(indices, offset)], out[None])
-        return int(rng.integers(2)) if self.flip else 0
-
-
-class PairDataset(TrainDataset):
-    """Two random clips of each video, for pretraining without labels."""
-
-    def __init__(self, *args: object, **options: object):
-        super().__init__(*args, **options)
-        self.clip_shape = (2, *self.clip_shape)
-
-    def load(self, epoch: int, position: int, out: np.ndarray) -> tuple[int, int]:
-        """Fills out (2, T, S, S, 3) uint8; returns (label, 1 if the first clip is to be mirrored + 2 if the second)."""
-        number, rng = int(self._order(epoch)[position]), sample_stream(self.seed, epoch, position)
-        first, second = (self._draw_clip(number, rng, clip) for clip in out)
-        return int(self.labels[number]), first + 2 * second
+        return int(self.labels[number]), int(rng.integers(2)) if self.flip else 0
 
 
 class EvalDataset(ClipSource):

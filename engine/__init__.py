@@ -1,9 +1,8 @@
 """The work of the scripts, a folder for each.
 
 fusion      several runs as one network
-contrast    pretraining without labels: its head and its loss
 predictor   class probabilities for clips, from a checkpoint or an exported file
-training    train.py, pretrain.py
+training    train.py
 evaluation  evaluate.py
 comparison  compare.py
 inference   inference.py

@@ -18,7 +18,6 @@ LAYERS = (
     "engine.runs",
     "engine.export",
     "engine.fusion",
-    "engine.contrast",
     "engine.predictor",
     "engine.inference",
     "engine.evaluation",

@@ -129,10 +129,6 @@ def load_model(path: Path) -> TrainedModel:
     """A checkpoint -> its network in eval mode on the CPU; the moving average of the weights, where one was kept."""
     content = load_checkpoint(path)
     name, classes = content["config"]["model"], content["classes"]
-    if content["config"].get("pretrain"):
-        raise UserError(
-            f"{path} was pretrained without labels and names no class. Train on it: train.py --weights {path}"
-        )
     with UndrawnWeights():
         model = create_model(name, len(classes), **content.get("model_options", {}))
     load_state(model, content.get("ema") or content["model"], path)

@@ -138,8 +138,7 @@ def print_run(run: Run) -> None:
     parts = ", ".join(f"{number:,} {part}" for part, number in videos.items() if number)
     rate = f"{spec.fps:g} a second" if spec.fps else f"stride {spec.frame_stride}"
     values = sum(parameter.numel() for parameter in run.model.parameters())
-    task = "pretraining without labels" if config.pretrain else plural(len(frame_set.classes), "class")
-    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {task}")
+    print(f"Model    {config.model}, {values / 1e6:.1f} M parameters, {plural(len(frame_set.classes), 'class')}")
     recordings = len({row.group for row in frame_set.rows})
     print(
         f"Data     {frame_set.source.name}, split {frame_set.split.name}: {parts} videos, of "
@@ -184,12 +183,13 @@ def _step_size(config: TrainConfig) -> str:
 
 def print_learning_rate(given: TrainConfig, config: TrainConfig) -> None:
     """Prints how the learning rate was chosen, where a step has another number of clips than the model's default."""
+    defaults = model_entry(config.model).defaults
     clips = config.batch_size * config.accumulate * world_size()
-    if given.lr is None and clips != config.usual_batch_size:
-        own = config.lr / lr_scale(config.optimizer, clips / config.usual_batch_size)
+    if given.lr is None and clips != defaults.batch_size:
+        own = config.lr / lr_scale(config.optimizer, clips / defaults.batch_size)
         how = "in proportion to" if config.optimizer == "sgd" else "by the square root of the ratio to"
         print(
-            f"Learning rate {config.lr:g}: {own:g} for steps of {config.usual_batch_size} clips, the default, {how} "
+            f"Learning rate {config.lr:g}: {own:g} for steps of {defaults.batch_size} clips, the model's own, {how} "
             f"{clips}. --lr sets another."
         )
     elif given.lr is not None and clips != config.batch_size:

@@ -8,26 +8,17 @@ from common.errors import UsageError
 from engine.training.config import RUN, TrainConfig, saved_settings
 from network import check_model_name
 
-OF_ITS_OWN = frozenset(  # that another run does not take over with --config
-    "name runs resume device workers test save_every on_full_disk pretrain".split()
-)
-NEEDS_LABELS = frozenset(  # what pretraining has no use for
-    "recipe label_smoothing class_weights mixup cutmix folds learning_curve test early_stopping val_clips".split()
-)
+OF_ITS_OWN = frozenset("name runs resume device workers test save_every on_full_disk".split())  # not of another run
 RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "runs", "on_full_disk", "test", "dataset", "frames")
 
 
 def parse_configs(
-    argv: Sequence[str], default_dataset: str, default_model: str, runs: Path | None = None, pretrain: bool = False
+    argv: Sequence[str], default_dataset: str, default_model: str, runs: Path | None = None
 ) -> list[TrainConfig]:
     """Command line -> a TrainConfig for each network that it names. argparse itself ends with status 2 on an unknown
     flag or a wrong type. runs: the folder of runs, whose bare names --weights takes."""
-    if pretrain:
-        description = "Pretrains a network on the videos of a training list, without labels, for train.py --weights."
-        parser = build_parser(TrainConfig, "python pretrain.py", description, NEEDS_LABELS | {"pretrain"})
-    else:
-        description = "Trains a network on a data set and writes a run under run/."
-        parser = build_parser(TrainConfig, "python train.py", description, frozenset({"pretrain"}))
+    description = "Trains a network on a data set and writes a run under run/."
+    parser = build_parser(TrainConfig, "python train.py", description)
     group = next(group for group in parser._action_groups if group.title == RUN)
     group.add_argument("--config", metavar="RUN|FILE", help="begin with the settings of another run")
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}

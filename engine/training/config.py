@@ -11,7 +11,7 @@ from common.errors import UsageError, UserError
 from common.files import unfit_for_windows, write_atomically
 from common.input_spec import INPUTS, InputSpec
 from dataloaders.sources.splits import SPLITS
-from engine.training.recipes import PLAIN, PRETRAIN, RECIPES, clips_of_recipe, recipe_for
+from engine.training.recipes import PLAIN, RECIPES, clips_of_recipe, recipe_for
 from network import model_entry, model_options
 
 DATA, NETWORK, OPTIMISATION = "data", "network and its clips", "optimisation"  # headings of --help
@@ -129,7 +129,6 @@ class TrainConfig:
     early_stopping: int | None = flag(
         None, "stop after this many epochs without better validation; 0: never", RECIPE, metavar="EPOCHS", at_least=0
     )
-    pretrain: bool = flag(False, "train on pairs of clips instead of labels, as pretrain.py does", RECIPE)
     device: str = flag("auto", "cuda, cuda:1, mps or cpu; auto: a GPU if present", MACHINE)
     amp: str = flag(
         "auto", "mixed precision; auto: bf16 on GPUs that support it", MACHINE, choices=("auto", "off", "bf16", "fp16")
@@ -175,6 +174,8 @@ class TrainConfig:
             raise UsageError(f"--freeze {self.freeze} keeps pretrained weights; give some with --weights.")
         if self.recipe == "finetune" and not self.weights and not self.resume:
             raise UsageError("--recipe finetune needs pretrained weights; give some with --weights.")
+        if self.recipe == "scratch" and self.weights:
+            raise UsageError("--recipe scratch is for training without --weights. Use --recipe finetune.")
         if self.epochs is not None and self.warmup_epochs is not None and self.warmup_epochs >= self.epochs:
             raise UsageError(f"--warmup-epochs ({self.warmup_epochs:g}) must be smaller than --epochs ({self.epochs}).")
         unfit = self.name is not None and os.name == "nt" and unfit_for_windows(self.name)
@@ -194,9 +195,9 @@ class TrainConfig:
         answers = {
             name: getattr(defaults, name) for name in ("epochs", "batch_size", "lr", "weight_decay", "optimizer")
         }
-        answers |= recipe_for(self.recipe, model_options(self.model)) | (PRETRAIN if self.pretrain else {})
+        answers |= recipe_for(self.recipe, model_options(self.model))
         clips = (self.batch_size or answers["batch_size"]) * self.accumulate * processes
-        answers["lr"] *= lr_scale(self.optimizer or answers["optimizer"], clips / self.usual_batch_size)
+        answers["lr"] *= lr_scale(self.optimizer or answers["optimizer"], clips / defaults.batch_size)
         answers = {name: value for name, value in answers.items() if getattr(self, name) is None}
         epochs, warmup = self.epochs or answers["epochs"], self.warmup_epochs
         return replace(
@@ -215,21 +216,14 @@ class TrainConfig:
             on_full_disk=self.on_full_disk or "stop",
         )
 
-    @property
-    def usual_batch_size(self) -> int:
-        """Clips of the steps that the default learning rate is for."""
-        return PRETRAIN["batch_size"] if self.pretrain else model_entry(self.model).defaults.batch_size
-
     def adapt(self, spec: InputSpec) -> InputSpec:
-        """The spec with the clip and crop flags of the command line, and those of the recipe, which gives way to what
-        weights were trained on."""
+        """The spec with the clip and crop flags of the command line, and those of the recipe."""
         given = {
             name: getattr(self, name)
             for name in ("clip_len", "frame_stride", "crop_size", "input")
             if getattr(self, name) is not None
         }
-        recipe = {} if self.weights else clips_of_recipe(self.recipe, self.pretrain)
-        return replace(spec, **recipe | given)
+        return replace(spec, **clips_of_recipe(self.recipe) | given)
 
     def build_options(self) -> dict:
         """The options of create_model beside the number of classes."""
@@ -251,6 +245,8 @@ class TrainConfig:
         """Rebuilds settings from a checkpoint or config.json. An unknown field is an error that names it."""
         known = {entry.name for entry in fields(cls)}
         values = {name: value for name, value in values.items() if name != "environment"}
+        if values.get("pretrain") is False:  # a setting of one version
+            del values["pretrain"]
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")

@@ -35,17 +35,6 @@ FINETUNE = PLAIN | {
     "ema": 0.999,
 }
 
-# without labels (pretrain.py), for weights that SCRATCH's clips are trained on
-PRETRAIN: dict[str, float | str] = {
-    "optimizer": "adamw",
-    "lr": 1e-3,
-    "weight_decay": 0.02,
-    "epochs": 40,
-    "batch_size": 32,
-    "zoom": 0.6,
-    "colour_jitter": 0.3,
-}
-
 RECIPES = {"plain": PLAIN, "scratch": SCRATCH, "finetune": FINETUNE}
 
 
@@ -55,6 +44,6 @@ def recipe_for(name: str, options: set[str]) -> dict[str, float | str]:
     return {key: value for key, value in recipe.items() if key != "dropout" or "dropout" in options}
 
 
-def clips_of_recipe(name: str, pretrain: bool) -> dict[str, str | int]:
+def clips_of_recipe(name: str) -> dict[str, str | int]:
     """The input and the clips that a recipe sets, as fields of InputSpec."""
-    return SCRATCH_CLIPS if name == "scratch" or pretrain else {}
+    return SCRATCH_CLIPS if name == "scratch" else {}

@@ -202,8 +202,6 @@ def print_end(run: Run) -> None:
         print(f"Stopped early: {plural(run.config.early_stopping, 'epoch')} without better validation.")
     best = "" if progress.best_top1 is None else f", best validation video top-1 {progress.best_top1:.2f} %"
     print(f"Done in {duration(time.monotonic() - run.start)}: {run_dir}{best}")
-    if run.config.pretrain:
-        print(f"Train on it: python train.py --model {run.config.model} --weights {run_dir} --recipe scratch ...")
-    elif run.frame_set.part("test") and not run.config.test:
+    if run.frame_set.part("test") and not run.config.test:
         print(f"Test it:    python evaluate.py {run_dir}")
     print(f"Look at it: tensorboard --logdir {shlex.quote(relative_to_cwd(run.run_dir.parent))}")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn as nn
 from filelock import BaseFileLock
@@ -19,7 +18,6 @@ from dataloaders.frame_set import FrameSet
 from dataloaders.loader import ClipLoader, Pass, SharedReader
 from dataloaders.mixup import Mixup
 from dataloaders.transforms import to_model_input
-from engine.contrast import VIEWS, draw_disorder, three_views
 from engine.evaluation.metrics import Mean
 from engine.hardware.autocast_check import keep_wrong_layers_in_float32
 from engine.hardware.device import CompiledModel, to_device
@@ -150,12 +148,10 @@ def build_run(
         seed=config.seed,
         clips_per_video=config.clips_per_video,
         stride_jitter=config.stride_jitter,
-        pairs=config.pretrain,
         num_workers=config.workers,
         pin_memory=device.type == "cuda",
         cache=config.cache,
     )
-    clips_per_batch = config.batch_size * (VIEWS if config.pretrain else 1)
     progress.begin_means(device)
     progress.bad_step = torch.full((), -1, device=device)
     return Run(
@@ -168,7 +164,7 @@ def build_run(
         train_loader=train_loader,
         val_loader=val_loader,
         model=network,
-        compiled_model=CompiledModel(wrapped, clips_per_batch) if config.compile == "on" else wrapped,
+        compiled_model=CompiledModel(wrapped, config.batch_size) if config.compile == "on" else wrapped,
         augment=Augment(config.colour_jitter, config.zoom, config.seed),
         mixup=Mixup(config.mixup, config.cutmix, config.seed),
         class_weights=balance(train_loader.dataset.labels, len(frame_set.classes)).to(device)
@@ -219,20 +215,12 @@ def _passes(run: Run, first_epoch: int, step: int) -> Iterator[Pass]:
 def model_input(run: Run, number: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Batch `number` of the epoch, augmented and normalised on the device.
 
-    (B, T, H, W, 3) uint8, (B,) ids, (B,) mirrored -> (B, C, T, S, S) float; (B,) ids, with mixup (B, K) shares. In
-    pretraining (B, 2, T, H, W, 3) -> (3B, C, T, S, S), the views of each video.
+    (B, T, H, W, 3) uint8, (B,) ids, (B,) mirrored -> (B, C, T, S, S) float; (B,) ids, with mixup (B, K) shares
     """
     clips, labels, mirrored = batch
     sampler, epoch = run.train_loader.batch_sampler, run.progress.epoch
-    positions = np.array(sampler[number])  # of the clips in the epoch: their random numbers belong to them
-    num_clips = sampler.num_items
-    if run.config.pretrain:
-        orders = draw_disorder(run.config.seed, epoch, num_clips, clips.shape[2])[positions]
-        clips, mirrored = three_views(clips, mirrored, orders)
-        labels = labels.repeat(VIEWS)
-        positions = np.concatenate([view * num_clips + positions for view in range(VIEWS)])
-        num_clips *= VIEWS
-    drawn = run.augment.draw(epoch, num_clips)[positions]
+    positions = list(sampler[number])  # of the clips in the epoch: their random numbers belong to them
+    drawn = run.augment.draw(epoch, sampler.num_items)[positions]
     clips = run.augment.change_colours(clips, drawn)
     x = to_model_input(clips, run.spec, mirrored.bool() if run.config.flip else None)
     x = run.augment.enlarge(x, drawn)

@@ -21,7 +21,6 @@ from dataloaders import open_dataset
 from dataloaders.batch_sampler import TrainBatchSampler
 from dataloaders.frame_set import FrameSet, check_cache_memory, of_frames
 from dataloaders.sources.data_source import DRAWING, check_classes
-from engine.contrast import VIEWS, add_projection
 from engine.hardware.deterministic import check_deterministic_kernels, set_deterministic
 from engine.hardware.device import check_compiler, pick_amp, pick_device, to_device
 from engine.hardware.distributed import broadcast, rank_zero_first, seed_process
@@ -77,8 +76,6 @@ def begin_run(
     spec = of_frames(spec, frame_set)
     config = resolve(config, spec, frame_set, datasets)
     model = build_model(config, spec, frame_set, weights)
-    if config.pretrain:
-        add_projection(model.network)
     check_trainable(config, machine, spec, model.network, frame_set)
     config = replace(config, compile=pick_compile(config, machine.device, spec, frame_set))
     run_dir = broadcast(make_run_dir(given, config, machine, frame_set, runs, run_dir) if is_rank_zero() else None)
@@ -120,8 +117,6 @@ def resume_run(given: TrainConfig, datasets: dict[str, dict], runs: Path) -> Run
     if moved:
         config = with_address(config, frame_set, datasets)
     network = create_model(config.model, len(frame_set.classes), **checkpoint.get("model_options", {}))
-    if config.pretrain:
-        add_projection(network)
     load_state(network, checkpoint["model"], path)
     seen = {name: checkpoint["split"].get(name, []) for name in ("seen_groups", "seen_content")}
     model = Model(network, checkpoint["new_parameters"], seen)
@@ -247,7 +242,6 @@ def check_trainable(
     """Moves the network to the device and runs a clip through it, so that a wrong size fails in seconds."""
     clips = len(frame_set.part("train")) * config.clips_per_video
     smallest = TrainBatchSampler(clips, config.batch_size, config.accumulate, 0, world_size()).smallest_batch
-    smallest *= VIEWS if config.pretrain else 1
     dry_run(to_device(network, machine.device), spec, machine.device, machine.amp, smallest)
     if config.compile == "on":
         check_compiler(machine.device)
@@ -285,8 +279,7 @@ def make_run_dir(
 ) -> Path:
     """Makes the run's folder, or empties the one that is begun again, and writes config.json into it."""
     if run_dir is None:
-        kind = "-pretrain" if config.pretrain else ""
-        run_dir = create_run_dir(runs, f"{config.model}-{frame_set.source.name}{kind}", config.name)
+        run_dir = create_run_dir(runs, f"{config.model}-{frame_set.source.name}", config.name)
         record_launch(run_dir, given.to_dict())
     empty_run_dir(run_dir)
     config.save(run_dir / "config.json", environment=environment(machine.device))

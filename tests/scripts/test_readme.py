@@ -41,7 +41,6 @@ COMMANDS = [(page, line) for page in sorted(PAGES) for line in commands_of(page)
 EXAMPLES = {"network/my_net.py", "dataloaders/sources/diving.py"}  # files that a reader would add
 PARSERS = {
     "train.py": lambda argv: parse_configs(argv, "ucf101", "r3d_18"),
-    "pretrain.py": lambda argv: parse_configs(argv, "ucf101", "r3d_18", pretrain=True),
     "evaluate.py": evaluate.parse_args,
     "export.py": export.parse_args,
     "features.py": features.parse_args,

@@ -14,7 +14,6 @@ from common.files import ROOT
 # command -> a command line with a mistake that needs no data
 MISTAKES = {
     "train.py": "--model r3d18",
-    "pretrain.py": "--model r3d18",
     "evaluate.py": "",
     "inference.py": "a.mp4 --model r3d_18",
     "features.py": "extract --output o --dataset toy",

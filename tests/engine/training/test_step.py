@@ -99,7 +99,7 @@ def test_the_rate_of_a_model_grows_with_the_clips_of_a_step_and_a_given_one_does
     run_dir = train.main(TrainConfig(**plain | {"batch_size": 3, "accumulate": 4, "epochs": 1}))
     assert json.loads((run_dir / "config.json").read_text())["lr"] == pytest.approx(0.1 * 12 / 4)
     out = capsys.readouterr().out
-    assert "Learning rate 0.3: 0.1 for steps of 4 clips, the default, in proportion to 12." in out
+    assert "Learning rate 0.3: 0.1 for steps of 4 clips, the model's own, in proportion to 12." in out
     assert "steps of 12 clips (4 x 3)" in out
 
     run_dir = train.main(TrainConfig(**norm_free | {"batch_size": 3, "accumulate": 4, "epochs": 1, "lr": 0.05}))
