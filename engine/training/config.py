@@ -250,7 +250,8 @@ class TrainConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"This run was made by another version of the program: it has the setting '{unknown[0]}'.")
-        if values.get("recipe") == "strong":  # older runs; each of its settings stands in them
+        recipe = values.get("recipe")
+        if recipe == "strong" or (recipe == "scratch" and values.get("weights")):  # older runs, which have its settings
             values["recipe"] = "plain"
         try:
             return cls(**PLAIN | values)  # what came later was off before

@@ -279,6 +279,8 @@ def test_a_recipe_sets_clips_where_no_flag_does_and_older_runs_keep_theirs():
     )
     assert TrainConfig(recipe="scratch", input="rgb").adapt(input_spec("c3d")).input == "rgb"
     older = TrainConfig.from_dict(resolve(clip_grad=1.0).to_dict() | {"recipe": "strong", "pretrain": False})
+    tuned = TrainConfig.from_dict(resolve(weights="w", clip_grad=1.0).to_dict() | {"recipe": "scratch"})
+    assert (tuned.recipe, tuned.weights, tuned.clip_grad) == ("plain", "w", 1.0)
     assert (older.recipe, older.clip_grad, older.adapt(input_spec("r3d_10"))) == ("plain", 1.0, input_spec("r3d_10"))
 
 
