@@ -46,8 +46,8 @@ class VideoModel(nn.Module):
 
 
 class UndrawnWeights(TorchFunctionMode):
-    """Inside it, parameters of new networks keep what their memory holds, because they are loaded next: to draw those
-    of C3D takes two seconds. Buffers are filled as ever, and transformers still draw (trunc_normal_)."""
+    """A context in which new networks keep their parameters unset, for weights that are loaded right after it: drawing
+    those of C3D takes 1.8 seconds. Buffers get their values. Transformers are drawn nevertheless (trunc_normal_)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

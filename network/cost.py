@@ -9,7 +9,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from common.console import table_line
 from network import InputSpec, create_model, model_entry
-from network.base import UndrawnWeights
 from network.weights.known import KINETICS400, known_weights
 
 TABLE_CLASSES = 101  # UCF101's
@@ -17,7 +16,7 @@ TABLE_CLASSES = 101  # UCF101's
 
 def without_values(name: str, num_classes: int, spec: InputSpec, **options: object) -> tuple[nn.Module, torch.Tensor]:
     """Builds the model in eval mode and a clip for it, (1, C, T, S, S), both on the meta device."""
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model(name, num_classes, **options).eval()
         return model, torch.empty(1, spec.channels, spec.clip_len, spec.crop_size, spec.crop_size)
 

@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs exported files is slow: writing them takes 15 seconds a process."""
+    """Marks tests that need exported files as slow, because export takes 15 seconds in each test process."""
     for item in items:
         if "toy_export" in item.fixturenames and not item.get_closest_marker("gpu"):
             item.add_marker("slow")
@@ -60,7 +60,7 @@ def toy_frames(toy_source) -> Path:
 
 @dataclass(frozen=True)
 class ToyExport:
-    """toy_checkpoint and the files that export.py writes of it."""
+    """A checkpoint (toy_checkpoint) and its exports to ONNX and torch.export."""
 
     checkpoint: Path
     onnx: Path
@@ -72,7 +72,7 @@ class ToyExport:
 
 @pytest.fixture(scope="session")
 def toy_checkpoint(tmp_path_factory, toy_source, toy_frames) -> Path:
-    """Its answers differ from class to class."""
+    """A checkpoint for the toy data set, whose network gives each class another probability."""
     from dataloaders.frame_set import open_frames
     from tests.helpers.exports import SPEC, save_toy_checkpoint
 

@@ -30,7 +30,7 @@ from engine.inference.prediction import likeliest
 from engine.inference.sources import find_sources
 from engine.runs.checkpoint import find_checkpoint, load_model, weights_hash
 from network import InputSpec, create_model, input_spec
-from network.base import UndrawnWeights, VideoModel
+from network.base import VideoModel
 from network.weights.read import load_into, read_weights
 
 PAPER = {None: 82.3, 10: 52.8}  # UCF101, C3D of Sports-1M, fc6: mean of the three splits, by the values kept by PCA
@@ -120,7 +120,7 @@ def build_trunk(model_name: str, weights: str, layer: str) -> tuple[VideoModel, 
     """A network with weights from elsewhere, and its input. Its classes need no names here, and the last
     layer is needed for "prob" alone. Raises UserError where a parameter of the others is missing."""
     loaded = read_weights(weights, model_name)
-    with torch.device("meta"), UndrawnWeights():  # its names alone
+    with torch.device("meta"):  # its names alone
         head = create_model(model_name, 1).head_name
     kept = loaded.state.get(f"{head}.weight")
     if layer == "prob" and kept is None:

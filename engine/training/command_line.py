@@ -8,7 +8,8 @@ from common.errors import UsageError
 from engine.training.config import RUN, TrainConfig, saved_settings
 from network import check_model_name
 
-OF_ITS_OWN = frozenset("name runs resume device workers test save_every on_full_disk".split())  # not of another run
+# settings that --config does not take over from another run
+OF_ITS_OWN = frozenset("name runs resume device workers test save_every on_full_disk".split())
 RESUMABLE = ("resume", "epochs", "workers", "cache", "device", "runs", "on_full_disk", "test", "dataset", "frames")
 
 

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.input_spec import InputSpec
-from network.base import UndrawnWeights
 from network.c3d import C3D
 from network.weights.loaded import LoadedWeights, check_finite, check_is_c3d, refusing
 
@@ -133,7 +132,7 @@ def c3d_input(mean_rgb: tuple[float, float, float]) -> InputSpec:
 @lru_cache
 def c3d_shapes() -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape, of fc8 without the number of classes."""
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         state = C3D(1).state_dict()
     return {name: tuple(value.shape[1:] if name.startswith("fc8.") else value.shape) for name, value in state.items()}
 

@@ -106,7 +106,7 @@ def build_whole(
     classes: names in the order of the logits; None: those of the weights. whose: the source of `classes` in messages.
     Raises UserError where names or a parameter are missing, or the number of names is not that of the last layer.
     """
-    with torch.device("meta"), UndrawnWeights():  # its names and shapes alone
+    with torch.device("meta"):  # its names and shapes alone
         head = f"{create_model(model_name, 1).head_name}.weight"
     if head not in weights.state:
         raise UserError(f"{weights.origin} has no last layer ({head}), so it cannot name a class. Train one first.")

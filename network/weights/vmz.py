@@ -25,7 +25,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.input_spec import KINETICS_MEAN, KINETICS_STD
-from network.base import UndrawnWeights
 from network.registry import create_model, input_spec, list_models
 from network.video_resnet import VideoResNet
 from network.weights.loaded import LoadedWeights, check_finite, refusing
@@ -104,7 +103,7 @@ def misfit(model_name: str, num_classes: int, arrays: dict[str, np.ndarray]) -> 
 
 def blob_names(model_name: str, num_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
     """VMZ's name -> our name and shape, for each parameter of the model; empty unless it is a VideoResNet."""
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model(model_name, num_classes)
     if not isinstance(model, VideoResNet):
         return {}

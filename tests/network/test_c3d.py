@@ -7,7 +7,6 @@ import torch.nn.functional as F
 
 from common.errors import UsageError, UserError
 from network import create_model
-from network.base import UndrawnWeights
 from network.c3d import C3D, layer_norm
 from network.cost import num_parameters
 
@@ -15,7 +14,7 @@ NUM_CLASSES = 5
 
 
 def test_c3d_bn_is_c3d_with_eight_norms_in_place_of_eight_biases():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         plain, normed = create_model("c3d", 10), create_model("c3d_bn", 10)
     convs = [module for module in normed.modules() if isinstance(module, nn.Conv3d)]
     norms = [module for module in normed.modules() if isinstance(module, nn.BatchNorm3d)]
@@ -25,7 +24,7 @@ def test_c3d_bn_is_c3d_with_eight_norms_in_place_of_eight_biases():
 
 
 def test_c3d_ln_norms_all_of_a_clip_and_nothing_of_its_neighbours():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         norms = [module for module in create_model("c3d_ln", 2).modules() if isinstance(module, nn.GroupNorm)]
     assert [norm.num_channels for norm in norms] == [64, 128, 256, 256, 512, 512, 512, 512]
 
@@ -38,7 +37,7 @@ def test_c3d_ln_norms_all_of_a_clip_and_nothing_of_its_neighbours():
 
 def test_pool5_pads_right_and_bottom_only():
     """Trap 26: padded at both sides, the shape is the same and every value is another."""
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         caffe, symmetric = C3D(2).pool5, C3D(2, pool5="symmetric").pool5
     x = torch.rand(2, 4, 2, 7, 7)  # as after a ReLU, not negative
     padded_far = F.max_pool3d(F.pad(x, (0, 1, 0, 1)), 2)
@@ -52,7 +51,7 @@ def test_pool5_pads_right_and_bottom_only():
 
 @pytest.mark.parametrize("name", ["c3d", "c3d_bn", "c3d_ln"])
 def test_c3d_pools_caffes_way_unless_told_otherwise(name):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         assert create_model(name, 2).pool5.ceil_mode
         assert not create_model(name, 2, pool5="symmetric").pool5.ceil_mode
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from common.errors import UsageError
 from network import create_model
-from network.base import UndrawnWeights, freeze
+from network.base import freeze
 from network.cnn_lstm import POOLS, RowNorm
 
 NUM_CLASSES = 5
@@ -124,7 +124,7 @@ def test_each_pool_does_what_it_says_with_the_states(pool):
 
 
 def test_latent_hidden_and_layers_are_options():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model("cnn_lstm_18", 3, latent=40, hidden=20, layers=2, dropout=0.1)
         assert model.lstm.input_size == model.latent[0].out_features == 40
         assert (model.lstm.hidden_size, model.lstm.num_layers, model.fc.in_features) == (20, 2, 20)
@@ -133,7 +133,7 @@ def test_latent_hidden_and_layers_are_options():
 
 
 def test_the_whole_network_has_the_sizes_that_it_is_known_by():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model("cnn_lstm", 101)
     assert len(model.trunk.layer3) == 36
     assert (model.num_features, model.lstm.input_size, model.lstm.hidden_size) == (2048, 512, 1024)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from engine.hardware.device import to_device
 from network import InputSpec, create_model, input_spec, list_models, model_entry
-from network.base import UndrawnWeights
 from network.c3d import C3D
 from network.cost import count_macs, num_parameters
 from network.torchvision_zoo import S3D, MViT
@@ -68,7 +67,7 @@ def test_two_clips_give_two_rows_of_logits_and_every_parameter_a_gradient(models
 @pytest.mark.parametrize("name", sorted(HEAVY))
 def test_every_parameter_of_a_heavy_network_has_a_part_in_the_answer(name):
     spec = input_spec(name)
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model(name, NUM_CLASSES).train()
         model(torch.empty(2, 3, spec.clip_len, spec.crop_size, spec.crop_size)).sum().backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
@@ -103,7 +102,7 @@ def test_models_give_logits_and_no_softmax(models, name):
 
 @pytest.mark.parametrize("name", list_models())
 def test_head_name_names_the_last_layer(name):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model(name, 7)
     head = model.get_submodule(model.head_name)
     assert isinstance(head, nn.Linear) or head.kernel_size == (1, 1, 1)  # which is the same for each position
@@ -114,7 +113,7 @@ def test_head_name_names_the_last_layer(name):
 @pytest.mark.parametrize("name", list_models())
 def test_a_model_takes_the_input_that_it_asks_for(name):
     spec = input_spec(name)
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         clips = torch.empty(2, 3, spec.clip_len, spec.crop_size, spec.crop_size)
         assert create_model(name, 7)(clips).shape == (2, 7)
 
@@ -164,7 +163,7 @@ def test_untrained_logits_start_near_the_same_value_for_each_class(models, name)
     ],
 )
 def test_networks_have_the_published_number_of_parameters(name, num_classes, parameters):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         assert num_parameters(create_model(name, num_classes)) == parameters
 
 
@@ -184,21 +183,21 @@ def test_networks_have_the_published_number_of_parameters(name, num_classes, par
 )
 def test_multiply_adds_are_the_published_ones(name, giga):
     size = input_spec(name).crop_size
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         macs = count_macs(create_model(name, 400).eval(), torch.empty(1, 3, 16, size, size))
     assert round(macs / 1e9, 2) == giga
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_dropout_is_an_option_of_every_model(name):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         assert create_model(name, 2, dropout=0.25).dropout.p == 0.25
 
 
 @pytest.mark.parametrize("name", list_models())
 def test_every_model_takes_the_order_in_which_clips_lie(name):
     """As training and inference place it: channels_last_3d, which 2D kernels cannot have; they get channels_last."""
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = to_device(create_model(name, 2), torch.device("meta"))
     for module in model.modules():
         if isinstance(module, nn.Conv3d) and module.kernel_size != (1, 1, 1):

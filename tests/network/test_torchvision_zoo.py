@@ -13,7 +13,6 @@ import torch.nn as nn
 from common.errors import UsageError, UserError
 from common.files import ROOT
 from network import create_model, input_spec, list_models
-from network.base import UndrawnWeights
 from network.weights.known import IMAGENET, KINETICS400, known_weights
 from network.weights.read import build_whole, load_into, read_weights
 from network.weights.torchvision import kinetics400_input
@@ -41,7 +40,7 @@ def with_random_statistics(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_parameters_have_torchvisions_names_shapes_and_order(name):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         theirs, ours = torchvisions(name), create_model(name, 400)
     assert [(key, value.shape) for key, value in ours.state_dict().items()] == [
         (key, value.shape) for key, value in theirs.state_dict().items()

@@ -6,7 +6,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from network import create_model
-from network.base import UndrawnWeights
 from network.video_resnet import mid_width
 
 NUM_CLASSES = 5
@@ -16,7 +15,7 @@ RESNETS_18 = ["r3d_18", "mc3_18", "r2plus1d_18"]
 
 
 def test_the_papers_networks_have_a_mid_width_for_each_convolution_and_its_norms():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         torchvisions, papers = create_model("r2plus1d_18", 2), create_model("r2plus1d_18_paper", 2)
     for model, widths in ((torchvisions, (230, 230)), (papers, (230, 288))):
         block = model.layer2[0]
@@ -73,7 +72,7 @@ def test_torchvision_takes_our_state_dict(name):
     from torchvision.models import video
 
     ours = create_model(name, NUM_CLASSES).eval()
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         theirs = getattr(video, name)(weights=None, num_classes=NUM_CLASSES).eval()
     theirs.load_state_dict(ours.state_dict(), strict=True, assign=True)
     clips = torch.randn(1, 3, 8, 32, 32)
@@ -90,7 +89,7 @@ def test_residual_networks_take_clips_of_any_size(name):
 
 
 def test_mc3_keeps_every_frame_and_r3d_an_eighth():
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         clips = torch.empty(1, 3, 16, 32, 32)
         lengths = {}
         for name in ("mc3_18", "r3d_18", "r2plus1d_18"):

@@ -21,7 +21,6 @@ from engine.hardware.fast_kernels import (
 )
 from engine.hardware.low_precision import relative_difference, to_bf16
 from network import create_model, list_models
-from network.base import UndrawnWeights
 from network.input_channels import input_conv
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,7 +40,7 @@ def outputs(layer: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> lis
 @pytest.mark.parametrize("name", ["r3d_10", "r2plus1d_10", "c3d", "cnn_mean_18", "s3d", "mvit_v2_s", "swin3d_t"])
 @pytest.mark.parametrize("size", [(4, 16, 16), (3, 15, 13)])
 def test_the_first_convolution_computes_the_same(name, size):
-    with torch.device("meta"), UndrawnWeights():
+    with torch.device("meta"):
         model = create_model(name, 3)
     conv = copy.deepcopy(input_conv(model)[1]).to_empty(device="cpu")
     nn.init.normal_(conv.weight)
@@ -168,7 +167,7 @@ def test_inference_with_fused_activations_answers_as_in_float32(name):
 
 def test_the_relus_of_c3d_are_fused_where_no_norm_stands_before_them():
     for name, fused in (("c3d", True), ("c3d_ln", False)):
-        with torch.device("meta"), UndrawnWeights():
+        with torch.device("meta"):
             model = create_model(name, 3).to(BF16)
         fuse_activations(model)
         assert all(isinstance(conv, ConvReLU3d) == fused for conv in model.convolutions())
@@ -177,7 +176,7 @@ def test_the_relus_of_c3d_are_fused_where_no_norm_stands_before_them():
 
 def test_every_network_has_a_first_convolution_with_columns():
     for name in list_models():
-        with torch.device("meta"), UndrawnWeights():
+        with torch.device("meta"):
             model = create_model(name, 3)
         use_fast_kernels(model)
         assert input_conv(model)[1].columns, name

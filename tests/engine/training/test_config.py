@@ -41,7 +41,7 @@ def test_every_field_is_a_flag_and_arrives():
 
     default = TrainConfig()
     untouched = [entry.name for entry in fields(config) if getattr(config, entry.name) == getattr(default, entry.name)]
-    assert untouched == ["folds", "resume"]  # which stand alone
+    assert untouched == ["folds", "resume"]  # --folds and --resume stand alone
     assert (config.split, config.workers, config.lr, config.flip, config.compile) == ("2", 0, 0.5, True, "on")
 
 

@@ -14,6 +14,7 @@ from common.files import ROOT
 from network import create_model, input_spec
 from network.optional import fitting_torchvision
 from network.weights.known import known_weights
+from network.weights.loaded import check_finite
 from network.weights.read import load_into, read_file, read_weights
 
 MODEL = "r3d_10"
@@ -405,3 +406,10 @@ def test_a_torchvision_for_another_torch_stops_its_weights_alone(tmp_path):
     assert done.stderr.count("\n") == 1
     assert "operator torchvision::nms does not exist" in done.stderr
     assert f"pip install {fitting_torchvision()}" in done.stderr
+
+
+def test_large_values_pass_though_their_sum_overflows_and_infinite_ones_do_not_though_they_cancel():
+    check_finite("a.pth", {"w": torch.full((4,), 60_000.0, dtype=torch.float16), "n": torch.tensor(1)})
+    for values in ([1.0, float("inf"), float("-inf")], [float("nan"), 1.0], [float("inf"), 1.0]):
+        with pytest.raises(UserError, match=r"a\.pth holds values in w that are not numbers"):
+            check_finite("a.pth", {"w": torch.tensor(values)})
